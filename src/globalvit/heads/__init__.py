@@ -1,0 +1,1 @@
+"""Modules that turn feature maps into a task's raw outputs."""

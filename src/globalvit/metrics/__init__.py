@@ -1,0 +1,1 @@
+"""Scores over a whole data set, exact on any number of processes."""

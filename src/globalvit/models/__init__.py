@@ -1,0 +1,1 @@
+"""The networks: maths only, plain torch."""

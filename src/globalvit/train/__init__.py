@@ -1,0 +1,1 @@
+"""Training: configuration, optimisation, the loop and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Published weights: where they are, how they are read, how their names map to ours."""
