@@ -1,0 +1,74 @@
+"""The text of `--help`: one line a flag where it fits, defaults at the end, at most 100 columns."""
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING
+from typing import Any
+
+from globalvit.cli.flags import Flag
+
+INDENT = 26
+
+
+def options_page(flags: Sequence[Flag], positional: Sequence[str], prog: str, description: str) -> str:
+    """The help page of a command: usage, description, positional values, then the flags under their headings."""
+    values = [flag for name in positional for flag in flags if flag.name == name]
+    named = [flag for flag in flags if flag.name not in positional]
+    blocks = [f"usage: {' '.join([prog, *map(_usage_word, values), '[options]'])}", _paragraph(description)]
+    if values:
+        blocks.append("\n".join(_entry(_usage_word(flag), _text(flag)) for flag in values))
+    for group in dict.fromkeys(flag.group for flag in named):
+        entries = [_entry(_flag_words(flag), _text(flag)) for flag in named if flag.group == group]
+        blocks.append("\n".join([f"{group}:", *entries]))
+    blocks[-1] += "\n" + _entry("-h, --help", "show this page")
+    return "\n\n".join(blocks) + "\n"
+
+
+def commands_page(commands: dict[str, str], prog: str, description: str) -> str:
+    """The help page of a command that has commands (name → summary)."""
+    usage = f"usage: {prog} COMMAND ..."
+    table = "\n".join(["commands:", *(_entry(name, summary, 12) for name, summary in commands.items())])
+    return (
+        "\n\n".join([usage, _paragraph(description), table, f"{prog} COMMAND --help shows a command's options."]) + "\n"
+    )
+
+
+def _usage_word(flag: Flag) -> str:
+    word = f"{flag.metavar}..." if flag.takes_many else flag.metavar
+    return word if flag.is_required else f"[{word}]"
+
+
+def _flag_words(flag: Flag) -> str:
+    if flag.is_bool:
+        return f"{flag.label()}, --no-{flag.label()[2:]}" if flag.default is True else flag.label()
+    return f"{flag.label()} {f'[{flag.metavar}]' if flag.takes_bool else flag.metavar}"
+
+
+def _text(flag: Flag) -> str:
+    default = _default(flag.default)
+    return f"{flag.help} (default: {default})".strip() if default else flag.help
+
+
+def _default(value: Any) -> str:
+    """The default as it would be typed; empty where there is none to tell."""
+    if value is MISSING or value is None or value is False or value in ("", ()):
+        return ""
+    if value is True:
+        return "on"
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _entry(left: str, text: str, indent: int = INDENT) -> str:
+    left = f"  {left}"
+    lines = textwrap.wrap(text, max(_columns() - indent, 20)) or [""]
+    first = f"{left:<{indent}}{lines.pop(0)}" if len(left) < indent - 1 else left
+    return "\n".join([first.rstrip(), *(" " * indent + line for line in lines)])
+
+
+def _paragraph(text: str) -> str:
+    return "\n".join(textwrap.fill(line, _columns()) for line in text.strip().split("\n"))
+
+
+def _columns() -> int:
+    return min(shutil.get_terminal_size((100, 24)).columns, 100)

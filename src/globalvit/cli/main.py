@@ -1,0 +1,104 @@
+"""The command `globalvit`: finds the sub-command, runs it, and turns what a user can mend into one line.
+
+Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted. `GLOBALVIT_TRACEBACK=1` shows where an error arose.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from globalvit import __version__
+from globalvit.cli.options import UsageError, choose
+
+# Every command is a module of this package with `SUMMARY` and `run(argv, prog)`.
+COMMANDS = ("train", "validate", "predict", "models", "convert", "data")
+DESCRIPTION = "Vision transformers with global context: train, fine-tune, evaluate and use them."
+# Errors a user can mend. Anything else is a bug and shows where it is.
+MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `globalvit` with the words after its name and return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except SystemExit as stop:
+        return _status(stop)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        return _leave_quietly()
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except (*MENDABLE, ImportError) as error:
+        if isinstance(error, ImportError) and _is_ours(error):
+            raise
+        return _fail(_one_line(error), 1)
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"globalvit {__version__}\n")
+        return 0
+    summaries = dict.fromkeys(COMMANDS, "")
+    if not words or words[0] in ("-h", "--help"):
+        summaries = {name: _module(name).SUMMARY for name in COMMANDS}
+    name, rest = choose(summaries, words, "globalvit", DESCRIPTION)
+    _start_logging()
+    return _module(name).run(rest, f"globalvit {name}")
+
+
+def _module(name: str):
+    return import_module(f"globalvit.cli.{name}")
+
+
+class _StderrHandler(logging.StreamHandler):
+    """Writes to whatever `sys.stderr` is now, so that a progress bar can keep log lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _start_logging() -> None:
+    """Show the package's log on stderr: everything from rank 0, only errors from other ranks."""
+    logger = logging.getLogger("globalvit")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        handler = _StderrHandler()
+        handler.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+        logger.addHandler(handler)
+
+
+def _fail(text: str, status: int) -> int:
+    if os.environ.get("GLOBALVIT_TRACEBACK") == "1":
+        traceback.print_exc()
+    sys.stderr.write(f"globalvit: {'' if status == 130 else 'error: '}{text}\n")
+    return status
+
+
+def _status(stop: SystemExit) -> int:
+    if stop.code is None or isinstance(stop.code, int):
+        return stop.code or 0
+    return _fail(str(stop.code), 1)
+
+
+def _leave_quietly() -> int:
+    # The reader of our output is gone; without this Python complains once more when it closes stdout.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13
+
+
+def _is_ours(error: ImportError) -> bool:
+    return (error.name or "").split(".")[0] == "globalvit"
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,183 @@
+"""Command-line options from typed dataclasses: dashes or underscores, bare booleans, one-line errors.
+
+A field is a flag: `batch_size: int = field(default=64, metadata={"help": "images a step"})` is `--batch-size 64`.
+Its metadata may hold `help`, `metavar` (the word that stands for the value), `group` (the help page's heading) and
+`aliases` (other names of the same flag). Values are read by jsonargparse according to the field's type.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from globalvit.cli.flags import Flag, flags_of, read_value
+from globalvit.cli.helppage import commands_page, options_page
+from globalvit.closest import suggest
+
+Options = TypeVar("Options")
+
+# Launchers of old add this one to the command; the environment says the same.
+IGNORED = ("local_rank",)
+SWITCH_WORDS = ("true", "false", "yes", "no", "on", "off")
+
+
+class UsageError(Exception):
+    """The command line was not understood; the text is one line for the user, who gets exit status 2."""
+
+
+def parse(
+    options: type[Options], argv: Sequence[str], prog: str, description: str, positional: Sequence[str] = ()
+) -> Options:
+    """Read `argv` into an instance of the dataclass `options`.
+
+    Args:
+        options: a dataclass whose fields are the flags.
+        argv: the words after the command's name.
+        prog: the command as typed, such as `globalvit validate`.
+        description: what the command does, the head of its help page.
+        positional: fields filled by words without a flag, in this order; one that holds a tuple takes all the rest.
+
+    Raises:
+        UsageError: an unknown flag, a value of the wrong type, a word too many, a missing flag.
+        SystemExit: `--help` was asked for and printed.
+    """
+    given = parse_flags(options, argv, prog, description, positional)
+    absent = [flag.label(positional) for flag in flags_of(options) if flag.is_required and flag.name not in given]
+    if absent:
+        raise UsageError(f"{prog} needs {', '.join(absent)}; see {prog} --help")
+    try:
+        return options(**given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def parse_flags(
+    options: type, argv: Sequence[str], prog: str, description: str, positional: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Read `argv` as `parse` does, but return only what was given: field name → value, defaults left out."""
+    flags = flags_of(options)
+    if wants_help(argv):
+        sys.stdout.write(options_page(flags, positional, prog, description))
+        raise SystemExit(0)
+    named = [flag for flag in flags if flag.name not in positional]
+    reader = _Reader(named, prog)
+    given = dict(reader.read(argv))
+    by_name = {flag.name: flag for flag in flags}
+    given |= _place_words([by_name[name] for name in positional], reader.words, prog)
+    return given
+
+
+def choose(commands: dict[str, str], argv: Sequence[str], prog: str, description: str) -> tuple[str, list[str]]:
+    """Take the first word of `argv` as one of `commands` (name → summary); return it and the words after it.
+
+    Raises:
+        UsageError: no command, or one that is not there.
+        SystemExit: `--help` was asked for and printed.
+    """
+    word = argv[0] if argv else ""
+    if word in ("-h", "--help"):
+        sys.stdout.write(commands_page(commands, prog, description))
+        raise SystemExit(0)
+    if word not in commands:
+        came = f"unknown command '{word}' of {prog}.{suggest(word, commands)}" if word else f"{prog} needs a command."
+        raise UsageError(f"{came} Known: {', '.join(commands)}")
+    return word, list(argv[1:])
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether `-h` or `--help` stands before a lone `--`."""
+    words = list(argv)
+    before = words[: words.index("--")] if "--" in words else words
+    return "-h" in before or "--help" in before
+
+
+class _Reader:
+    """Splits a command line into (field, value) pairs and the words that belong to no flag."""
+
+    def __init__(self, flags: Iterable[Flag], prog: str) -> None:
+        self.prog = prog
+        self.flags = {name: flag for flag in flags for name in flag.names}
+        self.words: list[str] = []
+        self.queue: deque[str] = deque()
+
+    def read(self, argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """Yield field name and value of each flag in turn; a flag given twice comes twice."""
+        self.queue = deque(argv)
+        while self.queue:
+            word = self.queue.popleft()
+            if word == "--":
+                self.words.extend(self.queue)
+                return
+            if not _is_flag(word):
+                self.words.append(word)
+                continue
+            yield from self._flag(word)
+
+    def _flag(self, word: str) -> Iterator[tuple[str, Any]]:
+        typed, has_value, attached = word.partition("=")
+        name = typed.removeprefix("--").replace("-", "_")
+        if name in IGNORED and name not in self.flags:
+            if not has_value:
+                self._drop_word()
+            return
+        flag, text = self.flags.get(name), attached if has_value else None
+        if flag is None and name.startswith("no_") and text is None:
+            flag, text = self.flags.get(name.removeprefix("no_")), "false"
+            flag = flag if flag and flag.takes_bool else None
+        if flag is None:
+            raise self._unknown(typed)
+        text = self._value_text(flag, typed) if text is None else text
+        try:
+            yield flag.name, read_value(flag, text)
+        except ValueError as error:
+            raise UsageError(f"{typed} {text!r} is not understood: {error}") from error
+
+    def _value_text(self, flag: Flag, typed: str) -> str:
+        """The value of a flag that came without `=`: the next word or words, or `true` for a bare boolean."""
+        following = self.queue[0] if self.queue and not _is_flag(self.queue[0]) else None
+        if flag.takes_bool and (following is None or (flag.is_bool and following.lower() not in SWITCH_WORDS)):
+            return "true"
+        if following is None:
+            raise UsageError(f"{typed} needs a value: {flag.expected}")
+        taken = [self.queue.popleft()]
+        while self.queue and len(taken) < flag.most_numbers and _is_number(taken[-1]) and _is_number(self.queue[0]):
+            taken.append(self.queue.popleft())
+        return ",".join(taken)
+
+    def _drop_word(self) -> None:
+        if self.queue and not _is_flag(self.queue[0]):
+            self.queue.popleft()
+
+    def _unknown(self, typed: str) -> UsageError:
+        known = [f"--{name.replace('_', '-')}" for name in self.flags]
+        near = suggest(f"--{typed.lstrip('-').replace('_', '-')}", known)
+        return UsageError(f"unknown option {typed}.{near} See {self.prog} --help")
+
+
+def _place_words(flags: Sequence[Flag], words: Sequence[str], prog: str) -> dict[str, Any]:
+    """Give the words that belong to no flag to the positional fields, in order."""
+    rest, placed = list(words), {}
+    for flag in flags:
+        if flag.takes_many and rest:
+            placed[flag.name], rest = tuple(rest), []
+        elif rest:
+            placed[flag.name] = read_value(flag, rest.pop(0))
+    if rest:
+        raise UsageError(f"unexpected {rest[0]!r}: {prog} takes {_allowed(flags)}; see {prog} --help")
+    return placed
+
+
+def _allowed(flags: Sequence[Flag]) -> str:
+    return " ".join(flag.metavar for flag in flags) or "flags only"
+
+
+def _is_flag(word: str) -> bool:
+    return len(word) > 1 and word[0] == "-" and not _is_number(word)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
