@@ -1,0 +1,118 @@
+"""Windowed attention with a position bias: the one function every backbone calls, and its implementations.
+
+Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` tokens of a window · `h` heads ·
+`d` channels a head.
+
+The projections come in as the Linear layers write them, channels-last over the whole grid, and the result leaves the
+same way: an implementation decides for itself whether it copies windows out or reads them in place.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from globalvit.models import windows
+
+Implementation = Literal["auto", "plain", "fused"]
+
+
+def position_bias(table_Lh: Tensor, window: int) -> Tensor:
+    """Spread a table of relative positions over all pairs of tokens of a window.
+
+    Entry (Δrow + w − 1)(2w − 1) + (Δcol + w − 1) of the table belongs to Δ = query − key. Sliding a w×w view over the
+    flipped table visits exactly these entries, so no index tensor (N² numbers a block) has to be kept.
+
+    Args:
+        table_Lh: ((2w − 1)², h).
+        window: side w of the window in tokens.
+
+    Returns:
+        (h, N, N), query before key, N = w².
+    """
+    side = 2 * window - 1
+    table = table_Lh.t().reshape(-1, side, side).flip(1, 2)
+    pairs = table.unfold(1, window, 1).unfold(2, window, 1).flip(1, 2)
+    return pairs.reshape(-1, window * window, window * window)
+
+
+def window_attention(
+    projected_BHWC: Tensor,
+    bias_hNN: Tensor,
+    *,
+    window: int,
+    query_BhNd: Tensor | None = None,
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """softmax(q kᵀ/√d + bias)·v inside non-overlapping windows.
+
+    Args:
+        projected_BHWC: (B, H, W, 3C) holding q, k, v, or (B, H, W, 2C) holding k, v when a query is handed in;
+            each is cut as heads × d. H and W are multiples of `window`.
+        bias_hNN: (h, N, N), added to the logits of every window.
+        window: side of the window in tokens.
+        query_BhNd: one set of N queries an image, used by every window of that image and of no other.
+        implementation: `plain` (matrix products and a softmax), `fused` (PyTorch's scaled-dot-product attention), or
+            `auto`, the faster of the two for the device, dtype and size.
+
+    Returns:
+        (B, H, W, C) in `projected_BHWC`'s dtype.
+
+    Raises:
+        ValueError: the implementation has another name.
+    """
+    attend = _implementation(implementation, projected_BHWC, window)
+    B, H, W, _ = projected_BHWC.shape
+    heads = bias_hNN.shape[0]
+    parts = _split_heads(windows.partition(projected_BHWC, window), heads, 3 if query_BhNd is None else 2)
+    if query_BhNd is None:
+        q_BMhNd, k_BMhNd, v_BMhNd = parts
+    else:
+        k_BMhNd, v_BMhNd = parts
+        q_BMhNd = query_BhNd.to(k_BMhNd.dtype).unsqueeze(1).expand_as(k_BMhNd)
+    out_BMhNd = attend(q_BMhNd, k_BMhNd, v_BMhNd, bias_hNN.to(k_BMhNd.dtype))
+    return windows.merge(out_BMhNd.transpose(2, 3).flatten(3), window, H, W)
+
+
+def _split_heads(projected_BMNC: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:
+    """(B, M, N, parts · h · d) → `parts` views (B, M, h, N, d)."""
+    B, M, N, _ = projected_BMNC.shape
+    split = projected_BMNC.view(B, M, N, parts, heads, -1)
+    return split.permute(3, 0, 1, 4, 2, 5).unbind(0)
+
+
+def _attend_plain(q_BMhNd: Tensor, k_BMhNd: Tensor, v_BMhNd: Tensor, bias_hNN: Tensor) -> Tensor:
+    """The formula as it is written; faster than the fused kernel on CPU in bfloat16 and for large windows."""
+    scale = q_BMhNd.shape[-1] ** -0.5
+    logits = (q_BMhNd * scale) @ k_BMhNd.transpose(-2, -1) + bias_hNN
+    return logits.softmax(-1).to(v_BMhNd.dtype) @ v_BMhNd
+
+
+def _attend_fused(q_BMhNd: Tensor, k_BMhNd: Tensor, v_BMhNd: Tensor, bias_hNN: Tensor) -> Tensor:
+    """PyTorch's fused kernels, which want images and windows on one axis."""
+    shape = q_BMhNd.shape
+    q, k, v = (part.flatten(0, 1) for part in (q_BMhNd, k_BMhNd, v_BMhNd))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_hNN).view(shape)
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "plain": _attend_plain,
+    "fused": _attend_fused,
+}
+
+
+def _implementation(name: str, like: Tensor, window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    if name == "auto":
+        name = fastest(like.device.type, like.dtype, window)
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={name!r} is not one of 'auto', {', '.join(map(repr, IMPLEMENTATIONS))}")
+    return IMPLEMENTATIONS[name]
+
+
+def fastest(device: str, dtype: torch.dtype, window: int) -> str:
+    """The implementation measured to be the faster one (`benchmarks/attention.py`)."""
+    if device != "cpu":
+        return "fused"
+    return "fused" if dtype == torch.float32 and window <= 7 else "plain"

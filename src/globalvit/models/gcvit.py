@@ -1,0 +1,310 @@
+"""GC ViT, the Global Context Vision Transformer: a hierarchical backbone of local and global window attention.
+
+Paper: Hatamizadeh et al., ICML 2023, arXiv 2206.09959. Where the code released with it differs from the paper (residual
+on the normed map in the downsampling, global queries without a projection) this file follows the released weights.
+
+Deviations from the released code, none of which changes a released result: any input size (the grid is padded for each
+block, the pooled query resized), any number of channels, position tables spread without a stored index.
+
+Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` tokens of a window · `h` heads ·
+`d` channels a head. Grids are channels-last inside, NCHW at the border of the backbone.
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from globalvit.models import windows
+from globalvit.models.attention import Implementation, position_bias, window_attention
+from globalvit.models.layers import (
+    INIT_STD,
+    DropPath,
+    Mlp,
+    drop_path_rates,
+    init_linear_,
+    resize_bicubic,
+    to_nchw,
+    to_nhwc,
+)
+from globalvit.models.variants import GCViTConfig
+
+NORM_EPS = 1e-5
+SQUEEZE = 4
+QUERY_BLOCKS = (3, 2, 1, 1)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from all channels' means (arXiv 1709.01507)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(dim, dim // SQUEEZE, bias=False)
+        self.expand = nn.Linear(dim // SQUEEZE, dim, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        means_BC = x_BCHW.mean((2, 3))
+        gate_BC = self.expand(F.gelu(self.reduce(means_BC))).sigmoid()
+        return x_BCHW * gate_BC[:, :, None, None]
+
+
+class FusedMBConv(nn.Module):
+    """The paper's convolutional branch (equation 2): depthwise 3×3, GELU, squeeze-excite, 1×1."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.squeeze_excite = SqueezeExcite(dim)
+        self.pointwise = nn.Conv2d(dim, dim, 1, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W), without the residual."""
+        return self.pointwise(self.squeeze_excite(F.gelu(self.depthwise(x_BCHW))))
+
+
+class Downsample(nn.Module):
+    """Halve the grid, rounding up (section 2.2): LN, residual branch on the normed map, strided convolution, LN."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.branch = FusedMBConv(dim)
+        self.reduction = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1, bias=False)
+        self.norm2 = nn.LayerNorm(out_dim, eps=NORM_EPS)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C')."""
+        x = to_nchw(self.norm1(x_BHWC))
+        x = self.reduction(x + self.branch(x))
+        return self.norm2(to_nhwc(x))
+
+
+class Stem(nn.Module):
+    """Images to the first stage's grid of stride 4: a strided convolution and a downsample that keeps the width."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, dim, 3, stride=2, padding=1)
+        self.downsample = Downsample(dim, dim)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, ⌈H/4⌉, ⌈W/4⌉, width)."""
+        # Channels-last from the first convolution on: every later change of layout is then a view.
+        x = self.conv(images_BCHW.contiguous(memory_format=torch.channels_last))
+        return self.downsample(to_nhwc(x))
+
+
+class GlobalQuery(nn.Module):
+    """Pool a stage's whole input map into the queries of one window (section 2.1, equation 1)."""
+
+    def __init__(self, dim: int, num_heads: int, window: int, blocks: int, pools: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window = window
+        self.pools = pools
+        self.blocks = nn.ModuleList(FusedMBConv(dim) for _ in range(blocks))
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, h, N, d)."""
+        x = to_nchw(x_BHWC)
+        for index, block in enumerate(self.blocks):
+            x = x + block(x)
+            if index < self.pools:
+                x = F.max_pool2d(x, 3, stride=2, padding=1)
+        if x.shape[-2:] != (self.window, self.window):
+            x = resize_bicubic(x, self.window, self.window)
+        return to_nhwc(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows: local (own queries) or global (the image's pooled queries), section 2.1."""
+
+    def __init__(self, dim: int, num_heads: int, window: int, *, is_global: bool) -> None:
+        super().__init__()
+        self.window = window
+        self.implementation: Implementation = "auto"
+        self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
+        if is_global:
+            self.kv = nn.Linear(dim, 2 * dim)
+        else:
+            self.qkv = nn.Linear(dim, 3 * dim)
+        self.is_global = is_global
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C). Padded tokens are attended to like others: released detectors need it."""
+        padded_BHWC = windows.pad(x_BHWC, self.window)
+        out_BHWC = window_attention(
+            self.kv(padded_BHWC) if self.is_global else self.qkv(padded_BHWC),
+            position_bias(self.bias_table, self.window),
+            window=self.window,
+            query_BhNd=query_BhNd if self.is_global else None,
+            implementation=self.implementation,
+        )
+        return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
+
+
+class Block(nn.Module):
+    """Norm, attention, norm, MLP, with residuals, drop path and, in the wider variants, layer scale."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window: int,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        drop_path: float,
+        *,
+        is_global: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attention = WindowAttention(dim, num_heads, window, is_global=is_global)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        has_scale = layer_scale is not None
+        self.scale1 = nn.Parameter(torch.full((dim,), layer_scale)) if has_scale else None
+        self.scale2 = nn.Parameter(torch.full((dim,), layer_scale)) if has_scale else None
+
+    def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        x = x_BHWC
+        x = x + self.drop_path(_scale(self.attention(self.norm1(x), query_BhNd), self.scale1))
+        return x + self.drop_path(_scale(self.mlp(self.norm2(x)), self.scale2))
+
+
+def _scale(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale
+
+
+class Stage(nn.Module):
+    """A global query from the stage's input, then blocks: even ones local, odd ones global.
+
+    `downsample` leads to the next stage and is None in the last one; the backbone calls it, because its outputs are
+    the maps before it.
+    """
+
+    def __init__(self, config: GCViTConfig, index: int, drop_path: list[float]) -> None:
+        super().__init__()
+        dim, heads, window = config.channels[index], config.num_heads[index], config.window[index]
+        self.global_query = GlobalQuery(dim, heads, window, QUERY_BLOCKS[index], config.query_pools[index])
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, window, config.mlp_ratio, config.layer_scale, rate, is_global=bool(number % 2))
+            for number, rate in enumerate(drop_path)
+        )
+        is_last = index == len(config.depths) - 1
+        self.downsample = None if is_last else Downsample(dim, 2 * dim)
+        self.is_checkpointed = False
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        query_BhNd = self.global_query(x_BHWC)
+        for block in self.blocks:
+            if self.is_checkpointed and torch.is_grad_enabled():
+                x_BHWC = checkpoint(block, x_BHWC, query_BhNd, use_reentrant=False)
+            else:
+                x_BHWC = block(x_BHWC, query_BhNd)
+        return x_BHWC
+
+
+class GCViT(nn.Module):
+    """The backbone, for every task.
+
+    `backbone(images)`: (B, in_channels, H, W) float → four NCHW maps, finest first, (B, channels[i], ⌈H/strides[i]⌉,
+    ⌈W/strides[i]⌉), for any H and W. They are the stages' outputs before downsampling; in the classification form only
+    the last one is normed, in the detection form (`output_norms="every"`) each has an LN of its own.
+
+    Attributes:
+        channels: channels of the maps.
+        strides: pixels of the image to one step on the maps.
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, config: GCViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.channels = config.channels
+        rates = drop_path_rates(config.drop_path, config.depths)
+        self.stem = Stem(config.in_channels, config.width)
+        self.stages = nn.ModuleList(Stage(config, index, rates[index]) for index in range(len(config.depths)))
+        if config.output_norms == "last":
+            self.norm = nn.LayerNorm(config.channels[-1], eps=NORM_EPS)
+        else:
+            self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=NORM_EPS) for dim in config.channels)
+
+    def forward(self, images_BCHW: Tensor) -> list[Tensor]:
+        """See the class.
+
+        Raises:
+            ValueError: the images are not (B, in_channels, H, W).
+        """
+        self._check(images_BCHW)
+        x = self.stem(images_BCHW)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return [to_nchw(x_BHWC) for x_BHWC in self._norm(maps)]
+
+    def _norm(self, maps_BHWC: list[Tensor]) -> list[Tensor]:
+        if self.config.output_norms == "last":
+            return [*maps_BHWC[:-1], self.norm(maps_BHWC[-1])]
+        return [norm(x_BHWC) for norm, x_BHWC in zip(self.norms, maps_BHWC, strict=True)]
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} came; expected (batch, {self.config.in_channels}, height, "
+                f"width); create the model with in_channels= for another number of channels"
+            )
+
+    def init_weights(self) -> None:
+        """Truncated normal 0.02 for Linears and bias tables, 0 for biases; convolutions at torch's default."""
+        init_linear_(self)
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                nn.init.trunc_normal_(module.bias_table, std=INIT_STD)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute each block's activations in the backward pass instead of keeping them."""
+        for stage in self.stages:
+            stage.is_checkpointed = enabled
+
+    def set_attention(self, implementation: Implementation) -> None:
+        """Choose the attention implementation of every block (`models.attention`)."""
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.implementation = implementation
+
+    def no_decay_names(self) -> set[str]:
+        """Parameters with two axes that weight decay should spare all the same: the tables of position biases."""
+        return {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
+
+    @property
+    def num_depths(self) -> int:
+        """Steps of layer-wise learning rates: the stem, every block; a head comes after as one more."""
+        return 1 + sum(self.config.depths)
+
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter from 0 (stem) to `num_depths` − 1 (last block and final norm).
+
+        A stage's global query goes with its first block, its downsample with its last.
+        """
+        if name.startswith("stem."):
+            return 0
+        found = re.match(r"stages\.(\d+)\.(?:blocks\.(\d+)|global_query|downsample)", name)
+        if found is None:
+            return self.num_depths - 1
+        stage = int(found[1])
+        before = sum(self.config.depths[:stage])
+        if found[2] is not None:
+            return before + int(found[2]) + 1
+        return before + (1 if "global_query" in found[0] else self.config.depths[stage])

@@ -1,0 +1,87 @@
+"""Layers that more than one network is built from.
+
+Legend: `B` images · `H W` grid · `C` channels. Token grids are channels-last (B, H, W, C); a convolution sees the same
+memory as an NCHW tensor in channels-last format, so that no copy is made on the way in or out.
+"""
+
+from collections.abc import Iterator
+from itertools import count, islice
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INIT_STD = 0.02
+
+
+def to_nchw(x_BHWC: Tensor) -> Tensor:
+    """View a channels-last grid as NCHW, without a copy."""
+    return x_BHWC.permute(0, 3, 1, 2)
+
+
+def to_nhwc(x_BCHW: Tensor) -> Tensor:
+    """View an NCHW map as a channels-last grid, without a copy: the inverse of `to_nchw`."""
+    return x_BCHW.permute(0, 2, 3, 1)
+
+
+def resize_bicubic(x_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Resize as the published networks do: a = −0.75, half-pixel centres, edges replicated, no antialias.
+
+    float32 inside and `x`'s dtype outside, so that half-precision models resize as exactly as others.
+    """
+    resized = F.interpolate(x_BCHW.float(), size=(height, width), mode="bicubic", align_corners=False)
+    return resized.to(x_BCHW.dtype)
+
+
+class DropPath(nn.Module):
+    """Leave out a residual branch for some images while training (stochastic depth, arXiv 1603.09382).
+
+    The kept branches are divided by the chance of being kept, so that expectations agree with evaluation.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, …) → (B, …)."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask.div_(keep)
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return f"rate={self.rate:.3g}"
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear, on the last axis."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Rates growing linearly from 0 to `last` over all blocks, cut into stages."""
+    steps = max(1, sum(depths) - 1)
+    rates = (last * block / steps for block in count())
+    return [list(islice(rates, depth)) for depth in depths]
+
+
+def init_linear_(module: nn.Module) -> None:
+    """Truncated normal 0.02 for every Linear's weight and 0 for its bias; convolutions keep torch's default."""
+    for layer in _linears(module):
+        nn.init.trunc_normal_(layer.weight, std=INIT_STD)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _linears(module: nn.Module) -> Iterator[nn.Linear]:
+    return (layer for layer in module.modules() if isinstance(layer, nn.Linear))

@@ -1,0 +1,212 @@
+"""The size tables of the papers, and the words a model is asked for in. No torch here: listing models costs nothing.
+
+GC ViT: arXiv 2206.09959, tables 1 and S.1, and the sizes released with its weights.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from math import floor
+from typing import Any, Literal
+
+Form = Literal["classification", "detection"]
+Window = tuple[int, int, int, int]
+Size = tuple[int, int]
+
+SMALLEST_IMAGE = 32
+# Window sides of the paper at 224 pixels, as parts of the image side: 7, 7, 14, 7.
+WINDOW_PARTS: Window = (32, 32, 16, 32)
+DETECTION_WINDOW: Window = (24, 24, 24, 24)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GCViTConfig:
+    """A GC ViT backbone.
+
+    Attributes:
+        depths: blocks of each stage.
+        num_heads: attention heads of each stage.
+        width: channels of the first stage; stage i has width · 2^i.
+        mlp_ratio: hidden channels of an MLP as a multiple of its input's.
+        window: side of the attention window in tokens, stage by stage.
+        layer_scale: initial value of the residual branches' scales, None where the variant has none.
+        drop_path: rate of the last block; it grows linearly from 0 over all blocks.
+        image_size: side of the square images the variant was made for, in pixels.
+        in_channels: channels of the images.
+        query_pools: how many feature-extract blocks of each stage's global query end in a max-pool.
+        output_norms: `last`, one LN on the last map (classification); `every`, one on each map (detection form).
+    """
+
+    depths: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int]
+    width: int
+    mlp_ratio: float
+    window: Window = (7, 7, 14, 7)
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    image_size: int = 224
+    in_channels: int = 3
+    query_pools: tuple[int, int, int, int] = (3, 2, 0, 0)
+    output_norms: Literal["last", "every"] = "last"
+
+    def __post_init__(self) -> None:
+        if not len(self.depths) == len(self.num_heads) == len(self.window) == len(self.query_pools) == 4:
+            raise ValueError(f"GC ViT has four stages; got depths={self.depths} num_heads={self.num_heads}")
+        for channels, heads in zip(self.channels, self.num_heads, strict=True):
+            if channels % heads:
+                raise ValueError(f"num_heads={heads} must divide the stage's {channels} channels")
+        if min(self.window) < 1:
+            raise ValueError(f"window={self.window} must be at least 1 in every stage")
+        if self.in_channels < 1:
+            raise ValueError(f"in_channels={self.in_channels} must be at least 1")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path={self.drop_path} must be in [0, 1)")
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of the four stages."""
+        return (self.width, self.width * 2, self.width * 4, self.width * 8)
+
+    def detection_form(self) -> "GCViTConfig":
+        """The published detection backbone: window 24, a pooled query in stage 3, an LN on every output."""
+        return replace(
+            self, window=DETECTION_WINDOW, query_pools=(3, 2, 1, 0), output_norms="every", drop_path=0.2
+        )
+
+
+_TINY = GCViTConfig(depths=(3, 4, 19, 5), num_heads=(2, 4, 8, 16), width=64, mlp_ratio=3.0, drop_path=0.2)
+_LARGE = GCViTConfig(
+    depths=(3, 4, 19, 5), num_heads=(6, 12, 24, 48), width=192, mlp_ratio=2.0, layer_scale=1e-5, drop_path=0.5
+)
+_SMALL = replace(_LARGE, num_heads=(3, 6, 12, 24), width=96, drop_path=0.3)
+
+GCVIT: dict[str, GCViTConfig] = {
+    "gcvit_xxtiny": replace(_TINY, depths=(2, 2, 6, 2)),
+    "gcvit_xtiny": replace(_TINY, depths=(3, 4, 6, 5)),
+    "gcvit_tiny": _TINY,
+    "gcvit_tiny2": replace(_TINY, depths=(3, 4, 29, 5), drop_path=0.25),
+    "gcvit_small": _SMALL,
+    "gcvit_small2": replace(_SMALL, depths=(3, 4, 23, 5), mlp_ratio=3.0, drop_path=0.35),
+    "gcvit_base": replace(_LARGE, num_heads=(4, 8, 16, 32), width=128),
+    "gcvit_large": _LARGE,
+    "gcvit_large_384": replace(_LARGE, window=(12, 12, 24, 12), drop_path=0.1, image_size=384),
+    "gcvit_large_512": replace(_LARGE, window=(16, 16, 32, 16), drop_path=0.1, image_size=512),
+}
+
+# The names people type from the official repository and from timm.
+ALIASES: dict[str, str] = {name.replace("gcvit_", "gc_vit_"): name for name in GCVIT}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What a paper or a release states of a variant, and what was counted here.
+
+    Attributes:
+        params: parameters counted with the published 1000-way head.
+        gmacs: multiply-adds counted at the variant's own size, in 10⁹.
+        published_gflops: the figure its authors print, multiply-adds too.
+        top1: ImageNet-1K accuracy of the released weights, percent; None where none is printed.
+        note: what a reader of the figures should know.
+    """
+
+    params: int
+    gmacs: float
+    published_gflops: float
+    top1: float | None
+    note: str = ""
+
+
+PUBLISHED: dict[str, Published] = {
+    "gcvit_xxtiny": Published(
+        params=11_995_428, gmacs=2.12, published_gflops=2.1, top1=79.9),
+    "gcvit_xtiny": Published(
+        params=19_981_294, gmacs=2.91, published_gflops=2.6, top1=82.0),
+    "gcvit_tiny": Published(
+        params=28_221_974, gmacs=4.76, published_gflops=4.7, top1=83.5, note="83.2 in the paper of 2022"),
+    "gcvit_tiny2": Published(
+        params=34_535_654, gmacs=6.18, published_gflops=5.5, top1=83.7),
+    "gcvit_small": Published(
+        params=51_092_173, gmacs=8.53, published_gflops=8.5, top1=84.3, note="83.9 in the paper of 2022"),
+    "gcvit_small2": Published(
+        params=68_615_197, gmacs=11.54, published_gflops=10.7, top1=84.8),
+    "gcvit_base": Published(
+        params=90_320_836, gmacs=14.82, published_gflops=14.8, top1=85.0, note="84.4 in the paper of 2022"),
+    "gcvit_large": Published(
+        params=202_075_570, gmacs=32.55, published_gflops=32.6, top1=85.7, note="86.6 from ImageNet-21K"),
+    "gcvit_large_384": Published(
+        params=202_860_610, gmacs=103.94, published_gflops=120.4, top1=87.4),
+    "gcvit_large_512": Published(
+        params=203_795_362, gmacs=202.14, published_gflops=245.0, top1=None),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """What `create_model` was asked for: enough to build the same module again.
+
+    Attributes:
+        model: a name of `list_models`.
+        num_classes: outputs of the head.
+        in_channels: channels of the images.
+        image_size: (height, width) the windows were chosen for, in pixels; None is the variant's own.
+        window: window side of each stage where it was chosen; None follows `image_size`.
+        drop_path: drop-path rate where it was chosen; None is the variant's own.
+    """
+
+    model: str
+    num_classes: int = 1000
+    in_channels: int = 3
+    image_size: Size | None = None
+    window: Window | None = None
+    drop_path: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and YAML."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
+        """The inverse of `to_dict`."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def as_size(image_size: int | tuple[int, int] | list[int]) -> Size:
+    """Read an image size given as a side or as (height, width), in pixels.
+
+    Raises:
+        ValueError: a side is under 32 pixels, or it is not one or two whole numbers.
+    """
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"image_size={image_size} must be a side or (height, width) in whole pixels")
+    if min(sides) < SMALLEST_IMAGE:
+        raise ValueError(f"image_size={image_size} is too small; give {SMALLEST_IMAGE} pixels or more a side")
+    return sides[0], sides[1]
+
+
+def ratio_window(image_size: Size) -> Window:
+    """Windows in the paper's proportion to the image's shorter side, rounded half up, at least 1."""
+    side = min(image_size)
+    first, second, third, fourth = (max(1, floor(side / part + 0.5)) for part in WINDOW_PARTS)
+    return first, second, third, fourth
+
+
+def choose_window(config: GCViTConfig, image_size: Size | None, window: Window | str | None) -> Window:
+    """Windows of a model made for `image_size`.
+
+    The variant's own from 224 pixels up (shorter side), the paper's proportion below; `window` chooses others:
+    four sides, or `"ratio"` for the proportion at any size.
+
+    Raises:
+        ValueError: `window` is neither four whole numbers from 1 up nor `"ratio"`.
+    """
+    if isinstance(window, str):
+        if window != "ratio":
+            raise ValueError(f"window={window!r} is not known; give four sides such as (7, 7, 14, 7) or 'ratio'")
+        return ratio_window(image_size or as_size(config.image_size))
+    if window is not None:
+        sides = tuple(window)
+        if len(sides) != 4 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"window={window} must be four whole numbers from 1 up, one for each stage")
+        return sides
+    if image_size is not None and min(image_size) < 224:
+        return ratio_window(image_size)
+    return config.window

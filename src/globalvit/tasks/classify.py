@@ -1,0 +1,69 @@
+"""Image classification: one label a picture.
+
+Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from globalvit.metrics.accuracy import Accuracy
+from globalvit.metrics.metric import Metric
+from globalvit.tasks.inputs import batches
+from globalvit.tasks.task import Batch, Task
+
+
+class Classifier(Task):
+    """`model(images)`: (B, C, H, W) float → logits (B, K), for any H and W."""
+
+    kind = "classify"
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, K)."""
+        return self.head(self.backbone(images_BCHW)[-1])
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,)."""
+        logits_BK = self(batch["images"])
+        target = batch.get("targets", batch["labels"])
+        return {"loss": F.cross_entropy(logits_BK.float(), target)}
+
+    def evaluate(self, batch: Batch, metric: Metric) -> None:
+        """Add a batch with `images` and `labels` to an `Accuracy`."""
+        assert isinstance(metric, Accuracy)
+        metric.update(self(batch["images"]), batch["labels"])
+
+    def metric(self) -> Accuracy:
+        """An empty count of hits."""
+        return Accuracy(self.class_names)
+
+    def predict(self, images: Any, *, top_k: int = 5, batch_size: int = 32) -> list[dict[str, Any]]:
+        """The likeliest classes of each picture.
+
+        Args:
+            images: one picture or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
+                `preprocessing`, or float tensors (C, H, W) that have been through it.
+            top_k: classes to name, at most all of them.
+            batch_size: pictures in a forward pass at the most.
+
+        Returns:
+            For each picture `labels` (ints), `names` and `scores` (probabilities), best first.
+
+        Raises:
+            ValueError: `top_k` is under 1, or a picture is none of the kinds above.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k} must be at least 1")
+        answers: dict[int, dict[str, Any]] = {}
+        with self.predicting():
+            for positions, images_BCHW in batches(images, self.preprocessing, batch_size):
+                logits_BK = self(images_BCHW.to(self.device)).float()
+                scores, labels = logits_BK.softmax(1).topk(min(top_k, logits_BK.shape[1]))
+                rows = zip(positions, labels.tolist(), scores.tolist(), strict=True)
+                answers.update((position, self._answer(*row)) for position, *row in rows)
+        return [answers[position] for position in sorted(answers)]
+
+    def _answer(self, labels: list[int], scores: list[float]) -> dict[str, Any]:
+        names = [self.class_names[label] for label in labels]
+        return {"labels": labels, "names": names, "scores": scores}

@@ -1,0 +1,74 @@
+"""What `predict` accepts, turned into batches of one size.
+
+A forward pass holds only images of one size: nothing is padded to a neighbour's size, so that no answer depends on
+what else was asked.
+"""
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from globalvit.data.images import read_image
+from globalvit.data.transforms import EvalTransform
+
+
+def batches(images: Any, preprocessing: EvalTransform, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield (positions in `images`, (B, C, H, W) float tensor), at most `batch_size` images of one size at a time.
+
+    Args:
+        images: one picture or a sequence of them: a path, a PIL image, an RGB uint8 array (H, W, 3), which go through
+            `preprocessing`, or a float tensor (C, H, W), taken as it is; a float tensor (B, C, H, W) counts as B.
+        preprocessing: the evaluation transform of the weights.
+        batch_size: images in a batch at the most.
+
+    Raises:
+        ValueError: something else came.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    for position, image in enumerate(_as_sequence(images)):
+        tensor = as_tensor(image, preprocessing)
+        group = waiting.setdefault(tuple(tensor.shape), [])
+        group.append((position, tensor))
+        if len(group) == batch_size:
+            yield _stack(waiting.pop(tuple(tensor.shape)))
+    for group in waiting.values():
+        yield _stack(group)
+
+
+def as_tensor(image: Any, preprocessing: EvalTransform) -> Tensor:
+    """One picture as a float tensor (C, H, W); see `batches` for what is accepted."""
+    if isinstance(image, Tensor):
+        if image.ndim == 3 and image.is_floating_point():
+            return image
+        raise ValueError(
+            f"a {image.dtype} tensor of shape {tuple(image.shape)} came; give preprocessed float tensors (channels, "
+            f"height, width), or pictures as paths, PIL images or uint8 arrays (height, width, 3)"
+        )
+    return preprocessing(_as_picture(image))
+
+
+def _as_picture(image: Any) -> Image.Image:
+    if isinstance(image, str | PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return Image.fromarray(image)
+    came = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ValueError(f"a picture came as {came}; give a path, a PIL image or an RGB uint8 array (height, width, 3)")
+
+
+def _as_sequence(images: Any) -> Sequence[Any]:
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        return list(images)
+    return images if isinstance(images, list | tuple) else [images]
+
+
+def _stack(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
+    positions, tensors = zip(*group, strict=True)
+    return list(positions), torch.stack(tensors)

@@ -1,0 +1,84 @@
+"""A task: a model with its losses, predictions and metric. Return types never depend on `training`."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from globalvit.data.transforms import EvalTransform
+from globalvit.metrics.metric import Metric
+from globalvit.models.variants import ModelSpec
+
+Batch = dict[str, Any]
+
+
+class Task(nn.Module):
+    """What training, evaluation and the command line know of a model.
+
+    Attributes:
+        kind: `classify`, `segment` or `detect`.
+        spec: what `create_model` was asked for.
+        backbone: images → feature maps.
+        head: feature maps → raw outputs.
+        classes: names of the labels 0 … K−1, None where they are not known.
+        preprocessing: from a picture to the tensor the model expects.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backbone: nn.Module,
+        head: nn.Module,
+        preprocessing: EvalTransform,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if classes is not None and len(classes) != spec.num_classes:
+            raise ValueError(f"{len(classes)} class names came for num_classes={spec.num_classes}; give one a class")
+        self.spec = spec
+        self.backbone = backbone
+        self.head = head
+        self.preprocessing = preprocessing
+        self.classes = classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names, or their numbers where no names are known."""
+        return self.classes or tuple(map(str, range(self.spec.num_classes)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars by name; `loss` is the one to minimise, the others are for the log."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch, metric: Metric) -> None:
+        """Add one batch of a validation set to `metric`."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """An empty metric of this task."""
+
+    @abstractmethod
+    def predict(self, images: Any, **options: Any) -> list[dict[str, Any]]:
+        """One dict a picture, in the order given."""
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """Evaluation mode without gradients; the mode is what it was afterwards."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.train(was_training)
