@@ -45,8 +45,8 @@ def _run(words: list[str]) -> int:
     if words[:1] == ["--version"]:
         sys.stdout.write(f"globalvit {__version__}\n")
         return 0
-    summaries = dict.fromkeys(COMMANDS, "")
-    if not words or words[0] in ("-h", "--help"):
+    summaries: dict[str, str] = dict.fromkeys(COMMANDS, "")
+    if words and words[0] in ("-h", "--help"):
         summaries = {name: _module(name).SUMMARY for name in COMMANDS}
     name, rest = choose(summaries, words, "globalvit", DESCRIPTION)
     _start_logging()
