@@ -1,0 +1,64 @@
+"""The code of README, CONTRIBUTING and docs: Python runs, and every `globalvit` command has the flags it is shown with.
+
+A comment on the line above a block says what is special about it: `<!-- setup:... -->` marks the commands that
+.ci/run runs, `<!-- needs network -->` a block that downloads, which is only compiled here.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from globalvit.cli.main import main
+
+BLOCK = re.compile(r"(?:<!-- *(?P<mark>[^>]*?) *-->\s*\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
+
+
+def blocks(root, language):
+    """(place, mark, code) of every fenced block of a language in the pages."""
+    pages = [root / name for name in PAGES if (root / name).is_file()]
+    for page in [*pages, *sorted((root / "docs").rglob("*.md"))]:
+        text = page.read_text()
+        for found in BLOCK.finditer(text):
+            if found["language"] == language:
+                yield f"{page.name}:{text.count(chr(10), 0, found.start()) + 1}", found["mark"] or "", found["code"]
+
+
+def commands(root):
+    """(place, words) of every `globalvit` command in the shell blocks."""
+    for place, _, code in blocks(root, "bash"):
+        for line in re.split(r"\n|&&|;", code.replace("\\\n", " ")):
+            words = shlex.split(line, comments=True)
+            if any(word.split("/")[-1] == "globalvit" for word in words):
+                start = next(i for i, word in enumerate(words) if word.split("/")[-1] == "globalvit")
+                yield place, words[start + 1 :]
+
+
+def test_python_blocks_compile(root):
+    for place, _, code in blocks(root, "python"):
+        compile(code, place, "exec")
+
+
+@pytest.mark.slow
+def test_python_blocks_run(root, tmp_path):
+    code = "\n".join(code for _, mark, code in blocks(root, "python") if mark != "needs network")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_are_shown_with_flags_they_have(root, capsys):
+    shown = list(commands(root))
+    assert shown
+    for place, words in shown:
+        path = [word for word in words[:2] if word.isalpha()]
+        names = path if path[:1] == ["data"] else path[:1]
+        assert main([*names, "--help"]) == 0, place
+        page = capsys.readouterr().out
+        flags = {word.split("=")[0].replace("_", "-") for word in words if word.startswith("--") and word != "--"}
+        missing = {flag for flag in flags if not re.search(rf"{flag.replace('--no-', '--')}\b", page)}
+        assert not missing - {"--version"}, f"{place}: globalvit {' '.join(names)} has no {sorted(missing)}"

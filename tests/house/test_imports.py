@@ -1,0 +1,126 @@
+"""Who imports whom. The table below is the package's layout: to allow a new import is to change it here."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+# A part of the package → the parts it may import, besides itself and the foundations, which everybody may.
+FOUNDATIONS = ("globalvit", "closest", "atomic")
+NETWORKS = ("variants", "models", "kernels", "necks", "heads", "detectors")
+TASKS = (*NETWORKS, "data", "metrics", "tasks")
+BUILD = (*TASKS, "weights", "build")
+MAY_IMPORT = {
+    "globalvit": ("build",),  # looked up lazily: see test_heavy_imports
+    "closest": (),
+    "atomic": (),
+    "variants": (),
+    "kernels": (),
+    "models": ("variants", "kernels"),
+    "necks": ("variants", "models"),
+    "heads": ("variants", "models"),
+    "detectors": ("variants", "models", "necks", "heads"),
+    "data": (),
+    "metrics": (),
+    "tasks": TASKS,
+    "weights": ("variants",),
+    "build": BUILD,
+    "timm_plugin": BUILD,
+    "train": BUILD,
+    "cli": (*BUILD, "timm_plugin", "train"),
+    "__main__": ("cli",),
+}
+# A library → the only files that may know it.
+KNOWN_BY = {
+    "accelerate": {"train/engine.py"},
+    "jsonargparse": {"cli/flags.py"},
+    "lmdb": {"data/lmdb.py"},
+    "pycocotools": {"metrics/coco_ap.py", "data/coco.py"},
+    "faster_coco_eval": {"metrics/coco_ap.py", "data/coco.py"},
+}
+
+
+def part_of(module):
+    """The part of the package a module of it belongs to."""
+    names = module.split(".")[1:]
+    if names[:2] == ["models", "variants"]:
+        return "variants"
+    return names[0] if names else "globalvit"
+
+
+def imported(path):
+    """Every module a file imports, at the top or inside a function; `from a import b` is `a.b` where b is a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno} imports relatively; write the whole name"
+            yield from (submodule_or_module(node.module, alias.name) for alias in node.names)
+
+
+def submodule_or_module(module, name):
+    """`module.name` if that is a module of ours, else `module`."""
+    at = Path(__file__).parents[2] / "src" / Path(*module.split("."), name)
+    return f"{module}.{name}" if at.is_dir() or at.with_suffix(".py").is_file() else module
+
+
+def modules(package):
+    """(module name, path) of every file of the package."""
+    for path in sorted(package.rglob("*.py")):
+        names = path.relative_to(package.parent).with_suffix("").parts
+        yield ".".join(names[:-1] if names[-1] == "__init__" else names), path
+
+
+def test_every_import_within_the_package_is_in_the_table(package):
+    wrong = []
+    for module, path in modules(package):
+        part = part_of(module)
+        allowed = {part, *FOUNDATIONS, *MAY_IMPORT[part]}
+        for name in imported(path):
+            if name.split(".")[0] == "globalvit" and part_of(name) not in allowed:
+                wrong.append(f"{module} imports {name}, but {part} may import only {sorted(allowed)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_lists_only_parts_that_the_rules_know(package):
+    parts = {part_of(module) for module, _ in modules(package)}
+    assert parts <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("library", KNOWN_BY)
+def test_a_library_is_known_by_its_files_only(package, library):
+    users = {
+        str(path.relative_to(package))
+        for _, path in modules(package)
+        if any(name.split(".")[0] == library for name in imported(path))
+    }
+    assert users <= KNOWN_BY[library]
+
+
+def test_libraries_are_declared(package, root):
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    modules_of = {"huggingface-hub": "huggingface_hub", "pillow": "PIL", "pyyaml": "yaml"}
+    names = {one.split(">")[0].split("[")[0].strip() for one in declared}
+    known = {modules_of.get(name, name.replace("-", "_")) for name in names} | {"globalvit", *sys.stdlib_module_names}
+    used = {name.split(".")[0] for _, path in modules(package) for name in imported(path)}
+    assert used <= known
+
+
+def test_packages_are_empty_but_for_their_docstring(package):
+    for path in package.rglob("*/__init__.py"):
+        body = ast.parse(path.read_text()).body
+        assert len(body) == 1, path
+        assert isinstance(body[0], ast.Expr), path
+
+
+def test_only_the_command_line_prints(package):
+    for module, path in modules(package):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+        assert not printing or part_of(module) == "cli", f"{path.name}:{printing} prints; use the module's logger"

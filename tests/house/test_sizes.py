@@ -1,0 +1,32 @@
+"""Files and functions stay short."""
+
+import ast
+import statistics
+
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 60
+MEDIAN_LINES = 8
+LINES_OF_NINE_IN_TEN = 35
+
+
+def functions(path):
+    """(place, lines) of every function and method of a file, docstring and all."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{path.name}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1
+
+
+def test_files_are_short(python_files):
+    lengths = {path.name: len(path.read_text().splitlines()) for path in python_files}
+    assert not {name: lines for name, lines in lengths.items() if lines > MOST_LINES_OF_A_FILE}
+
+
+def test_no_function_is_long(python_files):
+    lengths = [found for path in python_files for found in functions(path)]
+    assert not [found for found in lengths if found[1] > MOST_LINES_OF_A_FUNCTION]
+
+
+def test_most_functions_of_the_package_are_very_short(package):
+    lengths = sorted(lines for path in package.rglob("*.py") for _, lines in functions(path))
+    assert statistics.median(lengths) <= MEDIAN_LINES
+    assert lengths[int(0.9 * len(lengths))] <= LINES_OF_NINE_IN_TEN
