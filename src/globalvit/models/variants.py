@@ -67,9 +67,7 @@ class GCViTConfig:
 
     def detection_form(self) -> "GCViTConfig":
         """The published detection backbone: window 24, a pooled query in stage 3, an LN on every output."""
-        return replace(
-            self, window=DETECTION_WINDOW, query_pools=(3, 2, 1, 0), output_norms="every", drop_path=0.2
-        )
+        return replace(self, window=DETECTION_WINDOW, query_pools=(3, 2, 1, 0), output_norms="every", drop_path=0.2)
 
 
 _TINY = GCViTConfig(depths=(3, 4, 19, 5), num_heads=(2, 4, 8, 16), width=64, mlp_ratio=3.0, drop_path=0.2)
@@ -101,6 +99,7 @@ class Published:
 
     Attributes:
         params: parameters counted with the published 1000-way head.
+        published_params: the millions of parameters its authors print; None where they print none.
         gmacs: multiply-adds counted at the variant's own size, in 10⁹.
         published_gflops: the figure its authors print, multiply-adds too.
         top1: ImageNet-1K accuracy of the released weights, percent; None where none is printed.
@@ -108,6 +107,7 @@ class Published:
     """
 
     params: int
+    published_params: int | None
     gmacs: float
     published_gflops: float
     top1: float | None
@@ -115,26 +115,48 @@ class Published:
 
 
 PUBLISHED: dict[str, Published] = {
-    "gcvit_xxtiny": Published(
-        params=11_995_428, gmacs=2.12, published_gflops=2.1, top1=79.9),
-    "gcvit_xtiny": Published(
-        params=19_981_294, gmacs=2.91, published_gflops=2.6, top1=82.0),
+    "gcvit_xxtiny": Published(params=11_995_428, published_params=12, gmacs=2.12, published_gflops=2.1, top1=79.9),
+    "gcvit_xtiny": Published(params=19_981_294, published_params=20, gmacs=2.91, published_gflops=2.6, top1=82.0),
     "gcvit_tiny": Published(
-        params=28_221_974, gmacs=4.76, published_gflops=4.7, top1=83.5, note="83.2 in the paper of 2022"),
-    "gcvit_tiny2": Published(
-        params=34_535_654, gmacs=6.18, published_gflops=5.5, top1=83.7),
+        params=28_221_974,
+        published_params=28,
+        gmacs=4.76,
+        published_gflops=4.7,
+        top1=83.5,
+        note="83.2 in the paper of 2022",
+    ),
+    "gcvit_tiny2": Published(params=34_535_654, published_params=34, gmacs=6.18, published_gflops=5.5, top1=83.7),
     "gcvit_small": Published(
-        params=51_092_173, gmacs=8.53, published_gflops=8.5, top1=84.3, note="83.9 in the paper of 2022"),
-    "gcvit_small2": Published(
-        params=68_615_197, gmacs=11.54, published_gflops=10.7, top1=84.8),
+        params=51_092_173,
+        published_params=51,
+        gmacs=8.53,
+        published_gflops=8.5,
+        top1=84.3,
+        note="83.9 in the paper of 2022",
+    ),
+    "gcvit_small2": Published(params=68_615_197, published_params=68, gmacs=11.54, published_gflops=10.7, top1=84.8),
     "gcvit_base": Published(
-        params=90_320_836, gmacs=14.82, published_gflops=14.8, top1=85.0, note="84.4 in the paper of 2022"),
+        params=90_320_836,
+        published_params=90,
+        gmacs=14.82,
+        published_gflops=14.8,
+        top1=85.0,
+        note="84.4 in the paper of 2022",
+    ),
     "gcvit_large": Published(
-        params=202_075_570, gmacs=32.55, published_gflops=32.6, top1=85.7, note="86.6 from ImageNet-21K"),
+        params=202_075_570,
+        published_params=201,
+        gmacs=32.55,
+        published_gflops=32.6,
+        top1=85.7,
+        note="86.6 from ImageNet-21K",
+    ),
     "gcvit_large_384": Published(
-        params=202_860_610, gmacs=103.94, published_gflops=120.4, top1=87.4),
+        params=202_860_610, published_params=201, gmacs=103.94, published_gflops=120.4, top1=87.4
+    ),
     "gcvit_large_512": Published(
-        params=203_795_362, gmacs=202.14, published_gflops=245.0, top1=None),
+        params=203_795_362, published_params=None, gmacs=202.14, published_gflops=245.0, top1=None
+    ),
 }
 
 
