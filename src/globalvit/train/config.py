@@ -1,0 +1,241 @@
+"""From a recipe, YAML files and flags to one checked `TrainConfig`. No torch here.
+
+Later layers win: defaults < the recipe a file names as its `base` < the file < flags.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from globalvit.closest import suggest
+from globalvit.models.variants import ALIASES
+from globalvit.train.fields import TrainConfig
+from globalvit.train.foreign import FOREIGN_KEYS, RENAMED
+
+logger = logging.getLogger(__name__)
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+DEFAULT_RECIPE = "finetune"
+Layer = dict[str, Any]
+
+# What a resumed run may change: where things lie, what is written, and how the same steps are computed.
+_FREE_ON_RESUME = """
+    data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
+    batch_size grad_accum_steps auto_batch amp torchcompile channels_last grad_checkpointing device fsdp weights
+    early_stop
+"""
+FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())
+
+
+def available_recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(source: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a recipe or YAML file and lay `flags` over it.
+
+    A layer that names `lr` without `global_batch` means that lr as it stands: it is then not scaled with the batch. A
+    layer that changes `epochs` but names no warm-up or cooldown shortens or stretches them in proportion.
+
+    Args:
+        source: name of a shipped recipe, or path of a YAML file; None is `finetune`.
+        flags: what the command line named, field → value.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such recipe, a key that is not known, a value of the wrong type or out of its range.
+    """
+    layers = [*_read_chain(str(source or DEFAULT_RECIPE)), ("the command line", dict(flags or {}))]
+    values: Layer = {}
+    for origin, layer in layers:
+        values = _lay_over(values, _typed(layer, origin), origin)
+    values["model"] = ALIASES.get(values.get("model", ""), values.get("model", TrainConfig.model))
+    return TrainConfig(**values)
+
+
+def read_run_config(run: Path, flags: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The config a run folder keeps, with `flags` over it."""
+    return load_config(run / "config.yaml", flags)
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The config as a YAML text that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.to_dict(), sort_keys=False)
+
+
+def recipe_name(source: str | Path | None) -> str:
+    """The word that names runs of a recipe or YAML file."""
+    return Path(source or DEFAULT_RECIPE).stem
+
+
+def scale_lr(config: TrainConfig, processes: int) -> TrainConfig:
+    """Fit the learning rates to the number of images a step really has; logs one line when that changes them.
+
+    Args:
+        config: with `global_batch` the number of images its `lr` is meant for, or None to leave lr alone.
+        processes: training processes, each with `batch_size` images a pass.
+    """
+    images = config.batch_size * config.grad_accum_steps * processes
+    factor = images / (config.global_batch or images)
+    if factor == 1.0:
+        return replace(config, global_batch=images)
+    lr = config.lr * factor
+    logger.info(
+        "lr %g is for a global batch of %d, here it is %d: lr scaled to %g, min_lr and warmup_lr alike; "
+        "--lr switches that off",
+        *(config.lr, config.global_batch, images, lr),
+    )
+    scaled = {"lr": lr, "min_lr": config.min_lr * factor, "warmup_lr": config.warmup_lr * factor}
+    return replace(config, global_batch=images, **scaled)
+
+
+def check_resumable(config: TrainConfig, saved: TrainConfig) -> None:
+    """Refuse to go on with settings that make another run of it.
+
+    Raises:
+        ValueError: settings differ that decide about the result; the text names each with both values.
+    """
+    names = [item.name for item in fields(TrainConfig) if item.name not in FREE_ON_RESUME]
+    pairs = [(name, getattr(saved, name), getattr(config, name)) for name in names]
+    differing = [f"{name} {before}, now {now}" for name, before, now in pairs if before != now]
+    if differing:
+        raise ValueError(
+            f"cannot resume with other settings ({'; '.join(differing)}); "
+            "leave those flags out, or start a new run with --weights from this checkpoint"
+        )
+
+
+def _read_chain(source: str) -> list[tuple[str, Layer]]:
+    """The layers of `source`, the deepest base first, each with the name of where it stands."""
+    chain: list[tuple[str, Layer]] = []
+    seen: list[Path] = []
+    folder = Path()
+    while source:
+        path = _find(source, folder)
+        if path in seen:
+            raise ValueError(f"{path} names itself as its base, by way of {' and '.join(map(str, seen))}")
+        seen.append(path)
+        layer = _read_yaml(path)
+        source, folder = str(layer.pop("base", None) or ""), path.parent
+        chain.insert(0, (str(path), layer))
+    return chain
+
+
+def _find(source: str, folder: Path) -> Path:
+    """The file of a recipe's name or of a path, which is relative to `folder` where it is not to be found as it is."""
+    if Path(source).suffix not in (".yaml", ".yml") and source not in available_recipes():
+        hint = suggest(source, available_recipes()) or f" Shipped: {', '.join(available_recipes())}."
+        raise ValueError(f"no recipe is named {source!r}.{hint} Files end in .yaml or .yml")
+    candidates = [Path(source), folder / source, RECIPES / f"{source}.yaml"]
+    for path in candidates:
+        if path.is_file() and path.suffix in (".yaml", ".yml"):
+            return path
+    raise FileNotFoundError(f"config file {source} does not exist; shipped recipes: {', '.join(available_recipes())}")
+
+
+def _read_yaml(path: Path) -> Layer:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, not a {type(content).__name__}")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def _typed(layer: Layer, origin: str) -> Layer:
+    """The layer's known keys with values of their fields' types; foreign keys are named and left out."""
+    hints = get_type_hints(TrainConfig)
+    layer = {RENAMED.get(key, key): value for key, value in sorted(layer.items(), key=lambda item: item[0] in hints)}
+    for key in layer:
+        if key not in hints and key not in FOREIGN_KEYS:
+            raise ValueError(f"unknown key {key!r} in {origin}.{suggest(key, [*hints, 'base'])}")
+    ignored = [f"{key}={value}" for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints]
+    if ignored:
+        logger.warning("ignored in %s, they mean nothing here: %s", origin, ", ".join(ignored))
+    typed = {key: _convert(key, value, hints[key], origin) for key, value in layer.items() if key in hints}
+    # In timm's files an empty value stands for the default.
+    return {key: value for key, value in typed.items() if value is not None or _allows_none(hints[key])}
+
+
+def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:
+    values = {**below, **above}
+    if "lr" in above and "global_batch" not in above:
+        values["global_batch"] = None
+    before, now = below.get("epochs", TrainConfig.epochs), values.get("epochs", TrainConfig.epochs)
+    if before != now:
+        _stretch(
+            values, [key for key in ("warmup_epochs", "cooldown_epochs") if key not in above], now / before, origin
+        )
+    return values
+
+
+def _stretch(values: Layer, keys: Iterable[str], factor: float, origin: str) -> None:
+    """Multiply epochs-long phases that `origin` did not name itself."""
+    for key in keys:
+        before = values.get(key, getattr(TrainConfig, key))
+        after = round(before * factor) if key == "cooldown_epochs" else before * factor
+        if after != before:
+            values[key] = after
+            logger.info("epochs changed by %s: %s %g becomes %g in proportion", origin, key, before, after)
+
+
+def _allows_none(hint: Any) -> bool:
+    return NoneType in get_args(hint)
+
+
+def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
+    if value is None or (value in ("", "none") and _allows_none(hint)):
+        return None
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for part in parts:
+        try:
+            return _as_type(value, part)
+        except (TypeError, ValueError):
+            continue
+    expected = " or ".join(_in_words(part) for part in parts if part is not NoneType)
+    raise ValueError(f"{key}={value!r} in {origin} must be {expected}")
+
+
+def _as_type(value: Any, part: Any) -> Any:
+    """Read `value` as one type; YAML 1.1 gives `1e-3` as text, so texts are read as numbers.
+
+    Raises:
+        TypeError, ValueError: it is of another type.
+    """
+    if get_origin(part) is Literal:
+        return get_args(part)[get_args(part).index(value)]
+    if get_origin(part) is tuple:
+        return _as_tuple(value, get_args(part))
+    if part is str and not isinstance(value, (dict, list, tuple)):
+        return str(value)
+    if part is bool and isinstance(value, bool):
+        return value
+    if part in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        number = float(value)
+        if part is float or number == int(number):
+            return part(number)
+    raise TypeError
+
+
+def _as_tuple(value: Any, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    wanted = parts[:1] * len(value) if Ellipsis in parts else parts
+    return tuple(_as_type(item, part) for item, part in zip(value, wanted, strict=True))
+
+
+def _in_words(part: Any) -> str:
+    if get_origin(part) is Literal:
+        return " or ".join(map(repr, get_args(part)))
+    if get_origin(part) is tuple:
+        return f"a list of {'' if Ellipsis in get_args(part) else f'{len(get_args(part))} '}numbers"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[part]

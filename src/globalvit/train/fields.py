@@ -1,0 +1,199 @@
+"""The settings of a training run: one flat, typed dataclass with timm's names where timm has one. No torch here."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+# Headings of the help page.
+MODEL, DATA, BATCH = "model and weights", "data", "batch"
+SCHEDULE, OPTIMISER = "schedule", "optimiser"
+AUGMENTATION, EVALUATION = "augmentation", "evaluation's preprocessing; the weights' own unless given"
+RUNNING, RUN = "device and precision", "run folder"
+
+
+def option(group: str, default: Any, text: str) -> Any:
+    """A field with its help text, under a heading of the help page."""
+    return field(default=default, metadata={"help": text, "group": group})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a training run is asked for; `globalvit.train.config.load_config` fills it.
+
+    Raises:
+        ValueError: a value is out of its range; the text names field, value and range.
+    """
+
+    model: str = option(MODEL, "gcvit_xxtiny", "name of the model, see `globalvit models`")
+    weights: str | None = option(MODEL, None, "published weights or a file to start from, or `none` to start at random")
+    num_classes: int | None = option(MODEL, None, "outputs of the head; the number of class folders unless given")
+    in_chans: int = option(MODEL, 3, "channels of the images")
+    img_size: int | tuple[int, int] | None = option(
+        MODEL, None, "side of the images in pixels, or height and width; the weights' own unless given"
+    )
+    window: tuple[int, int, int, int] | Literal["ratio"] | None = option(
+        MODEL, None, "attention window of the four stages in tokens, or `ratio`; follows the image size unless given"
+    )
+    drop_path: float | None = option(
+        MODEL, None, "stochastic depth rate of the last block; the variant's own unless given"
+    )
+    grad_checkpointing: bool = option(
+        MODEL, False, "recompute activations in the backward pass, which saves memory and costs time"
+    )
+
+    data_dir: str | None = option(
+        DATA, None, "folder with a folder for each split, or `digits` for the built-in images"
+    )
+    train_split: str = option(DATA, "train", "name of the folder to train on")
+    val_split: str | None = option(
+        DATA, None, "name of the folder to evaluate on; `val`, `validation` or `test` unless given"
+    )
+    workers: int = option(DATA, 4, "loader processes of each training process")
+
+    batch_size: int = option(BATCH, 32, "images of one forward and backward pass of each process")
+    global_batch: int | None = option(
+        BATCH, None, "images of one optimiser step that `lr` is meant for; another number scales `lr` linearly"
+    )
+    grad_accum_steps: int = option(BATCH, 1, "passes that make one optimiser step")
+    auto_batch: bool = option(BATCH, False, "choose `batch_size` as the largest that fits the memory")
+
+    epochs: int = option(
+        SCHEDULE, 50, "length of the learning-rate schedule in epochs, warm-up included and cooldown not"
+    )
+    warmup_epochs: float = option(SCHEDULE, 5.0, "linear warm-up, in epochs")
+    cooldown_epochs: int = option(SCHEDULE, 0, "epochs at `min_lr` after the schedule")
+    sched: Literal["cosine", "poly", "step", "constant"] = option(SCHEDULE, "cosine", "shape of the schedule")
+    decay_epochs: float = option(SCHEDULE, 30.0, "epochs between decays of the step schedule")
+    decay_rate: float = option(SCHEDULE, 0.1, "factor of the step schedule, power of the poly schedule")
+    lr: float = option(SCHEDULE, 5e-4, "peak learning rate")
+    warmup_lr: float = option(SCHEDULE, 1e-6, "learning rate at the start of the warm-up")
+    min_lr: float = option(SCHEDULE, 1e-6, "learning rate at the end")
+
+    opt: str = option(OPTIMISER, "adamw", "name of a timm optimiser")
+    opt_betas: tuple[float, ...] | None = option(
+        OPTIMISER, None, "moment decays of the optimiser; its own unless given"
+    )
+    opt_eps: float | None = option(OPTIMISER, None, "epsilon of the optimiser; its own unless given")
+    momentum: float = option(OPTIMISER, 0.9, "momentum of optimisers that have one")
+    weight_decay: float = option(OPTIMISER, 0.05, "decay of weights; biases, norms and position tables are spared")
+    layer_decay: float | None = option(
+        OPTIMISER, None, "factor on the learning rate for each block away from the head; none unless given"
+    )
+    clip_grad: float | None = option(OPTIMISER, None, "largest norm of the gradient; no clipping unless given")
+    model_ema: bool = option(OPTIMISER, False, "keep an exponential moving average of the weights")
+    model_ema_decay: float = option(OPTIMISER, 0.9998, "decay of the moving average")
+    model_ema_warmup: bool = option(
+        OPTIMISER, False, "let the decay of the moving average grow from 0, as short runs need"
+    )
+
+    mixup: float = option(AUGMENTATION, 0.0, "alpha of Mixup; 0 is off")
+    cutmix: float = option(AUGMENTATION, 0.0, "alpha of CutMix; 0 is off")
+    mixup_prob: float = option(AUGMENTATION, 1.0, "probability of mixing a batch")
+    mixup_switch_prob: float = option(AUGMENTATION, 0.5, "probability of CutMix where both are on")
+    mixup_off_epoch: int = option(AUGMENTATION, 0, "epoch from which nothing is mixed; 0 mixes to the end")
+    smoothing: float = option(AUGMENTATION, 0.1, "label smoothing")
+    aa: str | None = option(
+        AUGMENTATION, None, "automatic augmentation in timm's notation, such as rand-m9-mstd0.5-inc1"
+    )
+    color_jitter: float | None = option(AUGMENTATION, 0.4, "strength of colour jitter, where `aa` does not replace it")
+    reprob: float = option(AUGMENTATION, 0.0, "probability of random erasing")
+    remode: Literal["pixel", "rand", "const"] = option(AUGMENTATION, "pixel", "what random erasing fills in")
+    recount: int = option(AUGMENTATION, 1, "areas that random erasing fills")
+    scale: tuple[float, float] = option(
+        AUGMENTATION, (0.08, 1.0), "smallest and largest area of the random crop, as parts of the image"
+    )
+    ratio: tuple[float, float] = option(
+        AUGMENTATION, (0.75, 1.3333333333333333), "smallest and largest ratio of the random crop's sides"
+    )
+    hflip: float = option(AUGMENTATION, 0.5, "probability of a horizontal flip")
+    vflip: float = option(AUGMENTATION, 0.0, "probability of a vertical flip")
+    train_interpolation: Literal["random", "bilinear", "bicubic"] = option(
+        AUGMENTATION, "random", "interpolation of the random crop"
+    )
+    progressive: tuple[int, ...] | None = option(
+        AUGMENTATION, None, "image sizes in pixels to train at one after the other, in equal shares of the epochs"
+    )
+
+    crop_pct: float | None = option(
+        EVALUATION, None, "part of the image that evaluation keeps; the weights' own unless given"
+    )
+    crop_mode: Literal["center", "squash"] | None = option(
+        EVALUATION, None, "how evaluation makes an image square; the weights' own unless given"
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = option(
+        EVALUATION, None, "interpolation in evaluation; the weights' own unless given"
+    )
+    mean: tuple[float, ...] | None = option(
+        EVALUATION, None, "channel means in 0..1 to subtract; the weights' own unless given"
+    )
+    std: tuple[float, ...] | None = option(
+        EVALUATION, None, "channel deviations in 0..1 to divide by; the weights' own unless given"
+    )
+
+    amp: bool = option(RUNNING, False, "mixed precision: bf16 where the device has it, else fp16")
+    precision: Literal["fp32", "bf16", "fp16"] | None = option(
+        RUNNING, None, "precision of the forward pass, whatever `amp` says"
+    )
+    torchcompile: bool = option(RUNNING, False, "compile the model")
+    channels_last: bool = option(RUNNING, False, "keep images and convolutions in channels-last memory order")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        RUNNING, "auto", "where to train; `auto` takes a GPU where there is one"
+    )
+    fsdp: bool = option(RUNNING, False, "shard model, gradients and optimiser over the GPUs (FSDP2)")
+    seed: int = option(RUNNING, 0, "seed of everything random")
+
+    output: str = option(RUN, "runs", "folder of the runs")
+    tag: str | None = option(RUN, None, "name of this run's folder; the recipe's name and a number unless given")
+    resume: str | None = option(RUN, None, "run folder or checkpoint folder to go on from")
+    val_interval: int = option(RUN, 1, "epochs between evaluations; the last epoch is always evaluated")
+    early_stop: int = option(RUN, 0, "evaluations without a better score after which to stop; 0 never stops early")
+    checkpoint_every: int = option(
+        RUN, 0, "steps between checkpoints beside those at the end of every epoch; 0 makes none"
+    )
+    checkpoint_interval: int = option(RUN, 1, "epochs between checkpoints")
+    checkpoint_hist: int = option(RUN, 2, "checkpoints to keep beside the best")
+    log_interval: int = option(RUN, 50, "steps between records of the training loss")
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}={value} must be {_range(low, high)}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs:g} must be less than epochs={self.epochs}; lower --warmup-epochs"
+            )
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the whole run: the schedule and its cooldown."""
+        return self.epochs + self.cooldown_epochs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON, in the order of the fields."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+_ANY = float("inf")
+_POSITIVE = 1e-30
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(["num_classes", "in_chans", "batch_size", "global_batch", "grad_accum_steps"], (1, _ANY)),
+    **dict.fromkeys(["epochs", "val_interval", "checkpoint_interval", "checkpoint_hist", "log_interval"], (1, _ANY)),
+    **dict.fromkeys(["workers", "warmup_epochs", "cooldown_epochs", "mixup_off_epoch", "weight_decay"], (0, _ANY)),
+    **dict.fromkeys(["early_stop", "checkpoint_every", "warmup_lr", "min_lr", "seed"], (0, _ANY)),
+    **dict.fromkeys(["mixup", "cutmix", "color_jitter"], (0, _ANY)),
+    **dict.fromkeys(["lr", "clip_grad", "opt_eps", "decay_epochs", "decay_rate"], (_POSITIVE, _ANY)),
+    **dict.fromkeys(["mixup_prob", "mixup_switch_prob", "reprob", "hflip", "vflip", "momentum"], (0, 1)),
+    **dict.fromkeys(["model_ema_decay", "smoothing", "drop_path"], (0, 0.9999999)),
+    **dict.fromkeys(["layer_decay", "crop_pct"], (_POSITIVE, 1)),
+    "recount": (1, _ANY),
+}
+
+
+def _range(low: float, high: float) -> str:
+    floor = "more than 0" if low == _POSITIVE else f"{low:g} or more"
+    if high == _ANY:
+        return floor
+    ceiling = f"at most {high:g}" if high == 1 else "less than 1"
+    return f"{floor} and {ceiling}"
