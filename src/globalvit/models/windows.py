@@ -1,6 +1,7 @@
 """Cutting a token grid into square windows, and putting it together again.
 
-Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` tokens of a window.
+Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` tokens of a window · `h` heads ·
+`d` channels a head.
 Windows stay behind their image's axis, so that no image can meet another's.
 """
 
@@ -24,17 +25,20 @@ def crop(x_BHWC: Tensor, height: int, width: int) -> Tensor:
     return x_BHWC[:, :height, :width]
 
 
-def partition(x_BHWC: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) → (B, M, N, C), windows and the tokens in them row-major; H and W are multiples of `window`."""
-    B, H, W, C = x_BHWC.shape
+def partition(x_BHWC: Tensor, window: int, parts: int, heads: int) -> Tensor:
+    """(B, H, W, parts · h · d) → (parts, B, M, h, N, d), windows and the tokens in them row-major.
+
+    `parts` are the projections that lie side by side in the channels (q, k, v). One copy brings every head's tokens
+    together, as matrix products want them. H and W are multiples of `window`.
+    """
+    B, H, W, _ = x_BHWC.shape
     assert H % window == 0, (H, window)
     assert W % window == 0, (W, window)
-    x = x_BHWC.view(B, H // window, window, W // window, window, C)
-    return x.transpose(2, 3).reshape(B, -1, window * window, C)
+    x = x_BHWC.reshape(B, H // window, window, W // window, window, parts, heads, -1)
+    return x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)
 
 
-def merge(x_BMNC: Tensor, window: int, height: int, width: int) -> Tensor:
-    """(B, M, N, C) → (B, H, W, C): the inverse of `partition`."""
-    B, _, _, C = x_BMNC.shape
-    x = x_BMNC.view(B, height // window, width // window, window, window, C)
-    return x.transpose(2, 3).reshape(B, height, width, C)
+def merge(x_BMhNd: Tensor, window: int, height: int, width: int) -> Tensor:
+    """(B, M, h, N, d) → (B, H, W, h · d): the inverse of `partition` for one part."""
+    x = x_BMhNd.unflatten(3, (window, window)).unflatten(1, (height // window, width // window))
+    return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)

@@ -1,0 +1,37 @@
+"""Fixtures of all tests, and the count of golden cases that `pytest` prints at the end."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from vectors import Golden
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    """Every test starts from the same random state and leaves the process's own untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def golden(record_property: Callable[[str, object], None]) -> Callable[[str], Golden]:
+    """Open a golden case by name; the case is counted in the summary."""
+
+    def open_case(case: str) -> Golden:
+        opened = Golden(case)
+        record_property("golden", f"{case} ({'full' if opened.is_full else 'small'} vectors)")
+        return opened
+
+    return open_case
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    passed = terminalreporter.stats.get("passed", [])
+    cases = sorted({value for report in passed for name, value in report.user_properties if name == "golden"})
+    if cases:
+        terminalreporter.write_line(f"golden cases passed: {len(cases)}: {', '.join(cases)}")

@@ -1,0 +1,139 @@
+"""The contract of every backbone; a new one adds a line to `BACKBONES`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from globalvit.build import create_backbone, list_models
+
+KEYS = Path(__file__).parent / "keys"
+SMALLEST = "gcvit_xxtiny"
+# name → arguments of create_backbone
+BACKBONES = {
+    "gcvit_xxtiny": {"name": "gcvit_xxtiny"},
+    "gcvit_small": {"name": "gcvit_small"},
+    "gcvit_xxtiny_detection": {"name": "gcvit_xxtiny", "form": "detection", "window": (5, 5, 4, 3)},
+}
+SIZES = [(224, 224), (256, 256), (320, 416), (64, 64), (33, 47)]
+QUICK = {"gcvit_xxtiny", "gcvit_xtiny"}
+
+
+def all_models():
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_models("gcvit_*")]
+
+
+@pytest.fixture(params=BACKBONES)
+def backbone(request):
+    return create_backbone(**BACKBONES[request.param])
+
+
+def randomised(backbone):
+    """Layer scales of 1e-5 would hide what the branches do; tables and biases of 0.02 nearly so."""
+    for name, parameter in backbone.named_parameters():
+        if parameter.ndim <= 1 or name.endswith("bias_table"):
+            torch.nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.3)
+    return backbone
+
+
+def relative(ours, reference):
+    return float((ours.double() - reference.double()).abs().max() / reference.abs().max())
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", all_models())
+def test_images_do_not_mix(name, size):
+    backbone = randomised(create_backbone(name)).eval()
+    images = torch.randn(3, 3, *size)
+    with torch.inference_mode():
+        together = backbone(images)
+        for i in range(3):
+            for ours, alone in zip(together, backbone(images[i : i + 1]), strict=True):
+                assert relative(ours[i : i + 1], alone) <= 1e-5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (70, 96)], ids=str)
+def test_maps_have_the_stated_channels_and_strides(backbone, size):
+    maps = backbone.eval()(torch.randn(2, 3, *size))
+    for x, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
+        assert x.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+
+
+def test_every_parameter_learns(backbone):
+    maps = backbone.train()(torch.randn(2, 3, 96, 96))
+    # Random cotangents on every map: a plain sum would be constant after a LayerNorm.
+    sum((x * torch.randn_like(x)).sum() for x in maps).backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_names_and_shapes_are_stable(name):
+    listed = "".join(f"{key} {tuple(t.shape)}\n" for key, t in create_backbone(**BACKBONES[name]).state_dict().items())
+    assert listed == (KEYS / f"{name}.txt").read_text()
+
+
+def test_checkpointing_changes_neither_outputs_nor_gradients(backbone):
+    images = torch.randn(2, 3, 64, 64)
+    backbone.train()
+
+    def run(enabled):
+        backbone.set_checkpointing(enabled)
+        backbone.zero_grad()
+        torch.manual_seed(1)
+        maps = backbone(images)
+        sum(x.square().mean() for x in maps).backward()
+        return [*maps, *(p.grad.clone() for p in backbone.parameters())]
+
+    for plain, recomputed in zip(run(False), run(True), strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_bf16_stays_near_float32(backbone):
+    backbone = randomised(backbone).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        reference = backbone(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            autocast = backbone(images)
+        whole = backbone.to(torch.bfloat16)(images.to(torch.bfloat16))
+    for half in (autocast, whole):
+        # bfloat16 keeps 8 bits, and rounding adds up over some forty layers.
+        assert all(relative(ours, x) < 0.08 for ours, x in zip(half, reference, strict=True))
+
+
+def test_channels_last_input_gives_the_same(backbone):
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        first = backbone.eval()(images)
+        second = backbone.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
+    assert all(relative(ours, x) <= 1e-5 for ours, x in zip(second, first, strict=True))
+
+
+@pytest.mark.slow
+def test_compiled_gives_the_same_in_one_graph_at_two_sizes(backbone):
+    backbone = backbone.eval()
+    compiled = torch.compile(backbone, fullgraph=True)
+    with torch.inference_mode():
+        for size in ((64, 64), (96, 70)):
+            images = torch.randn(2, 3, *size)
+            assert all(relative(a, b) <= 1e-5 for a, b in zip(compiled(images), backbone(images), strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_number_of_channels(channels):
+    backbone = create_backbone(SMALLEST, in_channels=channels)
+    assert len(backbone(torch.randn(1, channels, 32, 32))) == 4
+    with pytest.raises(ValueError, match=rf"images of shape \(1, 7, 32, 32\) came; expected \(batch, {channels}, "):
+        backbone(torch.randn(1, 7, 32, 32))
+
+
+def test_depths_grow_from_the_stem_to_the_last_block(backbone):
+    depths = {name: backbone.depth_of(name) for name, _ in backbone.named_parameters()}
+    assert set(depths.values()) == set(range(backbone.num_depths))
+    assert depths["stem.conv.weight"] == 0
+    assert depths["stages.0.blocks.0.norm1.weight"] == depths["stages.0.global_query.blocks.0.depthwise.weight"] == 1
+    assert depths["stages.0.downsample.reduction.weight"] == depths["stages.0.blocks.1.mlp.fc1.weight"]
+    assert depths["stages.3.blocks.1.mlp.fc1.weight"] == backbone.num_depths - 1
