@@ -56,7 +56,9 @@ def _default(value: Any) -> str:
         return ""
     if value is True:
         return "on"
-    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_default, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _entry(left: str, text: str, indent: int = INDENT) -> str:

@@ -1,0 +1,68 @@
+"""Pictures with what a classifier says of them written below."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+# Small pictures are enlarged and big ones reduced, so that the text has the same size on all.
+SHORTEST_WIDTH, LONGEST_SIDE = 480, 1024
+LINE, MARGIN, TEXT = 34, 14, 19
+PAPER, INK, FAINT, BAR = "#ffffff", "#1a1a1a", "#e8edf2", "#9ec5f4"
+
+
+def label_picture(picture: "Image.Image", names: Sequence[str], scores: Sequence[float]) -> "Image.Image":
+    """Put a panel under a picture: a line for each class, its bar as long as its probability (0 … 1)."""
+    from PIL import Image, ImageDraw
+
+    picture = _fit(picture)
+    panel = 2 * MARGIN + LINE * len(names)
+    page = Image.new("RGB", (max(picture.width, SHORTEST_WIDTH), picture.height + panel), PAPER)
+    page.paste(picture, ((page.width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(page)
+    for i, (name, score) in enumerate(zip(names, scores, strict=True)):
+        _draw_line(pen, page.width, picture.height + MARGIN + i * LINE, name, score)
+    return page
+
+
+def _draw_line(pen: "ImageDraw.ImageDraw", width: int, top: int, name: str, score: float) -> None:
+    left, right, bottom = MARGIN, width - MARGIN, top + LINE - 6
+    pen.rounded_rectangle((left, top, right, bottom), 5, fill=FAINT)
+    if (end := left + score * (right - left)) >= left + 5:
+        pen.rounded_rectangle((left, top, end, bottom), 5, fill=BAR)
+    percent, middle = f"{100 * score:.1f} %", (top + bottom) / 2
+    pen.text((right - 8, middle), percent, INK, font(), anchor="rm")
+    room = right - left - 32 - pen.textlength(percent, font())
+    pen.text((left + 8, middle), _shorten(pen, name, room), INK, font(), anchor="lm")
+
+
+def _shorten(pen: "ImageDraw.ImageDraw", text: str, room: float) -> str:
+    """Cut `text` to `room` pixels, ending in dots where it was cut."""
+    if pen.textlength(text, font()) <= room:
+        return text
+    while text and pen.textlength(text + "…", font()) > room:
+        text = text[:-1]
+    return text + "…"
+
+
+def _fit(picture: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    scale = LONGEST_SIDE / max(picture.size)
+    if scale > 1:
+        scale = min(scale, max(1.0, SHORTEST_WIDTH / picture.width))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    # Bicubic would blur the few pixels of a very small picture into a stain.
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC)
+
+
+@cache
+def font() -> "ImageFont.FreeTypeFont":
+    """The font of the panel: DejaVu Sans, which matplotlib brings and which has most alphabets."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), TEXT)

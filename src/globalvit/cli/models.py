@@ -1,0 +1,114 @@
+"""`globalvit models`: what there is to choose from, counted and published figures side by side."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from globalvit.cli import tables
+from globalvit.cli.options import parse
+from globalvit.closest import suggest
+from globalvit.models.variants import ALIASES, GCVIT, PUBLISHED
+from globalvit.weights import catalog
+
+SUMMARY = "The table of models: counted and published sizes, scores, weights and licences"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions:
+    """What `globalvit models` is asked for."""
+
+    pattern: str = field(
+        default="*", metadata={"help": "names to show, with * and ? as in a shell", "metavar": "PATTERN"}
+    )
+    json: Path | None = field(default=None, metadata={"help": "write everything known of the models to this file"})
+    measure: bool = field(
+        default=False, metadata={"help": "count parameters and multiply-adds now, on the model itself (needs torch)"}
+    )
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Show the models that match; return the exit status."""
+    options = parse(ModelsOptions, argv, prog, SUMMARY, positional=("pattern",))
+    known = [describe(name) for name in matching(options.pattern)]
+    if options.measure:
+        known = [model | {"measured": measure(model["name"])} for model in known]
+    tables.show([row for model in known for row in _rows(model)])
+    if options.json:
+        tables.write_json(options.json, known)
+    return 0
+
+
+def matching(pattern: str) -> list[str]:
+    """Names of models that match a shell-style pattern.
+
+    Raises:
+        ValueError: none does; the text gives the closest names.
+    """
+    pattern = ALIASES.get(pattern, pattern)
+    names = [name for name in GCVIT if fnmatchcase(name, pattern)]
+    if not names:
+        raise ValueError(
+            f"no model matches {pattern!r}.{suggest(pattern, GCVIT) or ' Without a pattern all are shown.'}"
+        )
+    return names
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Everything known of a model without building it, as plain values."""
+    weights = [asdict(record) for record in catalog.records(name)]
+    return {"name": name, "image_size": GCVIT[name].image_size} | asdict(PUBLISHED[name]) | {"weights": weights}
+
+
+def measure(name: str) -> dict[str, float]:
+    """Count a model's `params`, and its `gmacs` (10⁹ multiply-adds of one image of its own size).
+
+    Nothing is computed: the model and the image stand on torch's meta device, which knows shapes only.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from globalvit.build import create_model
+
+    side = GCVIT[name].image_size
+    with torch.device("meta"), torch.no_grad():
+        model, image = create_model(name).eval(), torch.empty(1, 3, side, side)
+        with FlopCounterMode(display=False) as counter:
+            model(image)
+    # The counter counts a multiply-add as two operations.
+    gmacs = counter.get_total_flops() / 2e9
+    return {"params": sum(parameter.numel() for parameter in model.parameters()), "gmacs": gmacs}
+
+
+def _rows(model: dict[str, Any]) -> list[dict[str, str]]:
+    """One row for each weight file of a model; the model's own figures stand in the first."""
+    own = _figures(model)
+    rest = dict.fromkeys(own, "")
+    weights = [_weights(record) for record in model["weights"]] or [_weights(None)]
+    return [(rest if i else own) | row for i, row in enumerate(weights)]
+
+
+def _figures(model: dict[str, Any]) -> dict[str, str]:
+    figures = {
+        "model": model["name"],
+        "pixels": str(model["image_size"]),
+        "params M": tables.number(model["params"] / 1e6, 2),
+        "published": tables.number(model["published_params"], 0),
+        "GMACs": tables.number(model["gmacs"], 2),
+        "published GFLOPs": tables.number(model["published_gflops"], 1),
+    }
+    if "measured" in model:
+        figures["params measured"] = str(model["measured"]["params"])
+        figures["GMACs measured"] = tables.number(model["measured"]["gmacs"], 3)
+    return figures
+
+
+def _weights(record: dict[str, Any] | None) -> dict[str, str]:
+    if record is None:
+        return {"weights": "–", "top-1": "–", "licence": "–"}
+    return {
+        "weights": record["weights"],
+        "top-1": tables.number(record["top1"], 1),
+        "licence": record["licence"],
+    }

@@ -1,0 +1,125 @@
+"""The pictures named on a command line: files, folders searched through, and http(s) addresses."""
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import unquote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from globalvit import __version__
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+DOWNLOAD_BYTES = 64 * 2**20
+DOWNLOAD_SECONDS = 60
+ANSWER_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to read: `name` is how the user knows it, `inside` its path within the folder that was named."""
+
+    name: str
+    inside: PurePosixPath
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it is to be downloaded."""
+        return "://" in self.name
+
+    def read(self) -> "Image.Image":
+        """The picture as RGB.
+
+        Raises:
+            OSError: it cannot be downloaded or opened.
+            ValueError: it is no readable picture.
+        """
+        from globalvit.data.images import read_image
+
+        return read_image(io.BytesIO(download(self.name)) if self.is_address else Path(self.name))
+
+
+def find_pictures(words: Sequence[str]) -> list[Picture]:
+    """All pictures that `words` name, folders searched through in the order of code points.
+
+    Raises:
+        FileNotFoundError: a word names neither a file nor a folder.
+        ValueError: an address is not http or https, or a folder holds no picture.
+    """
+    return [picture for word in words for picture in _expand(word)]
+
+
+def download(address: str) -> bytes:
+    """Fetch an http(s) address, at most 64 MiB in at most a minute.
+
+    Raises:
+        OSError: no answer, too much, or too slow; the text names the address.
+    """
+    request = Request(address, headers={"User-Agent": f"globalvit/{__version__}"})
+    try:
+        with build_opener(_HttpRedirects()).open(request, timeout=ANSWER_SECONDS) as answer:
+            return _read_bounded(answer, address)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DownloadError):
+            raise
+        raise DownloadError(f"{address} cannot be downloaded: {error}") from error
+
+
+class DownloadError(OSError):
+    """An address gave no picture; the text says which and why."""
+
+
+class _HttpRedirects(HTTPRedirectHandler):
+    """Follows redirections to http and https only."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _expand(word: str) -> Iterator[Picture]:
+    if "://" in word:
+        _check_scheme(word)
+        yield Picture(word, _last_part(word))
+        return
+    path = Path(word)
+    if path.is_dir():
+        yield from _search(path)
+    elif path.exists():
+        yield Picture(str(path), PurePosixPath(path.name))
+    else:
+        raise FileNotFoundError(f"{word} does not exist; give pictures, folders or http(s) addresses")
+
+
+def _search(folder: Path) -> Iterator[Picture]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    if not found:
+        raise ValueError(f"folder {folder} holds no pictures; looked for {', '.join(sorted(EXTENSIONS))}")
+    for path in found:
+        yield Picture(str(path), PurePosixPath(path.relative_to(folder).as_posix()))
+
+
+def _last_part(address: str) -> PurePosixPath:
+    return PurePosixPath(PurePosixPath(unquote(urlsplit(address).path)).name or "picture")
+
+
+def _check_scheme(address: str) -> None:
+    scheme = urlsplit(address).scheme.lower()
+    if scheme not in ("http", "https"):
+        raise ValueError(f"{address} is a {scheme} address; only http and https are downloaded")
+
+
+def _read_bounded(answer: BinaryIO, address: str) -> bytes:
+    data, stop = bytearray(), time.monotonic() + DOWNLOAD_SECONDS
+    while part := answer.read(2**16):
+        data += part
+        if len(data) > DOWNLOAD_BYTES:
+            raise DownloadError(f"{address} is larger than {DOWNLOAD_BYTES // 2**20} MiB; download and shrink it first")
+        if time.monotonic() > stop:
+            raise DownloadError(f"{address} did not arrive within {DOWNLOAD_SECONDS} s; download it first")
+    return bytes(data)

@@ -1,0 +1,51 @@
+"""Tables on standard output and the files that hold the same rows."""
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from globalvit.atomic import write_text
+
+# Columns of a table that goes to a file or another program: nothing is cut there.
+UNCUT = 1000
+
+
+def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
+    """Print rows of the same keys as a table; columns of numbers stand to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else UNCUT)
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in rows[0] if rows else ():
+        is_number = all(re.fullmatch(r"[-\d., ]*|–", row[column]) for row in rows)
+        table.add_column(column, justify="right" if is_number else "left")
+    for row in rows:
+        # rich would read brackets in a file's name as markup.
+        table.add_row(*(value.replace("[", r"\[") for value in row.values()))
+    console.print(table)
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number for a table, with a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same keys as CSV with a header, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
