@@ -11,7 +11,7 @@ from torch import nn
 from globalvit.closest import suggest
 from globalvit.data.imagenet import imagenet_names
 from globalvit.data.transforms import EvalTransform
-from globalvit.heads.classify import MeanHead
+from globalvit.heads.classify import ClassifyHead, MeanPool
 from globalvit.models.gcvit import GCViT
 from globalvit.models.variants import (
     ALIASES,
@@ -120,7 +120,7 @@ def create_model(
         num_classes=num_classes or (len(classes) if classes else IMAGENET_CLASSES),
         in_channels=in_channels,
         image_size=None if image_size is None else as_size(image_size),
-        window=_window(name, image_size, window),
+        window=None if window is None else choose_window(name, image_size, window),
         drop_path=drop_path,
     )
     if classes is None and record is not None and spec.num_classes == IMAGENET_CLASSES:
@@ -146,7 +146,7 @@ def build_task(spec: ModelSpec, preprocessing: EvalTransform, classes: tuple[str
         window=spec.window,
         drop_path=spec.drop_path,
     )
-    head = MeanHead(backbone.channels[-1], spec.num_classes)
+    head = ClassifyHead(MeanPool(), backbone.channels[-1], spec.num_classes)
     head.init_weights()
     return Classifier(spec, backbone, head, preprocessing, classes)
 
@@ -173,18 +173,29 @@ def create_backbone(
     Raises:
         ValueError: a name is not known or a value does not fit; the text says what would.
     """
-    config = replace(GCVIT[resolve_name(name)], in_channels=in_channels)
+    name = resolve_name(name)
+    config = replace(GCVIT[name], in_channels=in_channels)
     if form == "detection":
         config = config.detection_form()
-        config = replace(config, window=config.window if window is None else choose_window(config, None, window))
-    else:
-        size = None if image_size is None else as_size(image_size)
-        config = replace(config, window=choose_window(config, size, window))
+    if form == "classification" or window is not None:
+        config = replace(config, window=choose_window(name, image_size, window))
     if drop_path is not None:
         config = replace(config, drop_path=drop_path)
     backbone = GCViT(config)
     backbone.init_weights()
     return backbone
+
+
+def _preprocessing(spec: ModelSpec, record: catalog.WeightRecord | None) -> EvalTransform:
+    """The transform of the weights, or of the model's first ones, at the size and channels asked for."""
+    values = asdict(record.preprocessing if record else catalog.default_preprocessing(spec.model))
+    if spec.image_size is not None:
+        values["image_size"] = spec.image_size
+    if spec.in_channels != len(values["mean"]):
+        # What is known of three channels is at best their mean for others.
+        for key in ("mean", "std"):
+            values[key] = (sum(values[key]) / len(values[key]),) * spec.in_channels
+    return EvalTransform(**values)
 
 
 def load_weights(model: nn.Module, source: Source | catalog.WeightRecord) -> LoadReport:
@@ -232,11 +243,9 @@ def open_checkpoint(
         FileNotFoundError: nothing is there.
         ValueError: the file does not say its model and `model` is None, or it does not fit the model.
     """
-    found = load.resolve_checkpoint(path, which=which, use_ema=use_ema)
-    spec = found.spec
-    if spec is None or (model is not None and resolve_name(model) != spec.model):
-        spec = _spec_of_foreign(found.file, model)
+    found = load.resolve_checkpoint(path, which=which, use_ema=use_ema, model=model and resolve_name(model))
     given = found.preprocessing
-    task = build_task(spec, EvalTransform(**asdict(given)) if given else _preprocessing(spec, None), found.classes)
+    transform = EvalTransform(**asdict(given)) if given else _preprocessing(found.spec, found.record)
+    task = build_task(found.spec, transform, found.classes)
     load_weights(task, found.file)
     return task.eval()

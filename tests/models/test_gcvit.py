@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from globalvit.build import create_backbone, create_model, list_models, load_weights, model_info
 from globalvit.models.gcvit import GCViT, GlobalQuery, WindowAttention
-from globalvit.models.variants import GCVIT, GCViTConfig, as_size, choose_window, ratio_window
+from globalvit.models.variants import GCVIT, GCViTConfig, choose_window, ratio_window
 
 SMALLEST = "gcvit_xxtiny"
 
@@ -44,8 +44,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name):
     ],
 )
 def test_windows_follow_the_image_size_asked_for(image_size, window, expected):
-    size = None if image_size is None else as_size(image_size)
-    assert choose_window(GCVIT[SMALLEST], size, window) == expected
+    assert choose_window(SMALLEST, image_size, window) == expected
     assert create_backbone(SMALLEST, image_size=image_size, window=window).config.window == expected
 
 

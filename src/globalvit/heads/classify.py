@@ -1,24 +1,54 @@
 """From the last map to class logits.
 
-Legend: `B` images · `H W` grid · `C` channels · `K` classes.
+Legend: `B` images · `H W` grid · `N` tokens · `C` channels · `K` classes.
 """
 
+import torch
 from torch import Tensor, nn
 
-from globalvit.models.layers import init_linear_
+from globalvit.models.attention import attention
+from globalvit.models.layers import init_linear_, to_nhwc
+
+GROUP_HEADS = 6
+GROUP_EPS = 1e-5
 
 
-class MeanHead(nn.Module):
-    """Mean over all tokens, then a linear layer (GC ViT, section 2)."""
+class MeanPool(nn.Module):
+    """Mean over all tokens."""
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C)."""
+        return x_BCHW.mean((2, 3))
+
+
+class GroupPool(nn.Module):
+    """One learned token attends to all tokens; keys are projected, values are not (GPViT L1 and L2)."""
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, channels))
+        self.norm = nn.LayerNorm(channels, eps=GROUP_EPS)
+        self.key = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C)."""
+        x_BNC = to_nhwc(x_BCHW).flatten(1, 2)
+        q_B1C = self.norm(self.token).expand(x_BNC.shape[0], -1, -1)
+        return attention(q_B1C, self.key(x_BNC), x_BNC, GROUP_HEADS).squeeze(1)
+
+
+class ClassifyHead(nn.Module):
+    """Pool a map to a vector, then a linear layer."""
+
+    def __init__(self, pool: nn.Module, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.pool = pool
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, K)."""
-        return self.linear(x_BCHW.mean((2, 3)))
+        return self.linear(self.pool(x_BCHW))
 
     def init_weights(self) -> None:
-        """Truncated normal 0.02, bias 0."""
+        """Truncated normal 0.02 for Linears, biases 0; a group pool's token starts at 0."""
         init_linear_(self)

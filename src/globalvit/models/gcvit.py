@@ -15,10 +15,10 @@ import re
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from globalvit.models import windows
 from globalvit.models.attention import Implementation, position_bias, window_attention
+from globalvit.models.backbone import Backbone
 from globalvit.models.layers import (
     INIT_STD,
     DropPath,
@@ -183,10 +183,10 @@ def _scale(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 class Stage(nn.Module):
-    """A global query from the stage's input, then blocks: even ones local, odd ones global.
+    """The parts of a stage: blocks, even ones local and odd ones global, and what makes the query of the global ones.
 
-    `downsample` leads to the next stage and is None in the last one; the backbone calls it, because its outputs are
-    the maps before it.
+    `downsample` leads to the next stage and is None in the last one. The backbone calls the parts, because its outputs
+    are the maps before the downsampling.
     """
 
     def __init__(self, config: GCViTConfig, index: int, drop_path: list[float]) -> None:
@@ -199,29 +199,13 @@ class Stage(nn.Module):
         )
         is_last = index == len(config.depths) - 1
         self.downsample = None if is_last else Downsample(dim, 2 * dim)
-        self.is_checkpointed = False
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C)."""
-        query_BhNd = self.global_query(x_BHWC)
-        for block in self.blocks:
-            if self.is_checkpointed and torch.is_grad_enabled():
-                x_BHWC = checkpoint(block, x_BHWC, query_BhNd, use_reentrant=False)
-            else:
-                x_BHWC = block(x_BHWC, query_BhNd)
-        return x_BHWC
 
 
-class GCViT(nn.Module):
-    """The backbone, for every task.
+class GCViT(Backbone):
+    """Four maps: the stages' outputs before downsampling.
 
-    `backbone(images)`: (B, in_channels, H, W) float → four NCHW maps, finest first, (B, channels[i], ⌈H/strides[i]⌉,
-    ⌈W/strides[i]⌉), for any H and W. They are the stages' outputs before downsampling; in the classification form only
-    the last one is normed, in the detection form (`output_norms="every"`) each has an LN of its own.
-
-    Attributes:
-        channels: channels of the maps.
-        strides: pixels of the image to one step on the maps.
+    In the classification form only the last one is normed, in the detection form (`output_norms="every"`) each has an
+    LN of its own.
     """
 
     strides = (4, 8, 16, 32)
@@ -229,6 +213,7 @@ class GCViT(nn.Module):
     def __init__(self, config: GCViTConfig) -> None:
         super().__init__()
         self.config = config
+        self.in_channels = config.in_channels
         self.channels = config.channels
         rates = drop_path_rates(config.drop_path, config.depths)
         self.stem = Stem(config.in_channels, config.width)
@@ -239,16 +224,14 @@ class GCViT(nn.Module):
             self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=NORM_EPS) for dim in config.channels)
 
     def forward(self, images_BCHW: Tensor) -> list[Tensor]:
-        """See the class.
-
-        Raises:
-            ValueError: the images are not (B, in_channels, H, W).
-        """
-        self._check(images_BCHW)
+        """See `Backbone`."""
+        self.check(images_BCHW)
         x = self.stem(images_BCHW)
         maps = []
         for stage in self.stages:
-            x = stage(x)
+            query_BhNd = stage.global_query(x)
+            for block in stage.blocks:
+                x = self.run_block(block, x, query_BhNd)
             maps.append(x)
             if stage.downsample is not None:
                 x = stage.downsample(x)
@@ -259,13 +242,6 @@ class GCViT(nn.Module):
             return [*maps_BHWC[:-1], self.norm(maps_BHWC[-1])]
         return [norm(x_BHWC) for norm, x_BHWC in zip(self.norms, maps_BHWC, strict=True)]
 
-    def _check(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} came; expected (batch, {self.config.in_channels}, height, "
-                f"width); create the model with in_channels= for another number of channels"
-            )
-
     def init_weights(self) -> None:
         """Truncated normal 0.02 for Linears and bias tables, 0 for biases; convolutions at torch's default."""
         init_linear_(self)
@@ -273,31 +249,17 @@ class GCViT(nn.Module):
             if isinstance(module, WindowAttention):
                 nn.init.trunc_normal_(module.bias_table, std=INIT_STD)
 
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Recompute each block's activations in the backward pass instead of keeping them."""
-        for stage in self.stages:
-            stage.is_checkpointed = enabled
-
-    def set_attention(self, implementation: Implementation) -> None:
-        """Choose the attention implementation of every block (`models.attention`)."""
-        for module in self.modules():
-            if isinstance(module, WindowAttention):
-                module.implementation = implementation
-
     def no_decay_names(self) -> set[str]:
-        """Parameters with two axes that weight decay should spare all the same: the tables of position biases."""
+        """The tables of position biases."""
         return {name for name, _ in self.named_parameters() if name.endswith("bias_table")}
 
     @property
     def num_depths(self) -> int:
-        """Steps of layer-wise learning rates: the stem, every block; a head comes after as one more."""
+        """The stem and every block."""
         return 1 + sum(self.config.depths)
 
     def depth_of(self, name: str) -> int:
-        """Depth of a parameter from 0 (stem) to `num_depths` − 1 (last block and final norm).
-
-        A stage's global query goes with its first block, its downsample with its last.
-        """
+        """A stage's global query goes with its first block, its downsample with its last."""
         if name.startswith("stem."):
             return 0
         found = re.match(r"stages\.(\d+)\.(?:blocks\.(\d+)|global_query|downsample)", name)

@@ -1,6 +1,6 @@
 """The size tables of the papers, and the words a model is asked for in. No torch here: listing models costs nothing.
 
-GC ViT: arXiv 2206.09959, tables 1 and S.1, and the sizes released with its weights.
+GC ViT: arXiv 2206.09959, tables 1 and S.1, and the sizes released with its weights. GPViT: arXiv 2212.06795, table 1.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +14,8 @@ Size = tuple[int, int]
 SMALLEST_IMAGE = 32
 # Window sides of the paper at 224 pixels, as parts of the image side: 7, 7, 14, 7.
 WINDOW_PARTS: Window = (32, 32, 16, 32)
+# Smaller images get windows in proportion, larger ones the variant's own.
+OWN_WINDOW_FROM = 224
 DETECTION_WINDOW: Window = (24, 24, 24, 24)
 
 
@@ -87,6 +89,65 @@ GCVIT: dict[str, GCViTConfig] = {
     "gcvit_large": _LARGE,
     "gcvit_large_384": replace(_LARGE, window=(12, 12, 24, 12), drop_path=0.1, image_size=384),
     "gcvit_large_512": replace(_LARGE, window=(16, 16, 32, 16), drop_path=0.1, image_size=512),
+}
+
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GPViTConfig:
+    """A GPViT backbone.
+
+    Attributes:
+        width: channels of every block.
+        stem_convs: 3×3 convolutions between the first one and the projection to tokens.
+        pooling: how tokens become an image vector: `group`, one learned query; `mean`.
+        drop_path: rate of the last block; it grows linearly from 0 over all blocks.
+        depth: blocks.
+        num_heads: heads of the local blocks, half of them vertical and half horizontal.
+        num_group_heads: heads of gathering and scattering.
+        mlp_ratio: hidden channels of an MLP as a multiple of its input's.
+        stripe: width of a stripe in tokens.
+        group_tokens: (block, number of group tokens) of the group propagation blocks; the others are local.
+        image_size: side of the square images the variant was made for, in pixels.
+        in_channels: channels of the images.
+        outputs: blocks whose tokens the backbone gives as maps; the last one passes the final LN, the others their own.
+    """
+
+    width: int
+    stem_convs: int
+    pooling: Literal["group", "mean"]
+    drop_path: float = 0.2
+    depth: int = 12
+    num_heads: int = 12
+    num_group_heads: int = 6
+    mlp_ratio: float = 4.0
+    stripe: int = 2
+    group_tokens: tuple[tuple[int, int], ...] = ((1, 64), (4, 32), (7, 32), (10, 16))
+    image_size: int = 224
+    in_channels: int = 3
+    outputs: tuple[int, ...] = (11,)
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or self.width % self.num_group_heads or self.num_heads % 2:
+            raise ValueError(f"width={self.width} must be a multiple of the heads, which halve into two directions")
+        if self.in_channels < 1:
+            raise ValueError(f"in_channels={self.in_channels} must be at least 1")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path={self.drop_path} must be in [0, 1)")
+        if list(self.outputs) != sorted(set(self.outputs)) or not set(self.outputs) <= set(range(self.depth)):
+            raise ValueError(f"outputs={self.outputs} must be growing numbers of blocks under {self.depth}")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the maps."""
+        return (self.width,) * len(self.outputs)
+
+
+GPVIT: dict[str, GPViTConfig] = {
+    "gpvit_l1": GPViTConfig(width=216, stem_convs=0, pooling="group"),
+    "gpvit_l2": GPViTConfig(width=348, stem_convs=1, pooling="group"),
+    "gpvit_l3": GPViTConfig(width=432, stem_convs=1, pooling="mean", drop_path=0.3),
+    "gpvit_l4": GPViTConfig(width=624, stem_convs=2, pooling="mean", drop_path=0.3),
 }
 
 # The names people type from the official repository and from timm.
@@ -211,24 +272,24 @@ def ratio_window(image_size: Size) -> Window:
     return first, second, third, fourth
 
 
-def choose_window(config: GCViTConfig, image_size: Size | None, window: Window | str | None) -> Window:
-    """Windows of a model made for `image_size`.
+def choose_window(model: str, image_size: int | Size | None, window: Window | str | None) -> Window:
+    """Windows of a GC ViT made for `image_size`.
 
     The variant's own from 224 pixels up (shorter side), the paper's proportion below; `window` chooses others:
     four sides, or `"ratio"` for the proportion at any size.
 
     Raises:
-        ValueError: `window` is neither four whole numbers from 1 up nor `"ratio"`.
+        ValueError: `window` is neither four whole numbers from 1 up nor `"ratio"`, or `image_size` is no size.
     """
+    config = GCVIT[model]
+    size = as_size(config.image_size if image_size is None else image_size)
     if isinstance(window, str):
         if window != "ratio":
             raise ValueError(f"window={window!r} is not known; give four sides such as (7, 7, 14, 7) or 'ratio'")
-        return ratio_window(image_size or as_size(config.image_size))
+        return ratio_window(size)
     if window is not None:
         sides = tuple(window)
         if len(sides) != 4 or not all(isinstance(side, int) and side >= 1 for side in sides):
             raise ValueError(f"window={window} must be four whole numbers from 1 up, one for each stage")
         return sides
-    if image_size is not None and min(image_size) < 224:
-        return ratio_window(image_size)
-    return config.window
+    return ratio_window(size) if min(size) < OWN_WINDOW_FROM else config.window

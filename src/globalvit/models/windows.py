@@ -1,7 +1,8 @@
-"""Cutting a token grid into square windows, and putting it together again.
+"""Cutting a token grid into windows, and putting it together again.
 
 Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` tokens of a window · `h` heads ·
-`d` channels a head.
+`d` channels a head ·
+`P` projections side by side.
 Windows stay behind their image's axis, so that no image can meet another's.
 """
 
@@ -25,20 +26,20 @@ def crop(x_BHWC: Tensor, height: int, width: int) -> Tensor:
     return x_BHWC[:, :height, :width]
 
 
-def partition(x_BHWC: Tensor, window: int, parts: int, heads: int) -> Tensor:
-    """(B, H, W, parts · h · d) → (parts, B, M, h, N, d), windows and the tokens in them row-major.
+def partition(x_BHWPC: Tensor, rows: int, columns: int, heads: int) -> Tensor:
+    """(B, H, W, P, C) → (P, B, M, h, N, d), windows and the tokens in them row-major, N = rows · columns.
 
-    `parts` are the projections that lie side by side in the channels (q, k, v). One copy brings every head's tokens
-    together, as matrix products want them. H and W are multiples of `window`.
+    The P projections that lie side by side (q, k, v) come apart, and one copy brings every head's tokens together, as
+    matrix products want them. H is a multiple of `rows`, W of `columns`.
     """
-    B, H, W, _ = x_BHWC.shape
-    assert H % window == 0, (H, window)
-    assert W % window == 0, (W, window)
-    x = x_BHWC.reshape(B, H // window, window, W // window, window, parts, heads, -1)
+    B, H, W, P, _ = x_BHWPC.shape
+    assert H % rows == 0, (H, rows)
+    assert W % columns == 0, (W, columns)
+    x = x_BHWPC.view(B, H // rows, rows, W // columns, columns, P, heads, -1)
     return x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)
 
 
-def merge(x_BMhNd: Tensor, window: int, height: int, width: int) -> Tensor:
-    """(B, M, h, N, d) → (B, H, W, h · d): the inverse of `partition` for one part."""
-    x = x_BMhNd.unflatten(3, (window, window)).unflatten(1, (height // window, width // window))
+def merge(x_BMhNd: Tensor, rows: int, columns: int, height: int, width: int) -> Tensor:
+    """(B, M, h, N, d) → (B, H, W, h · d): the inverse of `partition` for one projection."""
+    x = x_BMhNd.unflatten(3, (rows, columns)).unflatten(1, (height // rows, width // columns))
     return x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)

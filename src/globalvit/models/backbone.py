@@ -1,0 +1,72 @@
+"""What every backbone offers to heads, necks, optimisers and the command line."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from globalvit.models.attention import Implementation
+
+
+class Backbone(nn.Module):
+    """`backbone(images)`: (B, in_channels, H, W) float → a list of NCHW maps, finest first, for any H and W.
+
+    Attributes:
+        channels: channels of the maps.
+        strides: pixels of the image to one step on the maps; a map has ⌈H/stride⌉ × ⌈W/stride⌉ steps.
+        in_channels: channels of the images.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    in_channels: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_checkpointed = False
+
+    @abstractmethod
+    def init_weights(self) -> None:
+        """Draw fresh weights as the paper's code does, from torch's random state."""
+
+    @abstractmethod
+    def no_decay_names(self) -> set[str]:
+        """Parameters with two axes or more that weight decay should spare; those with fewer are spared anyway."""
+
+    @property
+    @abstractmethod
+    def num_depths(self) -> int:
+        """Steps of layer-wise learning rates: the stem, every block; a head comes after as one more."""
+
+    @abstractmethod
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter from 0 (stem) to `num_depths` − 1 (last block and final norm)."""
+
+    def check(self, images: Tensor) -> None:
+        """Refuse what is not a batch of images.
+
+        Raises:
+            ValueError: the images are not (B, in_channels, H, W).
+        """
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} came; expected (batch, {self.in_channels}, height, width); "
+                f"create the model with in_channels= for another number of channels"
+            )
+
+    def run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """Call a block, keeping its activations or, under checkpointing, recomputing them in the backward pass."""
+        if self.is_checkpointed and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Recompute each block's activations in the backward pass instead of keeping them."""
+        self.is_checkpointed = enabled
+
+    def set_attention(self, implementation: Implementation) -> None:
+        """Choose the implementation of windowed attention in every block (`models.attention`)."""
+        for module in self.modules():
+            if hasattr(module, "implementation"):
+                module.implementation = implementation
