@@ -1,0 +1,152 @@
+"""Checkpoint folders of a run: written whole or not at all, the newest and the best kept.
+
+`checkpoints/step-N/` holds what a step left; `last` and `best` are links to such folders.
+"""
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from globalvit.atomic import sync
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.json"
+# What a full disk raises, depending on who was writing.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a run.
+
+    Args:
+        folder: made when the first checkpoint is saved.
+        keep: newest checkpoints to keep; the best is kept beside them.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        for leftover in folder.glob(".new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    @property
+    def last(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return _target(self.folder / "last") or _newest(self.folder)
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint with the best score so far."""
+        return _target(self.folder / "best")
+
+    def save(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Let `write` fill a folder, then make it `step-N` and `last`, and remove what is no longer kept.
+
+        Raises:
+            OSError: it could not be written, for example because the disk is full; earlier checkpoints are intact.
+        """
+        target = self.folder / f"step-{step}"
+        try:
+            self._write(target, write)
+            _link(self.folder / "last", target)
+        except WRITE_ERRORS as error:
+            raise OSError(f"cannot save checkpoint {target}: {_cause(error)}; {self._intact()}") from error
+        self._rotate()
+        return target
+
+    def mark_best(self, checkpoint: Path) -> None:
+        """Make `best` point to a saved checkpoint, and remove what is no longer kept."""
+        _link(self.folder / "best", checkpoint)
+        self._rotate()
+
+    def _write(self, target: Path, write: Callable[[Path], None]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+        try:
+            write(fresh)
+            for file in fresh.iterdir():
+                sync(file)
+            fresh.chmod(0o755)
+            sync(fresh)
+            _replace_folder(fresh, target)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        sync(self.folder)
+
+    def _rotate(self) -> None:
+        kept = {path.resolve() for path in (self.last, self.best) if path}
+        for old in _steps(self.folder)[: -self.keep]:
+            if old.resolve() not in kept:
+                shutil.rmtree(old)
+
+    def _intact(self) -> str:
+        return (
+            f"{self.last} is intact, free space and --resume {self.folder.parent}" if self.last else "none exists yet"
+        )
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint folder to resume from: the last of a run folder, or the folder given.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the run has saved nothing yet.
+        ValueError: it is a weight file without the state of a run.
+    """
+    given = Path(path)
+    if not given.exists():
+        raise FileNotFoundError(f"--resume {given} does not exist; give a run folder or one of its checkpoints")
+    folder = given.parent if given.is_file() else given
+    for candidate in (folder, folder / "last", folder / "checkpoints" / "last"):
+        if (candidate / STATE_FILE).is_file():
+            return candidate.resolve()
+    newest = _newest(folder / "checkpoints")
+    if newest is not None:
+        return newest
+    if given.is_file():
+        raise ValueError(f"{given} holds weights but not the state of a run; start a new one with --weights {given}")
+    raise FileNotFoundError(f"{given} holds no checkpoint to resume from; expected {given / 'checkpoints' / 'last'}")
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _newest(folder: Path) -> Path | None:
+    steps = _steps(folder)
+    return steps[-1] if steps else None
+
+
+def _target(link: Path) -> Path | None:
+    return link.resolve() if link.exists() else None
+
+
+def _link(link: Path, target: Path) -> None:
+    """Point `link` to a neighbouring folder, replacing the former link in one move."""
+    fresh = link.with_name(f".new-{link.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target.name)
+    fresh.replace(link)
+    sync(link.parent)
+
+
+def _replace_folder(fresh: Path, target: Path) -> None:
+    """Move `fresh` to `target`; a folder that is there from an earlier attempt at the same step goes."""
+    former = fresh.with_name(f"{fresh.name}-former")
+    if target.exists():
+        target.rename(former)
+    fresh.rename(target)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _cause(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())

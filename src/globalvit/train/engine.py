@@ -1,0 +1,301 @@
+"""Where a step runs: device, precision, processes. The only file that knows Accelerate.
+
+One process or many (torchrun), DDP or FSDP2, fp32 or mixed precision: the loop calls the same methods.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from globalvit.tasks.task import Batch, Task
+from globalvit.train.fields import Precision, TrainConfig
+from globalvit.train.optim import gradient_norm
+
+Item = TypeVar("Item")
+_ACCELERATE: dict[Precision, Literal["no", "bf16", "fp16"]] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class TrainingStep(nn.Module):
+    """What DDP wraps: its forward gives the losses, so that gradients synchronise whatever the task is."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of a batch by name."""
+        return self.task.losses(batch)
+
+
+class Engine:
+    """Runs the passes of one process and talks to the others.
+
+    Attributes:
+        device: where this process computes.
+        precision: of the forward pass.
+        rank: number of this process, 0 … world − 1.
+        world: number of processes.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        kind = choose_device(config.device)
+        self.precision: Precision = choose_precision(config, kind)
+        self.is_sharded = config.fsdp
+        _check_sharding(config.fsdp, kind, self.precision)
+        # Accelerate without a GPU is silently alone unless it is told to use the CPU.
+        self.accelerator = Accelerator(
+            cpu=kind == "cpu",
+            mixed_precision=_ACCELERATE[self.precision],
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        )
+        self.device = self.accelerator.device
+        self.rank = self.accelerator.process_index
+        self.world = self.accelerator.num_processes
+        assert self.world == int(os.environ.get("WORLD_SIZE", "1")), "the launcher's processes are not all here"
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    def place(self, *tasks: Task) -> None:
+        """Move tasks to the device and shard them where that is asked for; parameters may be replaced."""
+        for task in tasks:
+            task.to(self.device)
+            if self.is_sharded:
+                shard(task)
+
+    def prepare(self, task: Task, optimizer: Optimizer) -> None:
+        """Take the task to train and its optimiser, made from the parameters as `place` left them."""
+        self.task = task
+        self.parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+        step = TrainingStep(task)
+        self.model: nn.Module = step if self.is_sharded else self.accelerator.prepare_model(step)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+    def backward(self, batch: Batch, share: float, *, is_last: bool) -> dict[str, Tensor]:
+        """Add the gradients of `share` times the batch's loss.
+
+        Args:
+            batch: as the task's `losses` takes it, on the device.
+            share: part of the optimiser step that this pass is.
+            is_last: whether the optimiser step follows: gradients are summed over the processes only then.
+
+        Returns:
+            The losses by name, detached, each times `share`.
+        """
+        with nullcontext() if is_last else self._alone():
+            with self.accelerator.autocast():
+                losses = self.model(batch)
+            self.accelerator.backward(losses["loss"] * share)
+        return {name: loss.detach().float() * share for name, loss in losses.items()}
+
+    def clip_gradients(self, limit: float | None) -> Tensor:
+        """Return the gradients' norm, a scalar, and scale them down to `limit` where it is larger."""
+        self.accelerator.unscale_gradients(self.optimizer)
+        norm = gradient_norm(self.parameters)
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+        return full(norm)
+
+    def step(self) -> None:
+        """Update the parameters and clear the gradients; with fp16 an overflow leaves the parameters as they are."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def forget_gradients(self) -> None:
+        """Clear the gradients without an update."""
+        self.optimizer.zero_grad()
+
+    @property
+    def loss_scale(self) -> float | None:
+        """The factor that keeps fp16 gradients from vanishing; None in other precisions."""
+        scaler = self.accelerator.scaler
+        return None if scaler is None else float(scaler.get_scale())
+
+    def scaler_state(self) -> dict[str, Any]:
+        """State of the loss scaling, plain values; empty where there is none."""
+        scaler = self.accelerator.scaler
+        return {} if scaler is None else scaler.state_dict()
+
+    def load_scaler_state(self, state: dict[str, Any]) -> None:
+        """Take back what `scaler_state` gave."""
+        if self.accelerator.scaler is not None and state:
+            self.accelerator.scaler.load_state_dict(state)
+
+    def total(self, *values: Tensor | float) -> list[float]:
+        """Sum each value over the processes, in double precision."""
+        sums = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        if self.world > 1:
+            dist.all_reduce(sums)
+        return sums.tolist()
+
+    def gather(self, item: Item) -> list[Item]:
+        """The item of every process, in rank order, to every process."""
+        if self.world == 1:
+            return [item]
+        items: list[Item | None] = [None] * self.world
+        dist.all_gather_object(items, item)
+        return cast(list[Item], items)
+
+    def from_main(self, item: Item) -> Item:
+        """The item of rank 0."""
+        return self.gather(item)[0]
+
+    def close(self) -> None:
+        """Leave the process group; another engine can be made afterwards."""
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+        _forget_accelerate()
+
+    def _alone(self):
+        if isinstance(self.task, FSDPModule):
+            return _without_sync(self.task)
+        return self.accelerator.no_sync(self.model)
+
+
+@contextmanager
+def start_engine(config: TrainConfig) -> Iterator[Engine]:
+    """An engine that leaves its process group when it is done, also by an error.
+
+    Raises:
+        ValueError: the device or precision asked for is not to be had here.
+    """
+    _forget_accelerate()
+    engine = Engine(config)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def choose_device(wish: str) -> Literal["cpu", "cuda"]:
+    """The kind of device to train on.
+
+    Raises:
+        ValueError: a GPU was asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if wish == "cuda" and not has_gpu:
+        raise ValueError("device=cuda, but PyTorch sees no GPU here; use --device cpu or leave it out")
+    return "cuda" if has_gpu and wish != "cpu" else "cpu"
+
+
+def choose_precision(config: TrainConfig, device: str) -> Precision:
+    """The precision of the forward pass: as asked for, or for `amp` what the device has.
+
+    Raises:
+        ValueError: fp16 was asked for without a GPU.
+    """
+    if config.precision == "fp16" and device == "cpu":
+        raise ValueError("precision=fp16 needs a GPU; use --precision bf16 on a processor")
+    if config.precision is not None:
+        return config.precision
+    if not config.amp:
+        return "fp32"
+    return "bf16" if device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def shard(task: Task) -> None:
+    """Split parameters, gradients and optimiser state over the processes (FSDP2), one group for each block."""
+    for stage in cast(Any, task.backbone).stages:
+        for block in stage.blocks:
+            fully_shard(block)
+    fully_shard(task)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be split over processes; every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_state(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state dict with whole tensors on the CPU."""
+    return {name: full(value).detach().cpu() for name, value in module.state_dict().items()}
+
+
+def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copy whole tensors into a module that may be sharded; names and shapes must be equal."""
+    own = module.state_dict()
+    assert own.keys() == state.keys(), "the checkpoint is of another model"
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(like(state[name], value))
+
+
+def optimizer_state(optimizer: Optimizer, names: dict[Tensor, str]) -> dict[str, dict[str, Any]]:
+    """The optimiser's state by parameter name, with whole tensors on the CPU: the same for any number of processes."""
+    return {
+        names[parameter]: {
+            key: full(value).detach().cpu() if isinstance(value, Tensor) else value for key, value in state.items()
+        }
+        for parameter, state in optimizer.state.items()
+    }
+
+
+def load_optimizer_state(optimizer: Optimizer, names: dict[Tensor, str], state: dict[str, dict[str, Any]]) -> None:
+    """Take back what `optimizer_state` gave; parameters without an entry start afresh."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    packed = {
+        index: {key: _placed(value, parameter) for key, value in state[names[parameter]].items()}
+        for index, parameter in enumerate(parameters)
+        if names[parameter] in state
+    }
+    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def like(whole: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor placed as `model` is: on its device, and split as it is."""
+    moved = whole.to(model.device)
+    if not isinstance(model, DTensor):
+        return moved
+    return distribute_tensor(moved, model.device_mesh, model.placements)
+
+
+def _placed(value: Any, parameter: nn.Parameter) -> Any:
+    has_its_shape = isinstance(value, Tensor) and value.shape == parameter.shape
+    return like(value, parameter) if has_its_shape else value
+
+
+def _check_sharding(wanted: bool, device: str, precision: Precision) -> None:
+    if wanted and device == "cpu":
+        raise ValueError("fsdp shards over GPUs and there is none here; leave --fsdp out: processors train with DDP")
+    if wanted and precision == "fp16":
+        raise ValueError("fsdp does not go with fp16; use --precision bf16 or fp32")
+
+
+@contextmanager
+def _without_sync(task: FSDPModule) -> Iterator[None]:
+    task.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        task.set_requires_gradient_sync(True)
+
+
+def _forget_accelerate() -> None:
+    # Accelerate keeps one configuration for the life of a process; a second run may want another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def local_processes() -> int:
+    """Training processes on this machine, which share its memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def parameter_names(task: Task) -> dict[Tensor, str]:
+    """Each parameter's name."""
+    return {parameter: name for name, parameter in task.named_parameters()}

@@ -1,0 +1,113 @@
+"""Parameter groups, optimiser, learning-rate schedule and moving average of a training run, all timm's."""
+
+from collections import defaultdict
+from typing import Any, cast
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers  # pyright: ignore[reportPrivateImportUsage]
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from globalvit.closest import suggest
+from globalvit.tasks.task import Task
+from globalvit.train.fields import TrainConfig
+
+# PyTorch's own optimisers whose one-kernel implementation is faster on every device.
+FUSED = frozenset(["adam", "adamw", "sgd", "momentum"])
+
+
+def parameter_groups(task: Task, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+    """Split the trainable parameters by weight decay and, with `layer_decay`, by their distance from the head.
+
+    Biases, norms, scales (one axis or none) and what the backbone names as spared have no weight decay.
+
+    Returns:
+        Groups for an optimiser; `lr_scale` is layer_decay^(blocks from the head), which timm's schedules multiply with.
+    """
+    spared = {f"backbone.{name}" for name in cast(Any, task.backbone).no_decay_names()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in task.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if parameter.ndim <= 1 or name in spared else weight_decay
+            groups[decay, _lr_scale(task, name, layer_decay)].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), parameters in groups.items()
+    ]
+
+
+def create_optimizer(task: Task, config: TrainConfig) -> Optimizer:
+    """The optimiser of `config` over the task's parameters.
+
+    Raises:
+        ValueError: timm knows no optimiser of this name, or it does not take the betas or epsilon given.
+    """
+    known = [str(name) for name in list_optimizers()]
+    if config.opt.lower() not in known:
+        raise ValueError(f"opt={config.opt!r} is not known to timm.{suggest(config.opt.lower(), known)}")
+    groups = parameter_groups(task, config.weight_decay, config.layer_decay)
+    chosen: dict[str, Any] = {"betas": config.opt_betas, "eps": config.opt_eps}
+    extra = {key: value for key, value in chosen.items() if value is not None}
+    if config.opt.lower() in FUSED:
+        extra["fused"] = True
+    try:
+        return create_optimizer_v2(
+            groups,
+            opt=config.opt,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            **extra,
+        )
+    except TypeError as error:
+        raise ValueError(f"opt={config.opt!r} does not take {' and '.join(extra)}: {error}") from error
+
+
+class Schedule:
+    """Learning rates as a function of the step alone, so that nothing of it needs saving."""
+
+    def __init__(self, optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> None:
+        self.optimizer = optimizer
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.sched,
+            num_epochs=config.epochs,
+            decay_epochs=config.decay_epochs,
+            decay_rate=config.decay_rate,
+            cooldown_epochs=config.cooldown_epochs,
+            warmup_epochs=config.warmup_epochs,  # pyright: ignore[reportArgumentType]  # parts of an epoch are fine
+            warmup_lr=config.warmup_lr,
+            min_lr=config.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=steps_per_epoch,
+        )
+        self.scheduler = cast(Scheduler, scheduler)
+
+    def set_lr(self, step: int) -> float:
+        """Set the learning rates of step `step` (from 0) and return the head's, which no layer decay scales."""
+        self.scheduler.step_update(step)
+        return max(group["lr"] / (group.get("lr_scale") or 1.0) for group in self.optimizer.param_groups)
+
+
+def create_ema(task: Task, config: TrainConfig) -> ModelEmaV3 | None:
+    """The moving average of the task's weights, a copy of it at first, or None where the config has none."""
+    if not config.model_ema:
+        return None
+    return ModelEmaV3(task, decay=config.model_ema_decay, use_warmup=config.model_ema_warmup)
+
+
+@torch.no_grad()
+def gradient_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
+    """The L2 norm over all gradients, a scalar on their device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def _lr_scale(task: Task, name: str, layer_decay: float | None) -> float:
+    if layer_decay is None or not name.startswith("backbone."):
+        return 1.0
+    backbone = cast(Any, task.backbone)
+    return layer_decay ** (backbone.num_depths - backbone.depth_of(name.removeprefix("backbone.")))
