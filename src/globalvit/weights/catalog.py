@@ -1,0 +1,202 @@
+"""Every published weight file: where it is, under which licence, how its images are prepared, what it scores.
+
+No torch here. Another family adds its lines to `RECORDS`. Published detection and segmentation weights are not in the
+table because no such files could be located; their form is readable all the same (see `forms.py`).
+
+Scores are percent of ImageNet-1K's validation images: NVIDIA's are those of its release, timm's those of timm's own
+results table for its copies of the weights of 2022 (`results/results-imagenet.csv`).
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from globalvit.closest import suggest
+from globalvit.models.variants import ALIASES
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+GCVIT_LICENCE = "CC-BY-NC-SA-4.0"
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessing:
+    """How a picture becomes the tensor that the weights were evaluated with.
+
+    Attributes:
+        image_size: (height, width) of the tensor, in pixels.
+        crop_ratio: part of the resized picture's side that the centre crop keeps.
+        crop_mode: `center` resizes and crops the centre, `squash` resizes the whole picture to `image_size`.
+        interpolation: of the resizing.
+        mean: subtracted from each channel of values in 0 … 1.
+        std: divides each channel after that.
+    """
+
+    image_size: tuple[int, int]
+    crop_ratio: float = 1.0
+    crop_mode: Literal["center", "squash"] = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`."""
+        plain: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+        return cls(**plain)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightRecord:
+    """A published weight file.
+
+    Attributes:
+        model: the model it fits.
+        weights: its name in `create_model(weights=...)`.
+        form: whose names its entries have: `gcvit_official`, `timm` or `mm`.
+        source: `hub` (Hugging Face), `url`, or `drive` (Google Drive, which only a browser can fetch from).
+        address: where it is, for a person or a browser.
+        file_name: what a copy of it is called.
+        repo: the repository on the hub and the file in it; None for other sources.
+        licence: SPDX identifier of the weights' licence.
+        preprocessing: its evaluation transform.
+        num_classes: outputs of its head.
+        top1: accuracy in percent, None where none is published.
+        top5: the same for five guesses.
+        sha256: checked after a download where it is known.
+    """
+
+    model: str
+    weights: str
+    form: str
+    source: Literal["hub", "url", "drive"]
+    address: str
+    file_name: str
+    repo: tuple[str, str] | None = None
+    licence: str
+    preprocessing: Preprocessing
+    num_classes: int = 1000
+    top1: float | None = None
+    top5: float | None = None
+    sha256: str | None = None
+
+
+def records(model: str) -> tuple[WeightRecord, ...]:
+    """The weight files of a model, its authors' own first; none for a model without published weights."""
+    model = ALIASES.get(model, model)
+    return tuple(record for record in RECORDS if record.model == model)
+
+
+def find(model: str, weights: str) -> WeightRecord:
+    """The record of a model's weights.
+
+    Raises:
+        ValueError: the model has no weights of this name; the text gives the closest ones.
+    """
+    known = {record.weights: record for record in records(model)}
+    if weights not in known:
+        has = f"it has {', '.join(known)}" if known else "none are published for it"
+        raise ValueError(f"model {model!r} has no weights {weights!r}; {has}.{suggest(weights, known)}")
+    return known[weights]
+
+
+def is_name(weights: object) -> bool:
+    """Whether `weights` is meant as a name of this catalogue, known or misspelt, rather than as a path."""
+    if not isinstance(weights, str):
+        return False
+    if any(record.weights == weights for record in RECORDS):
+        return True
+    return not any(mark in weights for mark in "./\\") and not Path(weights).exists()
+
+
+def find_file(file_name: str) -> WeightRecord | None:
+    """The record of a file kept under its published name, None for any other file."""
+    return next((record for record in RECORDS if record.file_name == file_name), None)
+
+
+def default_preprocessing(model: str) -> Preprocessing:
+    """The evaluation transform of a model's first weights.
+
+    Raises:
+        ValueError: no weights are published for the model.
+    """
+    found = records(model)
+    if not found:
+        raise ValueError(f"no weights are published for model {model!r}; give its preprocessing")
+    return found[0].preprocessing
+
+
+def _center(crop_ratio: float, side: int = 224) -> Preprocessing:
+    return Preprocessing(image_size=(side, side), crop_ratio=crop_ratio)
+
+
+def _squash(side: int) -> Preprocessing:
+    return Preprocessing(image_size=(side, side), crop_mode="squash")
+
+
+def _nvidia(model: str, weights: str, file_name: str, preprocessing: Preprocessing, top1: float | None) -> WeightRecord:
+    return WeightRecord(
+        model=model,
+        weights=weights,
+        form="gcvit_official",
+        source="hub",
+        address=f"{HUB}/nvidia/GCViT/resolve/main/{file_name}",
+        file_name=file_name,
+        repo=("nvidia/GCViT", file_name),
+        licence=GCVIT_LICENCE,
+        preprocessing=preprocessing,
+        top1=top1,
+    )
+
+
+def _timm(model: str, top1: float, top5: float) -> WeightRecord:
+    return WeightRecord(
+        model=model,
+        weights="timm_in1k",
+        form="timm",
+        source="hub",
+        address=f"{HUB}/timm/{model}.in1k/resolve/main/model.safetensors",
+        file_name=f"{model}.in1k.safetensors",
+        repo=(f"timm/{model}.in1k", "model.safetensors"),
+        # timm's pages say Apache-2.0, but the weights are NVIDIA's, renamed.
+        licence=GCVIT_LICENCE,
+        preprocessing=_center(0.875),
+        top1=top1,
+        top5=top5,
+    )
+
+
+_1K, _21K = "nvidia_in1k", "nvidia_in21k_ft_in1k"
+RECORDS: tuple[WeightRecord, ...] = (
+    _nvidia("gcvit_xxtiny", _1K, "gcvit_1k_xxtiny.pth.tar", _center(1.0), 79.9),
+    _nvidia("gcvit_xtiny", _1K, "gcvit_1k_xtiny.pth.tar", _center(0.875), 82.0),
+    _nvidia("gcvit_tiny", _1K, "gcvit_1k_tiny.pth.tar", _center(1.0), 83.5),
+    _nvidia("gcvit_tiny2", _1K, "gcvit_1k_tiny2.pth.tar", _center(0.875), 83.7),
+    _nvidia("gcvit_small", _1K, "gcvit_1k_small.pth.tar", _center(0.875), 84.3),
+    _nvidia("gcvit_small2", _1K, "gcvit_1k_small2.pth.tar", _center(0.875), 84.8),
+    _nvidia("gcvit_base", _1K, "gcvit_1k_base.pth.tar", _center(1.0), 85.0),
+    _nvidia("gcvit_large", _1K, "gcvit_1k_large.pth.tar", _center(1.0), 85.7),
+    WeightRecord(
+        model="gcvit_large",
+        weights=_21K,
+        form="gcvit_official",
+        source="drive",
+        address="https://drive.google.com/uc?export=download&id=1maGDr6mJkLyRTUkspMzCgSlhDzNRFGEf",
+        file_name="gcvit_21k_large_224.pth.tar",
+        licence=GCVIT_LICENCE,
+        preprocessing=_center(1.0),
+        top1=86.6,
+    ),
+    _nvidia("gcvit_large_384", _21K, "gcvit_21k_large_384.pth.tar", _squash(384), 87.4),
+    _nvidia("gcvit_large_512", _21K, "gcvit_21k_large_512.pth.tar", _squash(512), None),
+    _timm("gcvit_xxtiny", 79.728, 95.080),
+    _timm("gcvit_xtiny", 81.954, 95.968),
+    _timm("gcvit_tiny", 83.384, 96.398),
+    _timm("gcvit_small", 83.892, 96.658),
+    _timm("gcvit_base", 84.446, 96.844),
+)

@@ -1,0 +1,141 @@
+"""Whose names a state dict has, and which model it holds, told from its entries alone.
+
+Nothing heavy is imported: entries are anything with a `shape`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from globalvit.models.variants import GCVIT, GCViTConfig, ModelSpec
+from globalvit.weights import gcvit_official, openmmlab, timm
+from globalvit.weights.names import listed
+
+State = Mapping[str, Any]
+STEM = "backbone.stem.conv.weight"
+HEAD = "head.linear.weight"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """A family of names.
+
+    Attributes:
+        name: as the catalogue has it.
+        title: in words, for reports.
+        mark: an entry that every state dict of this form has and none of another form.
+        to_ours: the conversion.
+        dropped: whether the conversion leaves an entry out.
+    """
+
+    name: str
+    title: str
+    mark: str
+    to_ours: Callable[[State], dict[str, Any]]
+    dropped: Callable[[str], bool] = lambda _: False
+
+
+def _under_backbone(state: State) -> dict[str, Any]:
+    return {f"backbone.{name}": value for name, value in state.items()}
+
+
+_REDUCTION = "reduction.weight"
+FORMS = (
+    Form(name="ours", title="our form", mark=f"backbone.stem.downsample.{_REDUCTION}", to_ours=dict),
+    Form(
+        name="our_backbone",
+        title="our form, backbone alone",
+        mark=f"stem.downsample.{_REDUCTION}",
+        to_ours=_under_backbone,
+    ),
+    Form(
+        name="gcvit_official",
+        title=gcvit_official.TITLE,
+        mark=f"patch_embed.conv_down.{_REDUCTION}",
+        to_ours=gcvit_official.to_ours,
+        dropped=gcvit_official.dropped,
+    ),
+    Form(name="timm", title=timm.TITLE, mark=f"stem.down.{_REDUCTION}", to_ours=timm.to_ours),
+    Form(
+        name="mm",
+        title=openmmlab.TITLE,
+        mark=f"backbone.patch_embed.conv_down.{_REDUCTION}",
+        to_ours=openmmlab.to_ours,
+        dropped=openmmlab.dropped,
+    ),
+)
+
+
+def detect_form(names: Iterable[str]) -> Form:
+    """Whose names these are.
+
+    Raises:
+        ValueError: nobody's that is known; the text gives at most ten of the names and their number.
+    """
+    names = list(names)
+    present = set(names)
+    for form in FORMS:
+        if form.mark in present:
+            return form
+    titles = ", ".join(form.title for form in FORMS)
+    raise ValueError(
+        f"checkpoint of another model: none of its {len(names)} entries is known ({listed(names)}); expected {titles}"
+    )
+
+
+def infer_model(state: State) -> str | None:
+    """The model whose sizes a state dict in our form has; None where there is no such model.
+
+    Of models that differ in their windows only, the one with the state dict's windows is meant, else the first.
+    """
+    sizes = _sizes(state)
+    fitting = [name for name, config in GCVIT.items() if _sizes_of(config) == sizes]
+    exact = [name for name in fitting if GCVIT[name].window == windows(state)]
+    return next(iter(exact or fitting), None)
+
+
+def infer_spec(state: State, model: str | None = None) -> ModelSpec:
+    """The `ModelSpec` of a state dict in our form; `model` where it is known already.
+
+    Raises:
+        ValueError: no model has these sizes.
+    """
+    model = model or infer_model(state)
+    if model is None:
+        raise ValueError(f"no model has the sizes of these {len(state)} entries; name the model they belong to")
+    found = windows(state)
+    return ModelSpec(
+        model=model,
+        num_classes=state[HEAD].shape[0] if HEAD in state else 1000,
+        in_channels=state[STEM].shape[1] if STEM in state else 3,
+        window=None if len(found) != 4 or found == GCVIT[model].window else (found[0], found[1], found[2], found[3]),
+    )
+
+
+def windows(state: State) -> tuple[int, ...]:
+    """The window side of each stage, from the tables of a state dict in our form."""
+    tables = [state.get(f"backbone.stages.{stage}.blocks.0.attention.bias_table") for stage in range(4)]
+    return tuple(window_of(table.shape[0]) for table in tables if table is not None)
+
+
+def window_of(rows: int) -> int:
+    """The window side w of a table with (2w − 1)² rows."""
+    return (round(rows**0.5) + 1) // 2
+
+
+def _sizes_of(config: GCViTConfig) -> tuple[Any, ...]:
+    hidden = int(config.width * config.mlp_ratio)
+    return (config.depths, config.num_heads, config.width, hidden, config.layer_scale is not None)
+
+
+def _sizes(state: State) -> tuple[Any, ...]:
+    blocks = {
+        tuple(name.split(".")[2:5:2]) for name in state if ".blocks." in name and name.endswith(".mlp.fc1.weight")
+    }
+    depths = tuple(sum(stage == str(index) for stage, _ in blocks) for index in range(4))
+    first = "backbone.stages.{}.blocks.0.attention.bias_table"
+    tables = [state.get(first.format(index)) for index in range(4)]
+    heads = tuple(table.shape[1] for table in tables if table is not None)
+    hidden = state.get("backbone.stages.0.blocks.0.mlp.fc1.weight")
+    scaled = "backbone.stages.0.blocks.0.scale1" in state
+    return (depths, heads, *(reversed(hidden.shape) if hidden is not None else (0, 0)), scaled)

@@ -1,0 +1,95 @@
+"""GC ViT checkpoints as NVIDIA released them ↔ ours: classification and detection form.
+
+Pure dict → dict on anything with `shape` and `reshape`; nothing heavy is imported until an index has to be written.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from globalvit.weights.names import Pair, nest, rename_all, renamer, swap
+
+TITLE = "the official GC ViT form"
+
+_BRANCH: list[Pair] = [
+    ("conv.0.weight", "depthwise.weight"),
+    ("conv.2.fc.0.weight", "squeeze_excite.reduce.weight"),
+    ("conv.2.fc.2.weight", "squeeze_excite.expand.weight"),
+    ("conv.3.weight", "pointwise.weight"),
+]
+_DOWNSAMPLE: list[Pair] = [
+    ("norm1.{part}", "norm1.{part}"),
+    *nest("", "branch.", _BRANCH),
+    ("reduction.weight", "reduction.weight"),
+    ("norm2.{part}", "norm2.{part}"),
+]
+_BLOCK = "levels.{n}.blocks.{n}."
+_OUR_BLOCK = "backbone.stages.{n}.blocks.{n}."
+PAIRS: list[Pair] = [
+    ("patch_embed.proj.{part}", "backbone.stem.conv.{part}"),
+    *nest("patch_embed.conv_down.", "backbone.stem.downsample.", _DOWNSAMPLE),
+    *nest("levels.{n}.q_global_gen.to_q_global.{n}.", "backbone.stages.{n}.global_query.blocks.{n}.", _BRANCH),
+    # Even blocks are local and project to q, k, v; odd ones are global and project to k, v, under the same name there.
+    ("levels.{n}.blocks.{even}.attn.qkv.{part}", "backbone.stages.{n}.blocks.{even}.attention.qkv.{part}"),
+    ("levels.{n}.blocks.{odd}.attn.qkv.{part}", "backbone.stages.{n}.blocks.{odd}.attention.kv.{part}"),
+    (f"{_BLOCK}attn.relative_position_bias_table", f"{_OUR_BLOCK}attention.bias_table"),
+    (f"{_BLOCK}attn.proj.{{part}}", f"{_OUR_BLOCK}attention.proj.{{part}}"),
+    (f"{_BLOCK}norm{{n}}.{{part}}", f"{_OUR_BLOCK}norm{{n}}.{{part}}"),
+    (f"{_BLOCK}mlp.fc{{n}}.{{part}}", f"{_OUR_BLOCK}mlp.fc{{n}}.{{part}}"),
+    (f"{_BLOCK}gamma{{n}}", f"{_OUR_BLOCK}scale{{n}}"),
+    *nest("levels.{n}.downsample.", "backbone.stages.{n}.downsample.", _DOWNSAMPLE),
+    ("norm.{part}", "backbone.norm.{part}"),
+    ("norm{n}.{part}", "backbone.norms.{n}.{part}"),
+    ("head.{part}", "head.linear.{part}"),
+]
+INDEX = "relative_position_index"
+TABLE = "relative_position_bias_table"
+
+_to_ours, _from_ours = renamer(PAIRS), renamer(swap(PAIRS))
+
+
+def dropped(name: str) -> bool:
+    """Whether `to_ours` leaves an entry out: the index buffers, which follow from the window."""
+    return name.endswith(f".attn.{INDEX}")
+
+
+def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
+    """From official names to ours.
+
+    Raises:
+        ValueError: entries that the official networks do not have.
+    """
+    return rename_all({name: value for name, value in state.items() if not dropped(name)}, _to_ours, TITLE)
+
+
+def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
+    """From our names to official ones, the index buffers written anew behind their tables.
+
+    Raises:
+        ValueError: entries that the official networks do not have.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in rename_all(state, _from_ours, TITLE).items():
+        renamed[name] = value
+        if name.endswith(TABLE):
+            renamed[name.replace(TABLE, INDEX)] = _like(value, position_index(value.shape[0]))
+    return renamed
+
+
+def position_index(rows: int) -> Any:
+    """(N, N) int64 array: the row of a bias table with `rows` = (2w − 1)² rows for each pair (query, key), N = w²."""
+    import numpy as np
+
+    side = round(rows**0.5)
+    window = (side + 1) // 2
+    row, column = (axis.ravel() for axis in np.divmod(np.arange(window**2), window))
+    delta_row, delta_column = (axis[:, None] - axis[None, :] + window - 1 for axis in (row, column))
+    return delta_row * side + delta_column
+
+
+def _like(table: Any, index: Any) -> Any:
+    """The index as the kind of array that the table is."""
+    if not hasattr(table, "new_tensor"):
+        return index
+    import torch
+
+    return torch.from_numpy(index)

@@ -1,0 +1,295 @@
+"""Weights into models and out of them: published files, checkpoints of a run, state dicts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from globalvit.atomic import replace_with
+from globalvit.models.variants import ModelSpec
+from globalvit.weights import catalog, forms
+from globalvit.weights.adapt import Adapted, adapt
+from globalvit.weights.catalog import Preprocessing, WeightRecord
+from globalvit.weights.download import download
+from globalvit.weights.forms import Form, detect_form, infer_model, infer_spec
+from globalvit.weights.names import MOST_SHOWN
+from globalvit.weights.read import METADATA_KEY, Opened, open_weights, read_metadata, unwrap
+from globalvit.weights.report import LoadReport
+
+# The parts of this folder that other folders use, gathered here.
+__all__ = [
+    "LoadReport",
+    "Resolved",
+    "Weights",
+    "detect_form",
+    "download",
+    "infer_model",
+    "infer_spec",
+    "load_weights",
+    "read_weights",
+    "resolve_checkpoint",
+    "save_weights",
+]
+
+Source = str | PathLike[str] | Mapping[str, Any] | WeightRecord
+MODEL_FILE, EMA_FILE = "model.safetensors", "ema.safetensors"
+CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
+BACKBONE = "backbone."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Weights in our names, and where they are from.
+
+    Attributes:
+        state: our names, with `backbone.` and `head.`, → tensors.
+        form: whose names they had.
+        opened: as they were in the file.
+        source: the file, in words.
+    """
+
+    state: dict[str, Tensor]
+    form: Form
+    opened: Opened
+    source: str
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The source's names of the entries that the conversion leaves out."""
+        return tuple(name for name in self.opened.state if self.form.dropped(name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    """A weight file and what lies around it.
+
+    Attributes:
+        file: the weight file.
+        spec: the model it belongs to; None in files of others, as the next two.
+        classes: names of the labels 0 … K−1, None where none were saved.
+        preprocessing: the evaluation transform.
+        config: the run's `config.yaml`, None outside a run.
+    """
+
+    file: Path
+    spec: ModelSpec | None = None
+    classes: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    config: dict[str, Any] | None = None
+
+
+def read_weights(source: Source, *, model: str | None = None, use_ema: bool = True) -> Weights:
+    """Open weights and put them into our names.
+
+    Args:
+        source: a record or name of the catalogue, a weight file, a checkpoint or run folder, or a state dict in any
+            form that `detect_form` knows.
+        model: the model's name, which a name of the catalogue belongs to.
+        use_ema: take the averaged weights where a checkpoint has both.
+
+    Raises:
+        ValueError: the file is damaged, holds code, or its entries belong to no known network.
+        OSError: the file is missing or cannot be fetched.
+    """
+    if isinstance(source, Mapping):
+        opened, title = unwrap(source, use_ema=use_ema), "the given state dict"
+    else:
+        file = _find(source, model, use_ema)
+        opened, title = open_weights(file, use_ema=use_ema), str(file)
+    form = detect_form(opened.state)
+    return Weights(state=form.to_ours(opened.state), form=form, opened=opened, source=title)
+
+
+def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> LoadReport:
+    """Load weights into a task or a backbone; nothing is changed unless everything fits.
+
+    Another number of classes leaves the head fresh; other windows, other input channels and the detection form are
+    adapted to; anything else that differs is an error.
+
+    Args:
+        model: a task (names `backbone.*`, `head.*`) or a backbone.
+        source: as in `read_weights`.
+        use_ema: take the averaged weights where a checkpoint has both.
+
+    Raises:
+        ValueError: the weights do not fit; the text lists at most ten differing names and their number.
+        OSError: the file is missing or cannot be fetched.
+    """
+    prefix = BACKBONE if "stem.conv.weight" in model.state_dict() else ""
+    own = {prefix + name: value for name, value in model.state_dict().items()}
+    name = _name_of(model, own)
+    weights = read_weights(source, model=name, use_ema=use_ema)
+    adapted = adapt(weights.state, own)
+    _require_match(adapted, own, weights, name)
+    model.load_state_dict({name.removeprefix(prefix): value for name, value in (own | adapted.state).items()})
+    return _report(weights, adapted, own)
+
+
+def resolve_checkpoint(path: str | PathLike[str], which: str = "best", use_ema: bool = True) -> Resolved:
+    """Find the weight file that a path means, and read what was saved beside the weights.
+
+    Args:
+        path: a weight file, a checkpoint folder or a run folder.
+        which: checkpoint of a run folder: `best`, `last` or `step-N`.
+        use_ema: take the averaged weights where a folder has them.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
+        ValueError: the file is damaged or was written by another version of this package.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist; give a weight file, a checkpoint folder or a run folder")
+    if (file / CHECKPOINTS).is_dir():
+        file = _checkpoint_of_run(file, which)
+    if file.is_dir():
+        file = _file_of_checkpoint(file, use_ema)
+    metadata = read_metadata(file)
+    try:
+        return Resolved(file=file, config=_config_beside(file), **_described(metadata))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{file} was written by another version of globalvit: {error}; use that version") from error
+
+
+def save_weights(
+    path: str | PathLike[str],
+    weights: nn.Module | Mapping[str, Tensor],
+    spec: ModelSpec,
+    classes: Sequence[str] | None,
+    preprocessing: Any,
+    *,
+    licence: str | None = None,
+    origin: str | None = None,
+) -> None:
+    """Write a safetensors file that says what it holds, atomically.
+
+    Args:
+        path: ends in `.safetensors`.
+        weights: a task, or its state dict.
+        spec: what builds the model again.
+        classes: names of the labels 0 … K−1, None where they are not known.
+        preprocessing: the evaluation transform, anything with the fields of `Preprocessing`.
+        licence: of the weights, where somebody else's stand behind them.
+        origin: the file they come from.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; a file that was there is kept.
+    """
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    metadata = {
+        "spec": spec.to_dict(),
+        "classes": None if classes is None else list(classes),
+        "preprocessing": _as_preprocessing(preprocessing).to_dict(),
+        "licence": licence,
+        "origin": origin,
+    }
+    write_tensors(path, state, {METADATA_KEY: json.dumps(metadata)})
+
+
+def write_tensors(path: str | PathLike[str], state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; a file that was there is kept.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with replace_with(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}; what was there before is kept") from error
+
+
+def _find(source: str | PathLike[str] | WeightRecord, model: str | None, use_ema: bool) -> Path:
+    if isinstance(source, str) and catalog.is_name(source):
+        if model is None:
+            raise ValueError(f"weights {source!r} exist for several models; name the model, or give a file")
+        source = catalog.find(model, source)
+    if isinstance(source, WeightRecord):
+        return download(source)
+    return resolve_checkpoint(source, use_ema=use_ema).file if Path(source).is_dir() else Path(source)
+
+
+def _name_of(model: nn.Module, own: Mapping[str, Tensor]) -> str | None:
+    spec = getattr(model, "spec", None)
+    return spec.model if isinstance(spec, ModelSpec) else infer_model(own)
+
+
+def _require_match(adapted: Adapted, own: Mapping[str, Tensor], weights: Weights, name: str | None) -> None:
+    """Raise unless every parameter of the model is loaded or fresh, and every entry has its place and shape."""
+    state, missing = adapted.state, own.keys() - adapted.state.keys() - set(adapted.fresh)
+    differing = [f"{key!r} is missing" for key in own if key in missing]
+    differing += [f"{key!r} is not in the model" for key in state if key not in own]
+    shapes = {key: (tuple(value.shape), tuple(own[key].shape)) for key, value in state.items() if key in own}
+    differing += [f"{key!r} is {there} there and {here} here" for key, (there, here) in shapes.items() if there != here]
+    if not differing:
+        return
+    shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
+    holds = infer_model(weights.state)
+    remedy = f"; it holds {holds}, so create that model" if holds not in (None, name) else ""
+    raise ValueError(
+        f"{weights.source} is a checkpoint of another model: {len(differing)} of {len(own)} entries of "
+        f"{name or 'the model'} differ: {shown}{remedy}"
+    )
+
+
+def _report(weights: Weights, adapted: Adapted, own: Mapping[str, Tensor]) -> LoadReport:
+    return LoadReport(
+        source=weights.source,
+        form=weights.form.title,
+        entry=weights.opened.entry,
+        passed_over=weights.opened.passed_over,
+        loaded=len(adapted.state),
+        resized_tables=tuple(adapted.resized),
+        windows=(forms.windows(weights.state), forms.windows(own)),
+        input_channels=adapted.input_channels,
+        classes=adapted.classes,
+        fresh=tuple(adapted.fresh),
+        dropped=(*weights.dropped, *adapted.dropped),
+    )
+
+
+def _checkpoint_of_run(run: Path, which: str) -> Path:
+    folder = run / CHECKPOINTS / which
+    if not folder.is_dir():
+        has = ", ".join(sorted(path.name for path in folder.parent.iterdir())) or "none"
+        raise FileNotFoundError(f"run {run} has no checkpoint {which!r}; it has {has}: give one's folder")
+    return folder
+
+
+def _file_of_checkpoint(folder: Path, use_ema: bool) -> Path:
+    names = (EMA_FILE, MODEL_FILE) if use_ema else (MODEL_FILE,)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder} has no {MODEL_FILE}; give a weight file, a checkpoint folder or a run folder")
+
+
+def _config_beside(file: Path) -> dict[str, Any] | None:
+    """The config of the run whose checkpoints hold `file`."""
+    config = file.parents[2] / CONFIG if len(file.parents) > 2 and file.parents[1].name == CHECKPOINTS else None
+    if config is None or not config.is_file():
+        return None
+    import yaml
+
+    return yaml.safe_load(config.read_text())
+
+
+def _described(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    if not metadata:
+        return {}
+    return {
+        "spec": ModelSpec.from_dict(metadata["spec"]),
+        "classes": None if metadata["classes"] is None else tuple(metadata["classes"]),
+        "preprocessing": Preprocessing.from_dict(metadata["preprocessing"]),
+    }
+
+
+def _as_preprocessing(preprocessing: Any) -> Preprocessing:
+    return Preprocessing(**{field.name: getattr(preprocessing, field.name) for field in fields(Preprocessing)})

@@ -1,0 +1,82 @@
+"""What became of a weight file's entries."""
+
+from dataclasses import dataclass
+
+from globalvit.weights.names import listed
+
+Windows = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadReport:
+    """What `load_weights` did; `str()` is one paragraph.
+
+    Attributes:
+        source: the file, the catalogue's name or "the given state dict".
+        form: whose names the entries had, in words.
+        entry: the part of the checkpoint that was taken, such as `state_dict_ema`; None where it has no parts.
+        passed_over: other parts with weights.
+        loaded: how many parameters of the model have the source's values now.
+        resized_tables: our names of the position tables that were resized.
+        windows: the window sides of the source and of the model, stage by stage.
+        input_channels: the stem's input channels in the source and in the model where they differ.
+        classes: outputs of the head in the source (None without a head) and in the model where the head is fresh.
+        fresh: our names of the parameters that keep the model's own values, the head's included.
+        dropped: the source's names of the entries that were left out.
+    """
+
+    source: str
+    form: str
+    entry: str | None = None
+    passed_over: tuple[str, ...] = ()
+    loaded: int
+    resized_tables: tuple[str, ...] = ()
+    windows: tuple[Windows, Windows] = ((), ())
+    input_channels: tuple[int, int] | None = None
+    classes: tuple[int | None, int] | None = None
+    fresh: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def head_is_fresh(self) -> bool:
+        """Whether the head keeps the model's own values."""
+        return self.classes is not None
+
+    def __str__(self) -> str:
+        sentences = (self._taken(), self._resized(), self._stem(), self._head(), self._fresh(), self._dropped())
+        return " ".join(filter(None, sentences))
+
+    def _taken(self) -> str:
+        part = f" (its {self.entry})" if self.entry else ""
+        others = (
+            f"; its {' and '.join(self.passed_over)} {_were(self.passed_over)} passed over" if self.passed_over else ""
+        )
+        return f"Loaded {self.loaded} parameters from {self.source}{part}, which has {self.form}{others}."
+
+    def _resized(self) -> str:
+        before, after = (", ".join(map(str, side)) for side in self.windows)
+        tables = self.resized_tables
+        return f"{len(tables)} position tables were resized from windows {before} to {after}." if tables else ""
+
+    def _stem(self) -> str:
+        if self.input_channels is None:
+            return ""
+        return "The stem was adapted from {} to {} input channels.".format(*self.input_channels)
+
+    def _head(self) -> str:
+        if self.classes is None:
+            return ""
+        source, model = self.classes
+        has = "have no head" if source is None else f"have {source} classes"
+        return f"The head is fresh: the weights {has}, the model has {model}."
+
+    def _fresh(self) -> str:
+        others = [name for name in self.fresh if not name.startswith("head.")]
+        return f"{len(others)} other parameters are fresh: {listed(others)}." if others else ""
+
+    def _dropped(self) -> str:
+        return f"Left out by name: {len(self.dropped)} entries ({listed(self.dropped)})." if self.dropped else ""
+
+
+def _were(names: tuple[str, ...]) -> str:
+    return "was" if len(names) == 1 else "were"
