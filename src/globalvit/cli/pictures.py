@@ -1,6 +1,5 @@
 """The pictures named on a command line: files, folders searched through, and http(s) addresses."""
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from globalvit import __version__
 if TYPE_CHECKING:
     from PIL import Image
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 60
 ANSWER_SECONDS = 15
@@ -37,11 +35,12 @@ class Picture:
 
         Raises:
             OSError: it cannot be downloaded or opened.
-            ValueError: it is no readable picture.
+            UnreadableImage: it is no picture, or a damaged one.
+            OversizedImage: it has more than 179 megapixels.
         """
         from globalvit.data.images import read_image
 
-        return read_image(io.BytesIO(download(self.name)) if self.is_address else Path(self.name))
+        return read_image(download(self.name) if self.is_address else self.name, self.name)
 
 
 def find_pictures(words: Sequence[str]) -> list[Picture]:
@@ -97,11 +96,18 @@ def _expand(word: str) -> Iterator[Picture]:
 
 
 def _search(folder: Path) -> Iterator[Picture]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    from globalvit.data.images import SUFFIXES
+
+    inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    found = sorted(
+        path.as_posix()
+        for path in inside
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    )
     if not found:
-        raise ValueError(f"folder {folder} holds no pictures; looked for {', '.join(sorted(EXTENSIONS))}")
+        raise ValueError(f"folder {folder} holds no pictures; looked for {', '.join(sorted(SUFFIXES))}")
     for path in found:
-        yield Picture(str(path), PurePosixPath(path.relative_to(folder).as_posix()))
+        yield Picture(str(folder / path), PurePosixPath(path))
 
 
 def _last_part(address: str) -> PurePosixPath:

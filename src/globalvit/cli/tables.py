@@ -5,7 +5,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
     console.print(table)
 
 
+def write_line(text: str) -> None:
+    """Print a line."""
+    sys.stdout.write(text + "\n")
+
+
 def number(value: float | None, digits: int) -> str:
     """A number for a table, with a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
@@ -42,10 +47,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as CSV with a header, atomically."""
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV below their header, atomically."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
     writer.writerows(rows)
     write_text(path, text.getvalue())

@@ -1,0 +1,148 @@
+"""The model that `validate` and `predict` are asked to use, and the settings of the run it comes from."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from globalvit.models.variants import as_size
+from globalvit.train.config import read_run_config
+from globalvit.train.fields import Precision, TrainConfig
+
+if TYPE_CHECKING:
+    from globalvit.tasks.task import Task
+
+MODEL, RUNNING = "model", "running; as in the checkpoint's run unless given"
+# Options that stand for the setting of the same name.
+SETTINGS = ("batch_size", "amp", "precision", "data_dir", "val_split", "workers")
+CROP = "preprocessing; the weights' own unless given"
+
+
+def about(group: str, text: str) -> dict[str, Any]:
+    """The metadata of an option's field: its help text, and the heading it stands under."""
+    return {"help": text, "group": group}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it is run."""
+
+    checkpoint: Path | None = field(
+        default=None, metadata=about(MODEL, "weight file, checkpoint folder or run folder (its best)")
+    )
+    model: str | None = field(
+        default=None, metadata=about(MODEL, "name of the model, for published weights or a file that does not say it")
+    )
+    weights: str | None = field(
+        default=None, metadata=about(MODEL, "published weights of --model by name; its first unless given")
+    )
+    ema: bool = field(default=True, metadata=about(MODEL, "take the averaged weights where the checkpoint has some"))
+
+    img_size: int | tuple[int, int] | None = field(
+        default=None,
+        metadata=about(CROP, "side of the images in pixels, or height,width") | {"aliases": ("image_size",)},
+    )
+    crop_pct: float | None = field(default=None, metadata=about(CROP, "part of the image to keep"))
+    crop_mode: Literal["center", "squash"] | None = field(
+        default=None, metadata=about(CROP, "cut out the centre, or squash the whole image")
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = field(
+        default=None, metadata=about(CROP, "how images are resized")
+    )
+
+    batch_size: int | None = field(default=None, metadata=about(RUNNING, "images at a time"))
+    amp: bool | None = field(
+        default=None, metadata=about(RUNNING, "mixed precision: bf16 where the device has it, else fp16")
+    )
+    precision: Precision | None = field(default=None, metadata=about(RUNNING, "precision, whatever --amp says"))
+    device: Literal["auto", "cpu", "cuda"] = field(
+        default="auto", metadata=about(RUNNING, "auto takes a GPU where there is one")
+    )
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is None and self.model is None:
+            raise ValueError(
+                "say which model: --checkpoint PATH of a trained one, or --model NAME for published weights"
+            )
+        if self.checkpoint is not None and self.weights is not None:
+            raise ValueError("--checkpoint and --weights were both given; leave one out")
+
+        if self.img_size is not None:
+            as_size(self.img_size)
+        # Checks the ranges now, when a mistake is still one of the command line.
+        TrainConfig(crop_pct=self.crop_pct, **self._given())
+
+    def settings(self) -> TrainConfig:
+        """The settings of the checkpoint's run, or the defaults, with what was given over them."""
+        run = self.checkpoint and run_folder(self.checkpoint)
+        return replace(read_run_config(run) if run else TrainConfig(), device=self.device, **self._given())
+
+    def _given(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in SETTINGS if hasattr(self, name)}
+        given = {name: value for name, value in named.items() if value is not None}
+        return {"precision": None} | given if "amp" in given else given
+
+
+def open_model(options: ModelOptions) -> "Task":
+    """The model that was asked for, in evaluation mode, with the preprocessing that was asked for.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not there.
+        OSError: published weights cannot be fetched.
+        ValueError: a name is not known, or the file does not fit the model.
+    """
+    from globalvit import build
+
+    if options.checkpoint is not None:
+        task = build.open_checkpoint(options.checkpoint, model=options.model, use_ema=options.ema)
+    else:
+        assert options.model is not None
+        task = build.create_model(options.model, options.weights or _first_weights(options.model))
+    task.preprocessing = replace(task.preprocessing, **_preprocessing(options))
+    return task.eval()
+
+
+def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
+    """Move a model to the device of `settings`; return what makes the context of their precision.
+
+    Raises:
+        ValueError: the device or precision is not to be had here.
+    """
+    import torch
+
+    from globalvit.train.engine import choose_device, choose_precision
+    from globalvit.train.evaluate import DTYPES
+
+    device = choose_device(settings.device)
+    precision = choose_precision(settings, device)
+    task.to(device)
+    return lambda: torch.autocast(device, DTYPES[precision], enabled=precision != "fp32")
+
+
+def run_folder(checkpoint: Path) -> Path | None:
+    """The run that a weight file, a checkpoint folder or a run folder belongs to."""
+    # RUN/checkpoints/step-1/model.safetensors is three folders deep; links such as `best` stay within `checkpoints`.
+    candidates = [checkpoint, *checkpoint.absolute().parents[:3]]
+    return next((folder for folder in candidates if (folder / "config.yaml").is_file()), None)
+
+
+def _first_weights(model: str) -> str:
+    from globalvit.build import resolve_name
+    from globalvit.weights import catalog
+
+    records = catalog.records(resolve_name(model))
+    if not records:
+        raise ValueError(f"no weights are published for {model}; give a trained model with --checkpoint")
+    return records[0].weights
+
+
+def _preprocessing(options: ModelOptions) -> dict[str, Any]:
+    """What the command line says of the preprocessing, in the words of `EvalTransform`."""
+    values = {
+        "image_size": options.img_size and as_size(options.img_size),
+        "crop_ratio": options.crop_pct,
+        "crop_mode": options.crop_mode,
+        "interpolation": options.interpolation,
+    }
+    return {name: value for name, value in values.items() if value is not None}
