@@ -66,6 +66,19 @@ class Checkpoints:
         _link(self.folder / "best", checkpoint)
         self._rotate()
 
+    def rewind(self, step: int, best_step: int) -> None:
+        """Forget what lies beyond `step`, which a run that goes on from there writes anew."""
+        for path in _steps(self.folder):
+            if _step_of(path) > step:
+                logger.info("resuming at step %d: %s is removed", step, path)
+                shutil.rmtree(path)
+        for name, kept in (("last", step), ("best", best_step)):
+            target = self.folder / f"step-{kept}"
+            if target.is_dir():
+                _link(self.folder / name, target)
+            else:
+                _unlink_dangling(self.folder / name)
+
     def _write(self, target: Path, write: Callable[[Path], None]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
@@ -118,7 +131,11 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 def _steps(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _newest(folder: Path) -> Path | None:
@@ -137,6 +154,11 @@ def _link(link: Path, target: Path) -> None:
     fresh.symlink_to(target.name)
     fresh.replace(link)
     sync(link.parent)
+
+
+def _unlink_dangling(link: Path) -> None:
+    if link.is_symlink() and not link.exists():
+        link.unlink()
 
 
 def _replace_folder(fresh: Path, target: Path) -> None:

@@ -239,3 +239,30 @@ def _in_words(part: Any) -> str:
     if get_origin(part) is tuple:
         return f"a list of {'' if Ellipsis in get_args(part) else f'{len(get_args(part))} '}numbers"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[part]
+
+
+def from_dict(values: Layer, origin: str) -> TrainConfig:
+    """The inverse of `TrainConfig.to_dict`; `origin` names the file in error messages.
+
+    Raises:
+        ValueError: a key is not known, or a value is of the wrong type or out of its range.
+    """
+    return TrainConfig(**_typed(values, origin))
+
+
+def share_batch(config: TrainConfig, saved: TrainConfig, processes: int) -> TrainConfig:
+    """Spread the images of a resumed run's steps over another number of processes.
+
+    Raises:
+        ValueError: they cannot be spread evenly.
+    """
+    images = saved.global_batch
+    if images is None or config.batch_size != saved.batch_size or config.grad_accum_steps != saved.grad_accum_steps:
+        return config
+    parts = processes * config.grad_accum_steps
+    if images % parts:
+        raise ValueError(
+            f"the run has {images} images a step, which {processes} processes × {config.grad_accum_steps} passes "
+            f"cannot share; resume on a number of processes that divides them, or give --batch-size"
+        )
+    return replace(config, batch_size=images // parts)

@@ -1,0 +1,176 @@
+"""Everything a run needs before its first step: data, model, optimiser, folder; fresh, or as a checkpoint left it."""
+
+import gc
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+
+from globalvit import atomic
+from globalvit.build import create_model
+from globalvit.data.transforms import EvalTransform
+from globalvit.tasks.task import Task
+from globalvit.train.autobatch import choose_batch
+from globalvit.train.checkpoint import Checkpoints, find_checkpoint
+from globalvit.train.config import check_resumable, scale_lr, share_batch, to_yaml
+from globalvit.train.engine import Engine, local_processes
+from globalvit.train.fields import TrainConfig
+from globalvit.train.inputs import Inputs, Splits, evaluation_transform, open_splits, settle_transform
+from globalvit.train.optim import Schedule, create_ema, create_optimizer
+from globalvit.train.record import cut_metrics, new_folder
+from globalvit.train.state import State, adopt, read_state, restore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """A run that is ready to go on from `state.step`.
+
+    Attributes:
+        config: with everything settled that the user left open.
+        folder: of the run.
+        task: the model in training.
+        ema: its moving average, None where there is none.
+        schedule: sets the learning rates of a step.
+        inputs: batches.
+        checkpoints: the run's checkpoint folder.
+        state: where the run stands.
+    """
+
+    config: TrainConfig
+    folder: Path
+    task: Task
+    ema: ModelEmaV3 | None
+    schedule: Schedule
+    inputs: Inputs
+    checkpoints: Checkpoints
+    state: State
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.total_epochs * self.inputs.steps_per_epoch
+
+
+def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session:
+    """Start a run, or take up the one that `config.resume` names.
+
+    Args:
+        config: as `load_config` gives it.
+        recipe: the word that names the folder of a new run without a tag.
+        engine: where to train; it takes model and optimiser.
+
+    Raises:
+        ValueError, OSError: something the user asked for is not to be had; the text says what and why.
+    """
+    checkpoint = find_checkpoint(config.resume) if config.resume else None
+    state, saved = (State(), None) if checkpoint is None else read_state(checkpoint)
+    splits = open_splits(config)
+    config, transform = _settle(config, saved, splits, engine)
+    inputs = Inputs(config, splits, transform, engine.device, engine.rank, engine.world)
+    task, ema, schedule = _build(config, checkpoint, splits, transform, inputs.steps_per_epoch, engine)
+    engine.load_scaler_state(state.scaler)
+    folder = _open_folder(config, recipe, checkpoint, state, splits, engine)
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint_hist)
+    return Session(config, folder, task, ema, schedule, inputs, checkpoints, state)
+
+
+def build_task(config: TrainConfig, weights: str | None, splits: Splits, transform: EvalTransform) -> Task:
+    """The task of a settled config; the same weights for the same seed."""
+    torch.manual_seed(config.seed)
+    task = create_model(
+        config.model,
+        weights,
+        num_classes=len(splits.classes),
+        in_channels=config.in_chans,
+        image_size=transform.image_size,
+        window=config.window,
+        drop_path=config.drop_path,
+        classes=splits.classes,
+        preprocessing=transform,
+    )
+    if config.grad_checkpointing:
+        task.backbone.set_checkpointing(True)  # pyright: ignore[reportCallIssue]
+    return task.to(memory_format=torch.channels_last) if config.channels_last else task
+
+
+def _settle(
+    config: TrainConfig, saved: TrainConfig | None, splits: Splits, engine: Engine
+) -> tuple[TrainConfig, EvalTransform]:
+    """Write out what the config leaves open; a resumed run takes it from the checkpoint."""
+    if saved is not None:
+        config = share_batch(adopt(config, saved), saved, engine.world)
+    transform = evaluation_transform(config if saved is None else replace(config, weights=None))
+    config = replace(settle_transform(config, transform), precision=engine.precision, num_classes=len(splits.classes))
+    if config.auto_batch and saved is None:
+        config = replace(config, batch_size=_auto_batch(config, splits, transform, engine))
+    config = scale_lr(config, engine.world)
+    if saved is not None:
+        check_resumable(config, saved)
+    return config, transform
+
+
+def _auto_batch(config: TrainConfig, splits: Splits, transform: EvalTransform, engine: Engine) -> int:
+    """The batch size that fits on every process.
+
+    It is bounded by the recipe's global batch, beyond which its learning rate was not meant to be stretched, and by
+    the pictures there are.
+    """
+    parts = engine.world * config.grad_accum_steps
+    useful = min(config.global_batch or len(splits.train), len(splits.train)) // parts
+    trial = build_task(config, None, splits, transform).to(engine.device)
+    found = choose_batch(trial, config, engine.device, engine.precision, max(useful, 1), local_processes())
+    del trial
+    gc.collect()
+    # Mixing takes pairs of images.
+    fitting = min(engine.gather(found))
+    return fitting - fitting % 2 if fitting > 1 else fitting
+
+
+def _build(
+    config: TrainConfig,
+    checkpoint: Path | None,
+    splits: Splits,
+    transform: EvalTransform,
+    steps_per_epoch: int,
+    engine: Engine,
+) -> tuple[Task, ModelEmaV3 | None, Schedule]:
+    task = build_task(config, None if checkpoint else config.weights, splits, transform)
+    ema = create_ema(task, config)
+    engine.place(task, *([ema.module] if ema else []))
+    optimizer = create_optimizer(task, config)
+    if checkpoint is not None:
+        restore(checkpoint, task, ema.module if ema else None, optimizer)
+    if config.torchcompile:
+        task.compile()
+    engine.prepare(task, optimizer)
+    return task, ema, Schedule(optimizer, config, steps_per_epoch)
+
+
+def _open_folder(
+    config: TrainConfig, recipe: str, checkpoint: Path | None, state: State, splits: Splits, engine: Engine
+) -> Path:
+    """The run's folder, the same on every process, with config.yaml and classes.json."""
+    folder = _run_of(checkpoint)
+    if engine.is_main:
+        folder = folder or new_folder(Path(config.output), config.tag, recipe)
+        if checkpoint is not None:
+            Checkpoints(folder / "checkpoints", config.checkpoint_hist).rewind(state.step, state.best_step)
+            cut_metrics(folder, state.step, state.evaluated)
+        atomic.write_text(folder / "config.yaml", to_yaml(replace(config, resume=None)))
+        atomic.write_text(folder / "classes.json", json.dumps(list(splits.classes), ensure_ascii=False) + "\n")
+    folder = engine.from_main(folder)
+    assert folder is not None
+    return folder
+
+
+def _run_of(checkpoint: Path | None) -> Path | None:
+    """The run folder that a checkpoint lies in; None for one that was copied elsewhere, which begins a new folder."""
+    if checkpoint is None or checkpoint.parent.name != "checkpoints":
+        return None
+    run = checkpoint.parent.parent
+    return run if (run / "config.yaml").is_file() else None
