@@ -29,12 +29,15 @@ __all__ = [
     "Weights",
     "detect_form",
     "download",
+    "find_file",
     "infer_model",
     "infer_spec",
     "load_weights",
     "read_weights",
+    "require_match",
     "resolve_checkpoint",
     "save_weights",
+    "write_tensors",
 ]
 
 Source = str | PathLike[str] | Mapping[str, Any] | WeightRecord
@@ -67,20 +70,22 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
-    """A weight file and what lies around it.
+    """A weight file and what is known of it.
 
     Attributes:
         file: the weight file.
-        spec: the model it belongs to; None in files of others, as the next two.
+        spec: the model it belongs to: saved with it, or told from its entries.
         classes: names of the labels 0 … K−1, None where none were saved.
-        preprocessing: the evaluation transform.
+        preprocessing: the evaluation transform, None where none was saved.
+        record: the published file that it is by its name, None for any other.
         config: the run's `config.yaml`, None outside a run.
     """
 
     file: Path
-    spec: ModelSpec | None = None
+    spec: ModelSpec
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    record: WeightRecord | None = None
     config: dict[str, Any] | None = None
 
 
@@ -126,35 +131,72 @@ def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> L
     name = _name_of(model, own)
     weights = read_weights(source, model=name, use_ema=use_ema)
     adapted = adapt(weights.state, own)
-    _require_match(adapted, own, weights, name)
+    require_match(adapted.state, own, source=weights.source, model=name, fresh=adapted.fresh)
     model.load_state_dict({name.removeprefix(prefix): value for name, value in (own | adapted.state).items()})
     return _report(weights, adapted, own)
 
 
-def resolve_checkpoint(path: str | PathLike[str], which: str = "best", use_ema: bool = True) -> Resolved:
-    """Find the weight file that a path means, and read what was saved beside the weights.
+def require_match(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, source: str, model: str | None, fresh: Sequence[str] = ()
+) -> None:
+    """Check that every parameter of a model has an entry or is fresh, and every entry its place and shape.
+
+    Raises:
+        ValueError: some do not; the text lists at most ten and their number.
+    """
+    differing = [f"{key!r} is missing" for key in own if key not in state and key not in fresh]
+    differing += [f"{key!r} is not in the model" for key in state if key not in own]
+    shapes = {key: (tuple(value.shape), tuple(own[key].shape)) for key, value in state.items() if key in own}
+    differing += [f"{key!r} is {there} there and {here} here" for key, (there, here) in shapes.items() if there != here]
+    if not differing:
+        return
+    shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
+    holds = infer_model(state)
+    remedy = f"; it holds {holds}, so create that model" if holds not in (None, model) else ""
+    raise ValueError(
+        f"{source} is a checkpoint of another model than {model or 'this one'}: {len(differing)} entries differ: "
+        f"{shown}{remedy}"
+    )
+
+
+def resolve_checkpoint(
+    path: str | PathLike[str], which: str = "best", use_ema: bool = True, model: str | None = None
+) -> Resolved:
+    """Find the weight file that a path means, and what was saved beside the weights.
 
     Args:
         path: a weight file, a checkpoint folder or a run folder.
         which: checkpoint of a run folder: `best`, `last` or `step-N`.
         use_ema: take the averaged weights where a folder has them.
+        model: the model's name, for files of others whose entries do not tell it.
 
     Raises:
         FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
-        ValueError: the file is damaged or was written by another version of this package.
+        ValueError: the file is damaged, of another model than `model`, or of another version of this package.
+    """
+    file = find_file(path, which=which, use_ema=use_ema)
+    saved = _saved(file)
+    spec = saved.pop("spec", None)
+    if spec is None:
+        spec = infer_spec(read_weights(file, use_ema=use_ema).state, model)
+    elif model not in (None, spec.model):
+        raise ValueError(f"{file} holds {spec.model}, not {model}; leave the model's name out, or give its own file")
+    record = catalog.find_file(file.name)
+    return Resolved(file=file, spec=spec, record=record, config=_config_beside(file), **saved)
+
+
+def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool = True) -> Path:
+    """The weight file that a path means: itself, or that of a checkpoint folder or a run folder.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
     """
     file = Path(path)
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist; give a weight file, a checkpoint folder or a run folder")
     if (file / CHECKPOINTS).is_dir():
         file = _checkpoint_of_run(file, which)
-    if file.is_dir():
-        file = _file_of_checkpoint(file, use_ema)
-    metadata = read_metadata(file)
-    try:
-        return Resolved(file=file, config=_config_beside(file), **_described(metadata))
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{file} was written by another version of globalvit: {error}; use that version") from error
+    return _file_of_checkpoint(file, use_ema) if file.is_dir() else file
 
 
 def save_weights(
@@ -213,30 +255,12 @@ def _find(source: str | PathLike[str] | WeightRecord, model: str | None, use_ema
         source = catalog.find(model, source)
     if isinstance(source, WeightRecord):
         return download(source)
-    return resolve_checkpoint(source, use_ema=use_ema).file if Path(source).is_dir() else Path(source)
+    return find_file(source, use_ema=use_ema)
 
 
 def _name_of(model: nn.Module, own: Mapping[str, Tensor]) -> str | None:
     spec = getattr(model, "spec", None)
     return spec.model if isinstance(spec, ModelSpec) else infer_model(own)
-
-
-def _require_match(adapted: Adapted, own: Mapping[str, Tensor], weights: Weights, name: str | None) -> None:
-    """Raise unless every parameter of the model is loaded or fresh, and every entry has its place and shape."""
-    state, missing = adapted.state, own.keys() - adapted.state.keys() - set(adapted.fresh)
-    differing = [f"{key!r} is missing" for key in own if key in missing]
-    differing += [f"{key!r} is not in the model" for key in state if key not in own]
-    shapes = {key: (tuple(value.shape), tuple(own[key].shape)) for key, value in state.items() if key in own}
-    differing += [f"{key!r} is {there} there and {here} here" for key, (there, here) in shapes.items() if there != here]
-    if not differing:
-        return
-    shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
-    holds = infer_model(weights.state)
-    remedy = f"; it holds {holds}, so create that model" if holds not in (None, name) else ""
-    raise ValueError(
-        f"{weights.source} is a checkpoint of another model: {len(differing)} of {len(own)} entries of "
-        f"{name or 'the model'} differ: {shown}{remedy}"
-    )
 
 
 def _report(weights: Weights, adapted: Adapted, own: Mapping[str, Tensor]) -> LoadReport:
@@ -281,14 +305,17 @@ def _config_beside(file: Path) -> dict[str, Any] | None:
     return yaml.safe_load(config.read_text())
 
 
-def _described(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    if not metadata:
-        return {}
-    return {
-        "spec": ModelSpec.from_dict(metadata["spec"]),
-        "classes": None if metadata["classes"] is None else tuple(metadata["classes"]),
-        "preprocessing": Preprocessing.from_dict(metadata["preprocessing"]),
-    }
+def _saved(file: Path) -> dict[str, Any]:
+    """`spec`, `classes` and `preprocessing` as `save_weights` wrote them; nothing for files of others."""
+    metadata = read_metadata(file)
+    try:
+        return metadata and {
+            "spec": ModelSpec.from_dict(metadata["spec"]),
+            "classes": None if metadata["classes"] is None else tuple(metadata["classes"]),
+            "preprocessing": Preprocessing.from_dict(metadata["preprocessing"]),
+        }
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{file} was written by another version of globalvit ({error}); use that version") from error
 
 
 def _as_preprocessing(preprocessing: Any) -> Preprocessing:

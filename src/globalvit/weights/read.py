@@ -1,7 +1,8 @@
 """Opening weight files without running anything they hold.
 
-Only tensors, plain containers and `argparse.Namespace` (which the official GC ViT checkpoints hold) are unpickled; a
-file with anything else is refused, and the refusal names what it holds.
+Only tensors, plain containers, `argparse.Namespace` (which the official GC ViT checkpoints hold) and NumPy's numbers
+(which those of OpenMMLab may hold) are unpickled; a file with anything else is refused, and the refusal names what it
+holds.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -29,7 +31,23 @@ ZIP_START = b"PK\x03\x04"
 # The pickled magic number that torch.save wrote before it wrote zip files.
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_PICKLES = 4
-ALLOWED = {"argparse.Namespace", "collections.OrderedDict"}
+# What NumPy's numbers are pickled as; its older releases called the module otherwise.
+_NUMBER: Any = np.float64(0).__reduce__()[0]
+SAFE: list[Any] = [
+    argparse.Namespace,
+    _NUMBER,
+    (_NUMBER, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")),
+]
+SAFE_NAMES = {
+    "argparse.Namespace",
+    "collections.OrderedDict",
+    "_codecs.encode",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +75,8 @@ def open_weights(path: Path, *, use_ema: bool = True) -> Opened:
         use_ema: take the averaged weights where a checkpoint has both.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: it is cut short, no weight file, holds code, or holds no weights.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a weight file")
     start = _start(path)
     if start[8:9] == b"{":
         return _open_safetensors(path)
@@ -113,7 +128,7 @@ def _open_safetensors(path: Path) -> Opened:
 
 
 def _open_torch(path: Path, is_zip: bool) -> Any:
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals(SAFE):
         try:
             refused = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else _legacy_globals(path)
             if not refused:
@@ -131,7 +146,7 @@ def _legacy_globals(path: Path) -> list[str]:
     """What an old file of torch.save would import, read off its pickles without running them."""
     with path.open("rb") as file:
         names = {name for _ in range(LEGACY_PICKLES) for name in _globals(file)}
-    return [name for name in names if name not in ALLOWED and not name.startswith("torch.")]
+    return [name for name in names if name not in SAFE_NAMES and not name.startswith("torch.")]
 
 
 def _globals(file: io.BufferedReader) -> Iterator[str]:

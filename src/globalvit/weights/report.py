@@ -1,8 +1,9 @@
 """What became of a weight file's entries."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-from globalvit.weights.names import listed
 
 Windows = tuple[int, ...]
 
@@ -72,11 +73,17 @@ class LoadReport:
 
     def _fresh(self) -> str:
         others = [name for name in self.fresh if not name.startswith("head.")]
-        return f"{len(others)} other parameters are fresh: {listed(others)}." if others else ""
+        return f"{len(others)} other parameters are fresh: {kinds(others)}." if others else ""
 
     def _dropped(self) -> str:
-        return f"Left out by name: {len(self.dropped)} entries ({listed(self.dropped)})." if self.dropped else ""
+        return f"Left out by name: {len(self.dropped)} entries, {kinds(self.dropped)}." if self.dropped else ""
 
 
 def _were(names: tuple[str, ...]) -> str:
     return "was" if len(names) == 1 else "were"
+
+
+def kinds(names: Iterable[str]) -> str:
+    """Names that differ in numbers only are one, such as `levels.*.blocks.*.attn.relative_position_index (31)`."""
+    counts = Counter(re.sub(r"\.\d+(?=\.)", ".*", name) for name in names)
+    return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items())

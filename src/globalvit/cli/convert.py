@@ -1,0 +1,149 @@
+"""`globalvit convert`: a checkpoint in any readable form, written in ours, the official one or timm's."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from globalvit.cli.options import parse
+from globalvit.cli.tables import write_line
+from globalvit.weights import catalog, gcvit_official, timm
+from globalvit.weights.report import kinds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from globalvit.tasks.task import Task
+    from globalvit.weights.load import Resolved, Weights
+
+SUMMARY = "Write a checkpoint in another form: ours (safetensors), the official one or timm's"
+LICENCE_NOTE = (
+    "Licence: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever "
+    "converts them. Weights that you trained from scratch are yours."
+)
+TITLES = {"ours": "our form", "official": gcvit_official.TITLE, "timm": timm.TITLE}
+SAFETENSORS = ".safetensors"
+SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".pth.tar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What `globalvit convert` is asked for."""
+
+    source: Path = field(
+        metadata={"help": "weight file in any form, checkpoint folder or run folder (its best)", "metavar": "SRC"}
+    )
+    target: Path = field(
+        metadata={"help": "file to write: .safetensors; .pth or .pth.tar too, unless in our form", "metavar": "DST"}
+    )
+    to: Literal["ours", "official", "timm"] = field(metadata={"help": "form to write"})
+    model: str | None = field(default=None, metadata={"help": "name of the model, where the entries do not tell it"})
+    ema: bool = field(default=True, metadata={"help": "take the averaged weights where the checkpoint has some"})
+    force: bool = field(default=False, metadata={"help": "replace DST if it exists"})
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Convert one checkpoint and report on it; return the exit status."""
+    options = parse(ConvertOptions, argv, prog, SUMMARY, positional=("source", "target"))
+    _check_target(options)
+    from globalvit.build import resolve_name
+    from globalvit.weights.load import read_weights, resolve_checkpoint
+
+    model = options.model and resolve_name(options.model)
+    found = resolve_checkpoint(options.source, use_ema=options.ema, model=model)
+    weights = read_weights(found.file, use_ema=options.ema)
+    task = _expected(found, weights)
+    if options.to == "ours":
+        written = _write_ours(options.target, weights, found, task)
+    else:
+        written = _write_foreign(options, weights)
+    for line in _report(options, weights, found, written):
+        write_line(line)
+    return 0
+
+
+def _check_target(options: ConvertOptions) -> None:
+    allowed = (SAFETENSORS,) if options.to == "ours" else SUFFIXES
+    if not options.target.name.endswith(allowed):
+        raise ValueError(f"{options.target} must end in {' or '.join(allowed)} to hold the form {options.to!r}")
+    if options.target.exists() and not options.force:
+        raise FileExistsError(f"{options.target} exists; give --force to replace it, or another name")
+
+
+def _expected(found: "Resolved", weights: "Weights") -> "Task":
+    """The model of the weights, without values; the weights are checked to be whole and to fit it."""
+    import torch
+
+    from globalvit.build import create_backbone, create_model
+    from globalvit.weights.load import require_match
+
+    spec = found.spec
+    shared: dict[str, Any] = {"in_channels": spec.in_channels, "image_size": spec.image_size, "window": spec.window}
+    with torch.device("meta"):
+        task = create_model(spec.model, num_classes=spec.num_classes, **shared)
+        own = task.state_dict()
+        if "backbone.norms.0.weight" in weights.state:
+            backbone = create_backbone(spec.model, form="detection", **shared)
+            own = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    require_match(weights.state, own, source=weights.source, model=spec.model)
+    return task
+
+
+def _write_ours(target: Path, weights: "Weights", found: "Resolved", task: "Task") -> dict[str, "Tensor"]:
+    from globalvit.data.imagenet import imagenet_names
+    from globalvit.weights.load import save_weights
+
+    record, saved = found.record, weights.opened.metadata
+    save_weights(
+        target,
+        weights.state,
+        found.spec,
+        found.classes or (imagenet_names() if record else None),
+        found.preprocessing or (record.preprocessing if record else task.preprocessing),
+        licence=saved.get("licence") or (record.licence if record else None),
+        origin=saved.get("origin") or (record.address if record else found.file.name),
+    )
+    return weights.state
+
+
+def _write_foreign(options: ConvertOptions, weights: "Weights") -> dict[str, "Tensor"]:
+    from globalvit.weights.load import write_tensors
+
+    state = (gcvit_official if options.to == "official" else timm).from_ours(weights.state)
+    if options.target.suffix == SAFETENSORS:
+        write_tensors(options.target, state, {})
+    else:
+        # The official loader looks for the weights under this entry, timm's under it or at the top.
+        _write_pickle(options.target, {"state_dict": state})
+    return state
+
+
+def _write_pickle(target: Path, content: dict[str, Any]) -> None:
+    import torch
+
+    from globalvit.atomic import replace_with
+
+    with replace_with(target) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            raise OSError(f"cannot write {target}: {error}; what was there before is kept") from error
+
+
+def _report(
+    options: ConvertOptions, weights: "Weights", found: "Resolved", written: dict[str, "Tensor"]
+) -> Iterator[str]:
+    opened, spec = weights.opened, found.spec
+    entry = f", its {opened.entry}" if opened.entry else ""
+    others = f" ({', '.join(opened.passed_over)} passed over)" if opened.passed_over else ""
+    yield f"source: {found.file}, {weights.form.title}{entry}{others}, {len(opened.state)} entries"
+    yield f"target: {options.target}, {TITLES[options.to]}, {len(written)} entries"
+    yield f"model: {spec.model}, {spec.num_classes} classes, {spec.in_channels} input channels"
+    if weights.dropped:
+        yield f"left out by name: {kinds(weights.dropped)}"
+    added = [name for name in written if gcvit_official.dropped(name)]
+    if added:
+        yield f"written anew: {kinds(added)}"
+    if options.to == "timm" and not any(record.form == "timm" for record in catalog.records(spec.model)):
+        yield f"timm has no {spec.model}; `import globalvit.timm_plugin` gives it globalvit_{spec.model}"
+    yield LICENCE_NOTE
