@@ -41,13 +41,14 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def matching(pattern: str) -> list[str]:
-    """Names of models that match a shell-style pattern.
+    """Names of models that match a shell-style pattern, or else hold it.
 
     Raises:
         ValueError: none does; the text gives the closest names.
     """
     pattern = ALIASES.get(pattern, pattern)
     names = [name for name in GCVIT if fnmatchcase(name, pattern)]
+    names = names or [name for name in GCVIT if pattern in name]
     if not names:
         raise ValueError(
             f"no model matches {pattern!r}.{suggest(pattern, GCVIT) or ' Without a pattern all are shown.'}"

@@ -49,19 +49,20 @@ class PredictOptions(ModelOptions):
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Name what is in the pictures; 1 where none of them could be read."""
+    """Name what is in the pictures; return the exit status."""
     options = parse(PredictOptions, argv, prog, SUMMARY, positional=("images",))
     pictures = find_pictures(options.images)
     task, settings = open_model(options), options.settings()
     with Progress(len(pictures), "predicting") as progress:
         reader = _Reader(progress)
         answers = list(_answers(task, settings, reader.read(pictures), options))
-    if answers:
-        tables.show([_row(answer) for answer in answers])
     _write(answers, reader.skipped, options)
+    if not answers:
+        raise ValueError(f"none of the {len(pictures)} pictures could be read")
+    tables.show([_row(answer) for answer in answers])
     if reader.skipped:
         logger.warning("%d of %d pictures could not be read and were left out", len(reader.skipped), len(pictures))
-    return 0 if answers else 1
+    return 0
 
 
 class _Reader:

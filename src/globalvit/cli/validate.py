@@ -44,8 +44,9 @@ class ValidateOptions(ModelOptions):
 
 @dataclass(frozen=True)
 class Result:
-    """Scores by name, the rows and matrix behind them, and the pictures left out (name → reason)."""
+    """Scores of a model by name, the rows and matrix behind them, and the pictures left out (name → reason)."""
 
+    model: str
     scores: dict[str, float]
     report: dict[str, Any]
     skipped: dict[str, str]
@@ -67,7 +68,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         if engine.is_main:
             show(result)
             if options.output:
-                write(options.output, result, options)
+                write(options.output, result, options.checkpoint)
     return 0
 
 
@@ -116,7 +117,7 @@ def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engi
             on_batch=lambda _: progress.advance(),
         )
     skipped = {name: reason for share in engine.gather(loader.skipped.reasons) for name, reason in share.items()}
-    return Result(metric.compute(), metric.report(), skipped)
+    return Result(task.spec.model, metric.compute(), metric.report(), skipped)
 
 
 def show(result: Result) -> None:
@@ -133,14 +134,14 @@ def show(result: Result) -> None:
     )
 
 
-def write(folder: Path, result: Result, options: ValidateOptions) -> None:
+def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
     """Write scores, rows and the confusion matrix to `folder`."""
     from globalvit.train.plots import plot_confusion
 
     rows, matrix = result.report["per_class"], result.report["confusion_matrix"]
     classes = [row["name"] for row in rows]
-    model = {"checkpoint": options.checkpoint and str(options.checkpoint), "model": options.model}
-    tables.write_json(folder / "summary.json", result.scores | model | {"skipped": result.skipped})
+    origin = {"model": result.model, "checkpoint": checkpoint and str(checkpoint)}
+    tables.write_json(folder / "summary.json", result.scores | origin | {"skipped": result.skipped})
     tables.write_csv(folder / "per_class.csv", list(rows[0]), [row.values() for row in rows])
     tables.write_json(folder / "confusion_matrix.json", {"classes": classes, "counts": matrix})
     named_rows = [[name, *counts] for name, counts in zip(classes, matrix, strict=True)]

@@ -1,0 +1,59 @@
+"""`globalvit train`: train or fine-tune a model, on one process or under torchrun."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from globalvit.cli.options import UsageError, parse_flags
+from globalvit.train.config import DEFAULT_RECIPE, TrainConfig, available_recipes, load_config, recipe_name, to_yaml
+
+SUMMARY = "train or fine-tune a model"
+DESCRIPTION = (
+    "Train a model as a recipe says; every other flag changes one setting of it. "
+    "The same command runs under torchrun. Recipes: " + ", ".join(available_recipes())
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainConfig):
+    """The flags of `globalvit train`: every setting of a run, and where they come from."""
+
+    config: str = field(default=DEFAULT_RECIPE, metadata={"help": "a shipped recipe or a YAML file", "group": "recipe"})
+    print_config: bool = field(
+        default=False, metadata={"help": "print the settings as YAML and do nothing else", "group": "recipe"}
+    )
+
+
+def run(argv: list[str], prog: str) -> int:
+    """Train, or print the settings."""
+    given = parse_flags(TrainOptions, argv, prog, DESCRIPTION)
+    source, is_print = given.pop("config", None), given.pop("print_config", False)
+    resume = given.get("resume")
+    if source is None and resume is not None:
+        source = run_config(resume)
+    config = load_config(source, given)
+    if is_print:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    if config.data_dir is None:
+        raise UsageError(f"{prog} needs --data-dir FOLDER, with train/CLASS/ and val/CLASS/ in it; see {prog} --help")
+    # Not at the top: PyTorch takes seconds, and --help needs none of it.
+    from globalvit.train.loop import train
+
+    train(config, recipe_name(source))
+    return 0
+
+
+def run_config(resume: str) -> Path:
+    """The config.yaml of the run that a checkpoint, or a file in it, belongs to.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    given = Path(resume)
+    if not given.exists():
+        raise FileNotFoundError(f"--resume {given} does not exist; give a run folder or one of its checkpoints")
+    for folder in (given, *given.resolve().parents[:3]):
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise FileNotFoundError(f"no config.yaml in or above --resume {given}; give the run's --config as well")

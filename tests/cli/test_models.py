@@ -1,0 +1,66 @@
+"""`globalvit models`: the table, the file, and counting on the model itself."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from globalvit.cli.main import main
+from globalvit.cli.models import matching, measure
+from globalvit.models.variants import GCVIT, PUBLISHED
+
+
+def test_the_table_has_counted_and_published_figures_side_by_side(capsys):
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in GCVIT)
+    (line,) = (line for line in lines if line.split()[:1] == ["gcvit_tiny2"])
+    figures = ["gcvit_tiny2", "224", "34.54", "34", "6.18", "5.5", "nvidia_in1k", "83.7", "CC-BY-NC-SA-4.0"]
+    assert line.split() == figures
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("gcvit_x*", ["gcvit_xxtiny", "gcvit_xtiny"]),
+        ("gcvit_tiny", ["gcvit_tiny"]),
+        ("gc_vit_tiny", ["gcvit_tiny"]),
+        ("large_", ["gcvit_large_384", "gcvit_large_512"]),
+    ],
+)
+def test_a_pattern_a_name_an_alias_or_a_part_chooses(pattern, names):
+    assert matching(pattern) == names
+
+
+def test_a_pattern_without_a_match_is_answered_with_the_closest(capsys):
+    assert main(["models", "gcvit_tinny"]) == 1
+    assert "no model matches 'gcvit_tinny'. Did you mean 'gcvit_tiny'" in capsys.readouterr().err
+
+
+def test_the_file_holds_everything_known(tmp_path, capsys):
+    assert main(["models", "gcvit_large", "--json", str(tmp_path / "m.json")]) == 0
+    (model,) = json.loads((tmp_path / "m.json").read_text())
+    assert model["params"] == 202_075_570
+    assert [weights["weights"] for weights in model["weights"]] == ["nvidia_in1k", "nvidia_in21k_ft_in1k"]
+    assert model["weights"][0]["address"].startswith("https://")
+    assert "nvidia_in21k_ft_in1k" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", GCVIT)
+def test_what_is_counted_on_the_model_is_what_the_table_says(name):
+    counted = measure(name)
+    assert counted["params"] == PUBLISHED[name].params
+    assert counted["gmacs"] == pytest.approx(PUBLISHED[name].gmacs, rel=5e-3)
+
+
+def test_measuring_adds_columns(capsys):
+    assert main(["models", "gcvit_xxtiny", "--measure"]) == 0
+    page = capsys.readouterr().out
+    assert "params measured" in page
+    assert "11995428" in page
+
+
+def test_the_table_needs_no_torch():
+    code = "import sys; from globalvit.cli.main import main; main(['models']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

@@ -1,0 +1,180 @@
+"""`globalvit validate`: the scores, the files, the settings of the run, and class sets that differ."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from globalvit.cli.main import main
+from globalvit.cli.validate import Result, show
+
+
+@pytest.fixture(scope="module")
+def measured(run_folder, tmp_path_factory):
+    """What `globalvit validate` wrote of the run folder as it is."""
+    folder = tmp_path_factory.mktemp("measured")
+    assert main(["validate", "--checkpoint", str(run_folder), "--output", str(folder)]) == 0
+    return folder
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def folder_of_classes(root, classes):
+    """A val split with two red pictures a class."""
+    for name in classes:
+        (root / "val" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (40, 40), "red").save(root / "val" / name / f"{i}.png")
+    return root
+
+
+def small_checkpoint(path, classes, num_classes=None):
+    from globalvit.build import create_model
+    from globalvit.weights.load import save_weights
+
+    task = create_model("gcvit_xxtiny", classes=classes, num_classes=num_classes, image_size=32)
+    save_weights(path, task, task.spec, classes, task.preprocessing)
+    return path
+
+
+def test_the_settings_of_the_run_give_the_scores_of_its_own_evaluation(run_folder, measured):
+    import torch
+
+    from globalvit.build import open_checkpoint
+    from globalvit.data.image_folder import open_split
+    from globalvit.data.loading import eval_loader
+    from globalvit.train.evaluate import evaluate
+
+    task = open_checkpoint(run_folder)
+    loader = eval_loader(open_split("digits", "val"), task.preprocessing, batch_size=24)
+    expected = evaluate(task, loader, task.preprocessing, torch.device("cpu"), "bf16").compute()
+    assert {name: summary(measured)[name] for name in expected} == expected
+    assert expected["top1"] > 60
+
+
+def test_flags_override_the_settings_of_the_run(run_folder, measured, tmp_path):
+    words = ["--checkpoint", str(run_folder), "--precision", "fp32", "--batch-size", "360", "--output", str(tmp_path)]
+    assert main(["validate", *words]) == 0
+    other, own = summary(tmp_path), summary(measured)
+    assert other["loss"] != own["loss"]
+    assert other["loss"] == pytest.approx(own["loss"], abs=0.05)
+
+
+def test_rows_and_matrix_agree_with_the_scores(measured):
+    with (measured / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    matrix = json.loads((measured / "confusion_matrix.json").read_text())
+    hits = [matrix["counts"][i][i] for i in range(10)]
+    assert matrix["classes"] == list("0123456789")
+    assert summary(measured)["top1"] == pytest.approx(100 * sum(hits) / 360)
+    for row, hit in zip(rows, hits, strict=True):
+        assert float(row["recall"]) == pytest.approx(100 * hit / int(row["images"]))
+    with (measured / "confusion_matrix.csv").open(newline="") as file:
+        table = list(csv.reader(file))
+    assert [list(map(int, row[1:])) for row in table[1:]] == matrix["counts"]
+    with Image.open(measured / "confusion_matrix.png") as page:
+        assert min(page.size) > 400
+
+
+def test_folders_named_by_wordnet_ids_are_imagenet_classes(tmp_path, capsys):
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", ("tench", "goldfish"))
+    data = folder_of_classes(tmp_path / "data", ["n01440764", "n01443537"])
+    assert main(["validate", "--checkpoint", str(checkpoint), "--data-dir", str(data), "--workers", "0"]) == 0
+    page = capsys.readouterr().out
+    assert "goldfish" in page
+    assert "on 4 pictures" in page
+
+
+@pytest.mark.parametrize(
+    ("classes", "text"),
+    [
+        (("apple", "pear"), r"lacks 'pear' and has 'plum' besides"),
+        (("apple", "pear", "plum"), r"lacks 'pear'"),
+    ],
+)
+def test_other_classes_than_the_models_are_an_error_that_names_them(tmp_path, capsys, classes, text):
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", classes)
+    data = folder_of_classes(tmp_path / "data", ["apple", "plum"])
+    assert main(["validate", "--checkpoint", str(checkpoint), "--data-dir", str(data)]) == 1
+    shown = capsys.readouterr().err
+    assert text in shown
+    assert shown.startswith("globalvit: error: the classes of ")
+
+
+def test_another_number_of_classes_is_an_error_where_names_are_not_known(tmp_path, capsys):
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", None, 3)
+    data = folder_of_classes(tmp_path / "data", ["apple", "plum"])
+    assert main(["validate", "--checkpoint", str(checkpoint), "--data-dir", str(data)]) == 1
+    assert "the model has 3 outputs and" in capsys.readouterr().err
+
+
+def test_unreadable_pictures_are_left_out_and_counted(tmp_path, capsys):
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", ("apple", "plum"))
+    data = folder_of_classes(tmp_path / "data", ["apple", "plum"])
+    (data / "val" / "plum" / "broken.png").write_bytes(b"")
+    words = [
+        "--checkpoint",
+        str(checkpoint),
+        "--data-dir",
+        str(data),
+        "--workers",
+        "0",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert main(["validate", *words]) == 0
+    assert "on 4 pictures, 1 left out" in capsys.readouterr().out
+    assert list(summary(tmp_path / "o")["skipped"]) == [str(data / "val" / "plum" / "broken.png")]
+
+
+def test_of_many_classes_the_worst_are_shown(capsys):
+    rows = [{"name": f"c{i:03}", "images": 9, "recall": float(i % 50), "precision": None} for i in range(100)]
+    scores = {"top1": 1.0, "top5": 2.0, "loss": 3.0, "count": 900.0}
+    show(Result("gcvit_tiny", scores, {"per_class": rows}, {}))
+    page = capsys.readouterr().out
+    assert sum(line.strip().startswith("c0") for line in page.splitlines()) == 40
+    assert page.index("c000") < page.index("c050") < page.index("c001")
+    assert "c049" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["--model", "gcvit_tiny"], 2, "globalvit validate needs --data-dir"),
+        (["--checkpoint", "x", "--batch-size", "0"], 2, "batch_size=0 must be 1 or more"),
+        (["--checkpoint", "x", "--img-size", "8"], 2, "image_size=8 is too small"),
+        (["--checkpoint", "x", "--crop-pct", "1.5"], 2, "crop_pct=1.5 must be more than 0 and at most 1"),
+        (["--checkpoint", "gone", "--data-dir", "digits"], 1, "gone does not exist; give a weight file"),
+    ],
+)
+def test_mistakes_are_one_line(words, status, text, capsys):
+    assert main(["validate", *words]) == status
+    shown = capsys.readouterr().err
+    assert text in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_count_what_one_counts(run_folder, tmp_path):
+    # 360 pictures in batches of 11 divide evenly over neither one process nor two.
+    words = ["validate", "--checkpoint", str(run_folder), "--batch-size", "11", "--precision", "fp32", "--output"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main([*words, str(one)]) == 0
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "globalvit",
+    ]
+    subprocess.run([*launcher, *words, str(two)], check=True, capture_output=True, timeout=300)
+    assert (one / "confusion_matrix.json").read_text() == (two / "confusion_matrix.json").read_text()
+    assert summary(two)["loss"] == pytest.approx(summary(one)["loss"], abs=1e-6)
