@@ -9,9 +9,7 @@ from globalvit.models import windows
 sides = st.integers(1, 20)
 
 
-@given(
-    height=sides, width=sides, window=st.integers(1, 8), stripes=st.booleans(), batch=st.integers(1, 3), parts=sides
-)
+@given(height=sides, width=sides, window=st.integers(1, 8), stripes=st.booleans(), batch=st.integers(1, 3), parts=sides)
 def test_merge_undoes_partition_on_any_padded_grid(height, width, window, stripes, batch, parts):
     x = torch.arange(batch * height * width * parts * 6, dtype=torch.float32).view(batch, height, width, -1)
     padded = windows.pad(x, window)
