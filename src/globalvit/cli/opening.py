@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 MODEL, RUNNING = "model", "running; as in the checkpoint's run unless given"
 # Options that stand for the setting of the same name.
-SETTINGS = ("batch_size", "amp", "precision", "data_dir", "val_split", "workers")
+SETTINGS = (
+    *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "amp", "precision", "device"),
+    *("data_dir", "val_split", "workers"),
+)
 CROP = "preprocessing; the weights' own unless given"
 
 
@@ -67,16 +70,15 @@ class ModelOptions:
             )
         if self.checkpoint is not None and self.weights is not None:
             raise ValueError("--checkpoint and --weights were both given; leave one out")
-
         if self.img_size is not None:
             as_size(self.img_size)
         # Checks the ranges now, when a mistake is still one of the command line.
-        TrainConfig(crop_pct=self.crop_pct, **self._given())
+        TrainConfig(**self._given())
 
     def settings(self) -> TrainConfig:
         """The settings of the checkpoint's run, or the defaults, with what was given over them."""
         run = self.checkpoint and run_folder(self.checkpoint)
-        return replace(read_run_config(run) if run else TrainConfig(), device=self.device, **self._given())
+        return replace(read_run_config(run) if run else TrainConfig(), **self._given())
 
     def _given(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in SETTINGS if hasattr(self, name)}
@@ -93,13 +95,14 @@ def open_model(options: ModelOptions) -> "Task":
         ValueError: a name is not known, or the file does not fit the model.
     """
     from globalvit import build
+    from globalvit.train.inputs import with_settings
 
     if options.checkpoint is not None:
         task = build.open_checkpoint(options.checkpoint, model=options.model, use_ema=options.ema)
     else:
         assert options.model is not None
         task = build.create_model(options.model, options.weights or _first_weights(options.model))
-    task.preprocessing = replace(task.preprocessing, **_preprocessing(options))
+    task.preprocessing = with_settings(task.preprocessing, options.settings())
     return task.eval()
 
 
@@ -122,8 +125,8 @@ def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextMa
 
 def run_folder(checkpoint: Path) -> Path | None:
     """The run that a weight file, a checkpoint folder or a run folder belongs to."""
-    # RUN/checkpoints/step-1/model.safetensors is three folders deep; links such as `best` stay within `checkpoints`.
-    candidates = [checkpoint, *checkpoint.absolute().parents[:3]]
+    # RUN/checkpoints/step-1/model.safetensors is three folders deep.
+    candidates = [checkpoint, *checkpoint.resolve().parents[:3]]
     return next((folder for folder in candidates if (folder / "config.yaml").is_file()), None)
 
 
@@ -135,14 +138,3 @@ def _first_weights(model: str) -> str:
     if not records:
         raise ValueError(f"no weights are published for {model}; give a trained model with --checkpoint")
     return records[0].weights
-
-
-def _preprocessing(options: ModelOptions) -> dict[str, Any]:
-    """What the command line says of the preprocessing, in the words of `EvalTransform`."""
-    values = {
-        "image_size": options.img_size and as_size(options.img_size),
-        "crop_ratio": options.crop_pct,
-        "crop_mode": options.crop_mode,
-        "interpolation": options.interpolation,
-    }
-    return {name: value for name, value in values.items() if value is not None}

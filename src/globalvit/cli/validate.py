@@ -94,9 +94,16 @@ def open_source(task: "Task", settings: TrainConfig) -> "Source":
 
 def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engine") -> Result:
     """Score the model on all pictures of `source`, each counted once over all processes."""
+    import torch
+
     from globalvit.data.loading import eval_loader
     from globalvit.train.evaluate import evaluate
 
+    if settings.channels_last:
+        task.to(memory_format=torch.channels_last)
+    # As the run did: its average, where it kept one, was never compiled.
+    if settings.torchcompile and not settings.model_ema:
+        task.compile()
     engine.place(task)
     loader = eval_loader(
         source,

@@ -59,6 +59,11 @@ def evaluation_transform(config: TrainConfig) -> EvalTransform:
     else:
         saved = resolve_checkpoint(config.weights).preprocessing
         transform = EvalTransform(**asdict(saved)) if saved else preprocessing(config.model)
+    return with_settings(transform.for_channels(config.in_chans), config)
+
+
+def with_settings(transform: EvalTransform, config: TrainConfig) -> EvalTransform:
+    """The transform with what the config says of it in place of its own."""
     chosen: dict[str, Any] = {
         "image_size": None if config.img_size is None else as_size(config.img_size),
         "crop_ratio": config.crop_pct,
@@ -67,8 +72,7 @@ def evaluation_transform(config: TrainConfig) -> EvalTransform:
         "mean": config.mean,
         "std": config.std,
     }
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return replace(transform.for_channels(config.in_chans), **given)
+    return replace(transform, **{name: value for name, value in chosen.items() if value is not None})
 
 
 def settle_transform(config: TrainConfig, transform: EvalTransform) -> TrainConfig:
