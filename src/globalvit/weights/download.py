@@ -20,10 +20,12 @@ def copies_folder() -> Path:
     return Path(constants.HF_HOME) / "globalvit"
 
 
-def download(record: WeightRecord) -> Path:
+def download(record: WeightRecord, cache_dir: str | Path | None = None) -> Path:
     """The file of a record: a copy put in place by hand, one from the cache, or one fetched now.
 
-    Hugging Face's cache is used as its own tools use it (`HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`).
+    Args:
+        record: which file.
+        cache_dir: cache to use in place of Hugging Face's own (`HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` hold).
 
     Raises:
         OSError: the file is not at hand and cannot be fetched, or is not the published one; the text names it, its
@@ -32,15 +34,17 @@ def download(record: WeightRecord) -> Path:
     copy = copies_folder() / record.file_name
     if copy.is_file():
         return _checked(copy, record)
-    return _checked(_FETCH[record.source](record, copy), record)
+    if record.source == "hub":
+        return _checked(_from_hub(record, copy, cache_dir), record)
+    return _checked(_from_url(record, copy) if record.source == "url" else _from_drive(record, copy), record)
 
 
-def _from_hub(record: WeightRecord, copy: Path) -> Path:
+def _from_hub(record: WeightRecord, copy: Path, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import hf_hub_download
 
     assert record.repo is not None
     try:
-        return Path(hf_hub_download(*record.repo))
+        return Path(hf_hub_download(*record.repo, cache_dir=cache_dir))
     except Exception as error:
         # The client's network errors share no public class, and whatever went wrong the remedy is the same.
         raise _unreachable(record, copy, error) from error
@@ -65,9 +69,6 @@ def _from_drive(record: WeightRecord, copy: Path) -> Path:
         f"{record.file_name} is on Google Drive, which only a browser can fetch it from: open {record.address} "
         f"and put the file into {copy.parent} as {copy.name}"
     )
-
-
-_FETCH = {"hub": _from_hub, "url": _from_url, "drive": _from_drive}
 
 
 def _unreachable(record: WeightRecord, copy: Path, error: Exception) -> OSError:
