@@ -1,0 +1,133 @@
+"""Reading pictures: an upright RGB image comes out whatever lies in the file, or an error that names the file.
+
+Decided here: the content counts, not the extension; grey, palette and CMYK become RGB; transparency is laid over white;
+16-bit values are scaled to 8 bits; EXIF's rotation is applied; the first frame of an animation is taken.
+"""
+
+import warnings
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+# Twice the number at which Pillow begins to warn of decompression bombs: 179 megapixels.
+MOST_PIXELS = 178_956_970
+# Pillow's other plugins are left out: some start programs (EPS runs Ghostscript), none holds photographs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+# Endings, in lower case, of the files in a folder that count as pictures.
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"}
+)
+FULL_16_BIT = 65535
+_ORIENTATION_TAG = 0x0112
+# EXIF's orientation → what makes the picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(ValueError):  # noqa: N818 (it says what is there)
+    """A file that is no readable picture; training and evaluation skip and count it."""
+
+
+class OversizedImage(ValueError):  # noqa: N818
+    """A picture of more than 179 megapixels; it is never skipped, since it would be lost or exhaust the memory."""
+
+
+def read_image(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> Image.Image:
+    """Read a picture as upright RGB.
+
+    Args:
+        source: a path, the file's bytes, or a binary stream.
+        name: what error messages call the picture; a path is its own name.
+
+    Raises:
+        FileNotFoundError, PermissionError, IsADirectoryError: a path that cannot be opened.
+        UnreadableImage: empty, truncated, damaged, or in a format that is not read.
+        OversizedImage: more than 179 megapixels.
+    """
+    if isinstance(source, (str, PathLike)):
+        with Path(source).open("rb") as stream:
+            return _read_stream(stream, name or str(source))
+    stream = BytesIO(source) if isinstance(source, bytes) else source
+    return _read_stream(stream, name or "the picture")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image of any mode as upright RGB; see the head of this file for what becomes of each.
+
+    Raises:
+        UnreadableImage: floating-point or 32-bit pixels, whose range is not known.
+    """
+    image.load()
+    image = _upright(image)
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _from_16_bit(image)
+    if image.has_transparency_data:
+        return _over_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _read_stream(stream: BinaryIO, name: str) -> Image.Image:
+    """Decode a stream; Pillow's warnings of odd metadata are not for the user, who gets the picture or an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(stream, name)
+        except (OversizedImage, MemoryError):
+            raise
+        except Image.DecompressionBombError:
+            raise _oversized(name) from None
+        except Exception as error:
+            # Decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, zlib.error …
+            raise UnreadableImage(f"{name} cannot be read as a picture: {_reason(error, stream)}") from error
+
+
+def _decode(stream: BinaryIO, name: str) -> Image.Image:
+    with Image.open(stream, formats=FORMATS) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise _oversized(name)
+        return to_rgb(image)
+
+
+def _oversized(name: str) -> OversizedImage:
+    return OversizedImage(
+        f"{name} has more than {MOST_PIXELS // 1_000_000 + 1} megapixels; make it smaller or remove it"
+    )
+
+
+def _reason(error: Exception, stream: BinaryIO) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        stream.seek(0)
+        return f"it is none of {', '.join(FORMATS)}" if stream.read(1) else "the file is empty"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Modes I;16 (0 … 65535) and I, in which Pillow gives 16-bit files of some formats."""
+    values_HW = np.asarray(image).astype(np.int64)
+    if values_HW.min() < 0 or values_HW.max() > FULL_16_BIT:
+        raise UnreadableImage("its pixels have 32 bits and an unknown range; save it with 8 or 16 bits")
+    return Image.fromarray(((values_HW * 255 + FULL_16_BIT // 2) // FULL_16_BIT).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")

@@ -1,0 +1,242 @@
+"""From a picture to a tensor: the evaluation transform of a set of weights, and the training transform.
+
+Both end in uint8 values; `normalise` makes them floats, on whatever device they are by then.
+
+Legend: `B` images · `C` channels · `H W` pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from globalvit.data.augment import Augmentation, build_pipeline
+from globalvit.data.erasing import Erasure, Mode, draw_erasure
+from globalvit.data.randomness import Purpose, derive, seeded
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class _ImageTensor:
+    """What both transforms share: size, channels, statistics, and the last step."""
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def _check(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "image_size", _as_size(self.image_size))
+        set_(self, "mean", tuple(map(float, self.mean)))
+        set_(self, "std", tuple(map(float, self.std)))
+        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+            raise ValueError(f"mean={self.mean} and std={self.std} need one value a channel each, std above 0")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the tensors: 3 for RGB, 1 for grey."""
+        return len(self.mean)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Values 0 … 255 of any dtype (…, C, H, W) → float32, less the mean, in units of the deviation."""
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
+        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """Undo `normalise`: float (…, C, H, W) → uint8, rounded and clipped."""
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
+        return images.mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform(_ImageTensor):
+    """How pictures are prepared for evaluation and prediction.
+
+    Args:
+        image_size: height and width of the result in pixels, or one side.
+        crop_ratio: of `center`, the part of the resized picture that the crop takes, at most 1.
+        crop_mode: `center` resizes the shorter side to size / crop_ratio and takes the centre; `squash` resizes the
+            whole picture to the size, whatever its shape.
+        interpolation: `bicubic`, `bilinear`, `lanczos` or `nearest`.
+        mean: of each channel, for values 0 … 1; one value means grey images.
+        std: deviation of each channel.
+
+    Raises:
+        ValueError: a value is none of these.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    crop_ratio: float = 0.875
+    crop_mode: Literal["center", "squash"] = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        self._check()
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio={self.crop_ratio} must be above 0 and at most 1")
+        if self.crop_mode not in ("center", "squash"):
+            raise ValueError(f"crop_mode={self.crop_mode!r} must be 'center' or 'squash'")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation={self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB picture → float32 (C, H, W), normalised."""
+        return self.normalise(self.to_uint8(image))
+
+    def to_uint8(self, image: Image.Image) -> Tensor:
+        """An RGB picture → uint8 (C, H, W)."""
+        height, width = self.image_size
+        box = self.kept_box(image.width, image.height)
+        return _to_tensor(image.resize((width, height), INTERPOLATIONS[self.interpolation], box), self.channels)
+
+    def kept_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what is kept of a picture, in its own pixels."""
+        if self.crop_mode == "squash":
+            return 0, 0, width, height
+        # Resizing and cropping in one go gives the same pixels, and very long pictures never become huge.
+        resized_height, resized_width = self._resized(height, width)
+        top, bottom = _centre(height, resized_height, self.image_size[0])
+        left, right = _centre(width, resized_width, self.image_size[1])
+        return left, top, right, bottom
+
+    def for_channels(self, channels: int) -> Self:
+        """The same for images of another number of channels: for 1, the mean of the statistics."""
+        if channels == self.channels:
+            return self
+        mean, std = (sum(values) / self.channels for values in (self.mean, self.std))
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Size at which the crop is taken, rounded as timm rounds it."""
+        target_height, target_width = (int(side / self.crop_ratio) for side in self.image_size)
+        if target_height != target_width:
+            shrink = min(height / target_height, width / target_width)
+            return round(height / shrink), round(width / shrink)
+        if height <= width:
+            return target_height, int(target_height * width / height)
+        return int(target_width * height / width), target_width
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform(_ImageTensor):
+    """How pictures are augmented for training; every choice is a function of (seed, epoch, index).
+
+    Args:
+        image_size: height and width of the result in pixels, or one side.
+        scale: smallest and largest area of the random crop, as a part of the picture.
+        ratio: smallest and largest ratio of the crop's width to its height.
+        hflip: probability of a horizontal flip.
+        vflip: probability of a vertical flip.
+        aa: RandAugment, AutoAugment, AugMix or 3-Augment in timm's notation, such as `rand-m9-mstd0.5-inc1`.
+        color_jitter: strength of colour jitter, or of brightness, contrast, saturation (and hue); where `aa` is given
+            it stands in for it, as in timm.
+        interpolation: `random` (bilinear or bicubic), or one of `EvalTransform`'s.
+        reprob: probability of random erasing.
+        remode: what is filled in: `pixel`, `rand` or `const`.
+        recount: rectangles at the most.
+        mean: of each channel, for values 0 … 1; one value means grey images.
+        std: deviation of each channel.
+
+    Raises:
+        ValueError: a value is out of range, or `aa` is not timm's notation.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = 0.5
+    vflip: float = 0.0
+    aa: str | None = None
+    color_jitter: float | tuple[float, ...] | None = 0.4
+    interpolation: str = "random"
+    reprob: float = 0.0
+    remode: Mode = "pixel"
+    recount: int = 1
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        self._check()
+        object.__setattr__(self, "scale", _as_range("scale", self.scale))
+        object.__setattr__(self, "ratio", _as_range("ratio", self.ratio))
+        if isinstance(self.color_jitter, Sequence):
+            object.__setattr__(self, "color_jitter", tuple(self.color_jitter))
+        if self.interpolation not in ("random", *INTERPOLATIONS):
+            allowed = ", ".join(("random", *INTERPOLATIONS))
+            raise ValueError(f"train interpolation={self.interpolation!r} must be one of {allowed}")
+        if self.remode not in ("pixel", "rand", "const") or self.recount < 1:
+            raise ValueError(f"remode={self.remode!r} must be pixel, rand or const, recount={self.recount} 1 or more")
+
+    def __call__(self, image: Image.Image, seed: int, epoch: int, index: int) -> tuple[Tensor, Erasure]:
+        """An RGB picture → uint8 (C, H, W), and what to erase of it once it is normalised."""
+        key = (seed, epoch, index)
+        with seeded(derive(Purpose.AUGMENT, *key)):
+            image = self.prepare()(image)
+        return _to_tensor(image, self.channels), draw_erasure(self.image_size, self.reprob, self.recount, key)
+
+    def prepare(self) -> Augmentation:
+        """Build timm's pipeline, or take the one built before; raises ValueError where `aa` is not understood."""
+        return build_pipeline(
+            image_size=self.image_size,
+            scale=self.scale,
+            ratio=self.ratio,
+            hflip=self.hflip,
+            vflip=self.vflip,
+            aa=self.aa,
+            color_jitter=self.color_jitter,
+            interpolation=self.interpolation,
+            # What the augmentations fill in; they work on RGB.
+            mean=self.mean if self.channels == 3 else self.mean[:1] * 3,
+        )
+
+
+def check_channels(channels: int) -> None:
+    """Refuse a number of channels that picture files do not give.
+
+    Raises:
+        ValueError: it is neither 3 nor 1.
+    """
+    if channels not in (1, 3):
+        raise ValueError(
+            f"picture files give 3 channels, or 1 as grey, not {channels}; for other data make float tensors "
+            f"(B, {channels}, H, W) yourself and give them to the model"
+        )
+
+
+def _to_tensor(image: Image.Image, channels: int) -> Tensor:
+    check_channels(channels)
+    values = np.array(image if channels == 3 else image.convert("L"))
+    return torch.from_numpy(values.reshape(image.height, image.width, channels)).permute(2, 0, 1).contiguous()
+
+
+def _centre(side: int, resized: int, kept: int) -> tuple[float, float]:
+    """First and last position, in a picture's own pixels, of the middle `kept` of `resized`."""
+    start = round((resized - kept) / 2.0)
+    return start * side / resized, min((start + kept) * side / resized, side)
+
+
+def _as_size(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size={size} must be 1 pixel or more")
+    return int(height), int(width)
+
+
+def _as_range(name: str, limits: Sequence[float]) -> tuple[float, float]:
+    low, high = limits
+    if not 0 < low <= high:
+        raise ValueError(f"{name}={low},{high} must be the smaller number first, both above 0")
+    return float(low), float(high)
