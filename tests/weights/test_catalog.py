@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import timm
 
 from globalvit.models.variants import GCVIT, PUBLISHED
 from globalvit.weights import catalog
@@ -44,7 +45,6 @@ def test_evaluation_crops_are_those_of_each_file():
 
 
 def test_timm_evaluates_its_files_as_ours_say():
-    timm = pytest.importorskip("timm")
     for record in RECORDS:
         if record.form == "timm":
             cfg = timm.get_pretrained_cfg(f"{record.model}.in1k")

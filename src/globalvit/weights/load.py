@@ -154,8 +154,8 @@ def require_match(
     holds = infer_model(state)
     remedy = f"; it holds {holds}, so create that model" if holds not in (None, model) else ""
     raise ValueError(
-        f"{source} is a checkpoint of another model than {model or 'this one'}: {len(differing)} entries differ: "
-        f"{shown}{remedy}"
+        f"{source} is a checkpoint of another model than {model or 'this one'}: {len(differing)} "
+        f"{'entry differs' if len(differing) == 1 else 'entries differ'}: {shown}{remedy}"
     )
 
 

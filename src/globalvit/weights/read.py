@@ -168,6 +168,7 @@ def _is_state(value: Any) -> bool:
 def _plain(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors under names without the prefixes of wrappers."""
     names = list(state)
+    # Twice, since either may be around the other.
     for wrapper in (*WRAPPERS, *WRAPPERS):
         if all(name.startswith(wrapper) for name in names):
             names = [name.removeprefix(wrapper) for name in names]
