@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from globalvit.build import (
+        create_backbone,
         create_model,
         list_models,
         load_weights,
         model_info,
         open_checkpoint,
         preprocessing,
+        save_weights,
     )
 
 __version__ = "0.1.0.dev0"
 __all__ = [
     "__version__",
+    "create_backbone",
     "create_model",
     "list_models",
     "load_weights",
     "model_info",
     "open_checkpoint",
     "preprocessing",
+    "save_weights",
 ]
 
 

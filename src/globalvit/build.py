@@ -215,6 +215,19 @@ def load_weights(model: nn.Module, source: Source | catalog.WeightRecord) -> Loa
     return load.load_weights(model, source)
 
 
+def save_weights(model: Task, path: str | PathLike[str]) -> None:
+    """Write a task's weights as safetensors, with what `open_checkpoint` needs to build it again.
+
+    Args:
+        model: what `create_model` returned.
+        path: ends in `.safetensors`; the file is replaced atomically.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; a file that was there is kept.
+    """
+    load.save_weights(path, model, model.spec, model.classes, model.preprocessing)
+
+
 def preprocessing(name: str, weights: str | None = None) -> EvalTransform:
     """The evaluation transform of a model's weights: from a PIL image to a float tensor (3, H, W).
 

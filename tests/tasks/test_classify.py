@@ -1,0 +1,110 @@
+"""What a classifier answers, whatever its pictures come as and whatever comes with them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import globalvit as gv
+
+SMALL = {"num_classes": 6, "image_size": 32, "classes": tuple("abcdef")}
+
+
+@pytest.fixture
+def model():
+    made = gv.create_model("gcvit_xxtiny", **SMALL)
+    # Fresh weights answer much alike for all pictures; a livelier head makes mistakes visible.
+    torch.nn.init.normal_(made.head.linear.weight, std=1.0)
+    return made
+
+
+def picture(seed, size=(40, 30)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def close(first, second):
+    assert first["labels"] == second["labels"]
+    assert first["names"] == second["names"]
+    assert first["scores"] == pytest.approx(second["scores"], abs=1e-5)
+
+
+def test_predict_takes_paths_pictures_and_arrays_alike(model, tmp_path):
+    image = picture(0)
+    image.save(tmp_path / "one.png")
+    (expected,) = model.predict(image)
+    for form in (tmp_path / "one.png", str(tmp_path / "one.png"), np.asarray(image), model.preprocessing(image)):
+        (answer,) = model.predict(form)
+        close(answer, expected)
+    assert len(expected["labels"]) == len(expected["scores"]) == 5
+    assert expected["names"] == ["abcdef"[label] for label in expected["labels"]]
+    assert expected["scores"] == sorted(expected["scores"], reverse=True)
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(model):
+    tensors = [torch.randn(3, *size) for size in ((32, 32), (48, 33), (32, 32), (64, 40), (48, 33))]
+    together = model.predict(tensors, batch_size=2)
+    for tensor, answer in zip(tensors, together, strict=True):
+        close(answer, model.predict([tensor])[0])
+
+
+def test_predict_leaves_the_mode_as_it_was(model):
+    model.train()
+    first = model.predict(picture(0))
+    assert model.training
+    assert model.eval().predict(picture(0)) == first
+    assert not model.training
+
+
+def test_top_k_is_bounded_by_the_classes(model):
+    assert len(model.predict(picture(0), top_k=50)[0]["labels"]) == 6
+    assert len(model.predict(picture(0), top_k=1)[0]["labels"]) == 1
+    with pytest.raises(ValueError, match="top_k=0 must be at least 1"):
+        model.predict(picture(0), top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(3, 32, 32, dtype=torch.uint8), r"a torch.uint8 tensor of shape \(3, 32, 32\) came"),
+        (np.zeros((32, 32), np.uint8), r"a picture came as uint8 array of shape \(32, 32\)"),
+        (np.zeros((32, 32, 3)), "a picture came as float64 array"),
+        (7, "a picture came as int; give a path, a PIL image or an RGB uint8 array"),
+    ],
+)
+def test_other_pictures_are_refused(model, image, message):
+    with pytest.raises(ValueError, match=message):
+        model.predict(image)
+
+
+def test_losses_take_labels_and_soft_targets(model):
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 5])
+    model.eval()
+    hard = model.losses({"images": images, "labels": labels})["loss"]
+    one_hot = torch.nn.functional.one_hot(labels, 6).float()
+    soft = model.losses({"images": images, "labels": labels, "targets": one_hot})["loss"]
+    torch.testing.assert_close(hard, soft)
+
+
+def test_a_few_steps_halve_the_loss_and_a_seed_repeats_them():
+    def train():
+        torch.manual_seed(3)
+        model = gv.create_model("gcvit_xxtiny", **SMALL, drop_path=0.0)
+        batch = {"images": torch.randn(12, 3, 32, 32), "labels": torch.arange(12) % 6}
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        losses = []
+        for _ in range(8):
+            loss = model.losses(batch)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    first = train()
+    assert first[-1] < first[0] / 2
+    assert train() == first
+
+
+def test_class_names_must_fit():
+    with pytest.raises(ValueError, match="2 class names came for num_classes=3; give one a class"):
+        gv.create_model("gcvit_xxtiny", num_classes=3, classes=("a", "b"))
