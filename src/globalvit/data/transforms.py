@@ -26,6 +26,8 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# A picture whose resized form is larger than the result by more than this is very long: it is cropped first.
+MOST_ENLARGED = 32
 
 
 class _ImageTensor:
@@ -98,15 +100,21 @@ class EvalTransform(_ImageTensor):
 
     def to_uint8(self, image: Image.Image) -> Tensor:
         """An RGB picture → uint8 (C, H, W)."""
-        height, width = self.image_size
-        box = self.kept_box(image.width, image.height)
-        return _to_tensor(image.resize((width, height), INTERPOLATIONS[self.interpolation], box), self.channels)
+        interpolation = INTERPOLATIONS[self.interpolation]
+        height, width = self._resized(image.height, image.width)
+        if height * width > MOST_ENLARGED * self.image_size[0] * self.image_size[1]:
+            # Only the part that is kept, which costs no memory; its values may differ in the last bits.
+            cropped = image.resize(
+                (self.image_size[1], self.image_size[0]), interpolation, self.kept_box(image.width, image.height)
+            )
+        else:
+            top, left = (_first(side, kept) for side, kept in zip((height, width), self.image_size, strict=True))
+            bottom, right = top + self.image_size[0], left + self.image_size[1]
+            cropped = image.resize((width, height), interpolation).crop((left, top, right, bottom))
+        return _to_tensor(cropped, self.channels)
 
     def kept_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of what is kept of a picture, in its own pixels."""
-        if self.crop_mode == "squash":
-            return 0, 0, width, height
-        # Resizing and cropping in one go gives the same pixels, and very long pictures never become huge.
         resized_height, resized_width = self._resized(height, width)
         top, bottom = _centre(height, resized_height, self.image_size[0])
         left, right = _centre(width, resized_width, self.image_size[1])
@@ -120,7 +128,9 @@ class EvalTransform(_ImageTensor):
         return replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size at which the crop is taken, rounded as timm rounds it."""
+        """Height and width from which the crop is taken, rounded as timm rounds them."""
+        if self.crop_mode == "squash":
+            return self.image_size
         target_height, target_width = (int(side / self.crop_ratio) for side in self.image_size)
         if target_height != target_width:
             shrink = min(height / target_height, width / target_width)
@@ -222,9 +232,14 @@ def _to_tensor(image: Image.Image, channels: int) -> Tensor:
     return torch.from_numpy(values.reshape(image.height, image.width, channels)).permute(2, 0, 1).contiguous()
 
 
+def _first(resized: int, kept: int) -> int:
+    """Where the middle `kept` pixels of `resized` begin."""
+    return round((resized - kept) / 2)
+
+
 def _centre(side: int, resized: int, kept: int) -> tuple[float, float]:
     """First and last position, in a picture's own pixels, of the middle `kept` of `resized`."""
-    start = round((resized - kept) / 2.0)
+    start = _first(resized, kept)
     return start * side / resized, min((start + kept) * side / resized, side)
 
 
