@@ -1,4 +1,4 @@
-"""Attention in windows, in stripes and over whole grids: the one function every backbone calls, and its implementations.
+"""Attention in windows, in stripes and over whole grids: what every backbone calls, and its implementations.
 
 Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` tokens of a window · `h` heads ·
 `d` channels a head.

@@ -69,4 +69,4 @@ class Backbone(nn.Module):
         """Choose the implementation of windowed attention in every block (`models.attention`)."""
         for module in self.modules():
             if hasattr(module, "implementation"):
-                module.implementation = implementation
+                setattr(module, "implementation", implementation)  # noqa: B010 - nn.Module's types know tensors only

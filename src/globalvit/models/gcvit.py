@@ -11,6 +11,7 @@ Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` 
 """
 
 import re
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -228,7 +229,7 @@ class GCViT(Backbone):
         self.check(images_BCHW)
         x = self.stem(images_BCHW)
         maps = []
-        for stage in self.stages:
+        for stage in cast("list[Stage]", self.stages):
             query_BhNd = stage.global_query(x)
             for block in stage.blocks:
                 x = self.run_block(block, x, query_BhNd)

@@ -3,8 +3,8 @@
 Paper: Yang et al., ICLR 2023, arXiv 2212.06795. Deviations from the released code, none of which changes a released
 result: odd grids are padded in the local blocks, any number of channels and of output blocks.
 
-Legend: `B` images · `H W` grid · `C` channels · `N` tokens of a grid · `G` group tokens. Grids are channels-last inside,
-NCHW at the border of the backbone.
+Legend: `B` images · `H W` grid · `C` channels · `N` tokens of a grid · `G` group tokens. Grids are channels-last
+inside, NCHW at the border of the backbone.
 """
 
 import re

@@ -38,14 +38,14 @@ class Classifier(Task):
         """An empty count of hits."""
         return Accuracy(self.class_names)
 
-    def predict(self, images: Any, *, top_k: int = 5, batch_size: int = 32) -> list[dict[str, Any]]:
+    def predict(self, images: Any, *, batch_size: int = 32, top_k: int = 5) -> list[dict[str, Any]]:
         """The likeliest classes of each picture.
 
         Args:
             images: one picture or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
-            top_k: classes to name, at most all of them.
             batch_size: pictures in a forward pass at the most.
+            top_k: classes to name, at most all of them.
 
         Returns:
             For each picture `labels` (ints), `names` and `scores` (probabilities), best first.

@@ -69,7 +69,7 @@ class Task(nn.Module):
         """An empty metric of this task."""
 
     @abstractmethod
-    def predict(self, images: Any, **options: Any) -> list[dict[str, Any]]:
+    def predict(self, images: Any, *, batch_size: int = 32) -> list[dict[str, Any]]:
         """One dict a picture, in the order given."""
 
     @contextmanager

@@ -9,7 +9,7 @@ results table for its copies of the weights of 2022 (`results/results-imagenet.c
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from globalvit.closest import suggest
 from globalvit.models.variants import ALIASES
@@ -105,7 +105,7 @@ def find(model: str, weights: str) -> WeightRecord:
     return known[weights]
 
 
-def is_name(weights: object) -> bool:
+def is_name(weights: object) -> TypeGuard[str]:
     """Whether `weights` is meant as a name of this catalogue, known or misspelt, rather than as a path."""
     if not isinstance(weights, str):
         return False
