@@ -101,9 +101,10 @@ def test_a_file_of_others_tells_its_model(official_file):
 
 def test_a_published_file_is_known_by_its_name(official_file):
     renamed = official_file.rename(official_file.with_name("gcvit_1k_xxtiny.pth.tar"))
-    record = resolve_checkpoint(renamed).record
-    assert record is not None
-    assert (record.model, record.weights) == (MODEL, "nvidia_in1k")
+    found = resolve_checkpoint(renamed)
+    assert found.record is not None
+    assert (found.record.model, found.record.weights) == (MODEL, "nvidia_in1k")
+    assert found.preprocessing == found.record.preprocessing
 
 
 def test_another_model_than_the_file_says_is_an_error(tmp_path, task):

@@ -99,7 +99,7 @@ def _write_ours(target: Path, weights: "Weights", found: "Resolved", task: "Task
         weights.state,
         found.spec,
         found.classes or (imagenet_names() if record else None),
-        found.preprocessing or (record.preprocessing if record else task.preprocessing),
+        found.preprocessing or task.preprocessing,
         licence=saved.get("licence") or (record.licence if record else None),
         origin=saved.get("origin") or (record.address if record else found.file.name),
     )

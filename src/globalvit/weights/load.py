@@ -76,7 +76,7 @@ class Resolved:
         file: the weight file.
         spec: the model it belongs to: saved with it, or told from its entries.
         classes: names of the labels 0 … K−1, None where none were saved.
-        preprocessing: the evaluation transform, None where none was saved.
+        preprocessing: the evaluation transform saved with it, or that of the published file, None for any other.
         record: the published file that it is by its name, None for any other.
         config: the run's `config.yaml`, None outside a run.
     """
@@ -182,6 +182,8 @@ def resolve_checkpoint(
     elif model not in (None, spec.model):
         raise ValueError(f"{file} holds {spec.model}, not {model}; leave the model's name out, or give its own file")
     record = catalog.find_file(file.name)
+    if record is not None:
+        saved.setdefault("preprocessing", record.preprocessing)
     return Resolved(file=file, spec=spec, record=record, config=_config_beside(file), **saved)
 
 
