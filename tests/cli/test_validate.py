@@ -178,3 +178,14 @@ def test_two_processes_count_what_one_counts(run_folder, tmp_path):
     subprocess.run([*launcher, *words, str(two)], check=True, capture_output=True, timeout=300)
     assert (one / "confusion_matrix.json").read_text() == (two / "confusion_matrix.json").read_text()
     assert summary(two)["loss"] == pytest.approx(summary(one)["loss"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_trained_is_measured_exactly_as_training_did(tmp_path):
+    words = ["--config", "digits", "--epochs", "1", "--output", str(tmp_path), "--tag", "run", "--workers", "0"]
+    assert main(["train", *words]) == 0
+    assert main(["validate", "--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
+    trained, again = summary(tmp_path / "run"), summary(tmp_path / "again")
+    assert {name: trained[name] for name in ("top1", "top5", "loss")} == {
+        name: again[name] for name in ("top1", "top5", "loss")
+    }

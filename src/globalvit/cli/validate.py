@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engi
         world=engine.world,
         workers=settings.workers,
     )
-    with Progress(len(loader), "validating", is_shown=engine.is_main) as progress:
+    with closing(loader), Progress(len(loader), "validating", is_shown=engine.is_main) as progress:
         metric = evaluate(
             task,
             loader,
