@@ -7,7 +7,7 @@ from pathlib import Path
 from globalvit.cli.options import UsageError, parse_flags
 from globalvit.train.config import DEFAULT_RECIPE, TrainConfig, available_recipes, load_config, recipe_name, to_yaml
 
-SUMMARY = "train or fine-tune a model"
+SUMMARY = "Train or fine-tune a model on labelled pictures"
 DESCRIPTION = (
     "Train a model as a recipe says; every other flag changes one setting of it. "
     "The same command runs under torchrun. Recipes: " + ", ".join(available_recipes())

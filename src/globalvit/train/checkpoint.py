@@ -66,8 +66,12 @@ class Checkpoints:
         _link(self.folder / "best", checkpoint)
         self._rotate()
 
-    def rewind(self, step: int, best_step: int) -> None:
-        """Forget what lies beyond `step`, which a run that goes on from there writes anew."""
+    def rewind(self, step: int, best_step: int) -> bool:
+        """Forget what lies beyond `step`, which a run that goes on from there writes anew.
+
+        Returns:
+            Whether the best checkpoint of that time is still there.
+        """
         for path in _steps(self.folder):
             if _step_of(path) > step:
                 logger.info("resuming at step %d: %s is removed", step, path)
@@ -77,7 +81,8 @@ class Checkpoints:
             if target.is_dir():
                 _link(self.folder / name, target)
             else:
-                _unlink_dangling(self.folder / name)
+                (self.folder / name).unlink(missing_ok=True)
+        return self.best is not None
 
     def _write(self, target: Path, write: Callable[[Path], None]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +106,9 @@ class Checkpoints:
                 shutil.rmtree(old)
 
     def _intact(self) -> str:
-        return (
-            f"{self.last} is intact, free space and --resume {self.folder.parent}" if self.last else "none exists yet"
-        )
+        if self.last is None:
+            return "there is no earlier one"
+        return f"{self.last} is intact; free some space, then --resume {self.folder.parent}"
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -154,11 +159,6 @@ def _link(link: Path, target: Path) -> None:
     fresh.symlink_to(target.name)
     fresh.replace(link)
     sync(link.parent)
-
-
-def _unlink_dangling(link: Path) -> None:
-    if link.is_symlink() and not link.exists():
-        link.unlink()
 
 
 def _replace_folder(fresh: Path, target: Path) -> None:

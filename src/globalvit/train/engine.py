@@ -61,7 +61,7 @@ class Engine:
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
-        assert self.world == int(os.environ.get("WORLD_SIZE", "1")), "the launcher's processes are not all here"
+        assert self.world == _world_size(), "the launcher's processes are not all here"
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
@@ -83,7 +83,8 @@ class Engine:
         self.parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
         step = TrainingStep(task)
         self.model: nn.Module = step if self.is_sharded else self.accelerator.prepare_model(step)
-        self.optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
+        self.optimizer = optimizer
+        self.stepper = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
 
     def backward(self, batch: Batch, share: float, *, is_last: bool) -> dict[str, Tensor]:
         """Add the gradients of `share` times the batch's loss.
@@ -104,7 +105,7 @@ class Engine:
 
     def clip_gradients(self, limit: float | None) -> Tensor:
         """Return the gradients' norm, a scalar, and scale them down to `limit` where it is larger."""
-        self.accelerator.unscale_gradients(self.optimizer)
+        self.accelerator.unscale_gradients(self.stepper)
         norm = gradient_norm(self.parameters)
         if limit is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
@@ -112,12 +113,12 @@ class Engine:
 
     def step(self) -> None:
         """Update the parameters and clear the gradients; with fp16 an overflow leaves the parameters as they are."""
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.stepper.step()
+        self.stepper.zero_grad()
 
     def forget_gradients(self) -> None:
         """Clear the gradients without an update."""
-        self.optimizer.zero_grad()
+        self.stepper.zero_grad()
 
     @property
     def loss_scale(self) -> float | None:
@@ -235,25 +236,27 @@ def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
             value.copy_(like(state[name], value))
 
 
-def optimizer_state(optimizer: Optimizer, names: dict[Tensor, str]) -> dict[str, dict[str, Any]]:
-    """The optimiser's state by parameter name, with whole tensors on the CPU: the same for any number of processes."""
-    return {
-        names[parameter]: {
-            key: full(value).detach().cpu() if isinstance(value, Tensor) else value for key, value in state.items()
-        }
-        for parameter, state in optimizer.state.items()
-    }
+def optimizer_state(optimizer: Optimizer, names: dict[Tensor, str]) -> dict[str, Any]:
+    """The optimiser's state by parameter name, and its groups, with whole tensors on the CPU.
+
+    It is the same for any number of processes.
+    """
+    state = {names[parameter]: _whole_values(values) for parameter, values in optimizer.state.items()}
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    return {"state": state, "groups": [_whole_values(group) for group in groups]}
 
 
-def load_optimizer_state(optimizer: Optimizer, names: dict[Tensor, str], state: dict[str, dict[str, Any]]) -> None:
+def load_optimizer_state(optimizer: Optimizer, names: dict[Tensor, str], saved: dict[str, Any]) -> None:
     """Take back what `optimizer_state` gave; parameters without an entry start afresh."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    packed = {
-        index: {key: _placed(value, parameter) for key, value in state[names[parameter]].items()}
+    state = {
+        index: {key: _placed(value, parameter) for key, value in saved["state"][names[parameter]].items()}
         for index, parameter in enumerate(parameters)
-        if names[parameter] in state
+        if names[parameter] in saved["state"]
     }
-    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+    own = optimizer.state_dict()["param_groups"]
+    groups = [{**group, "params": mine["params"]} for group, mine in zip(saved["groups"], own, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def like(whole: Tensor, model: Tensor) -> Tensor:
@@ -262,6 +265,10 @@ def like(whole: Tensor, model: Tensor) -> Tensor:
     if not isinstance(model, DTensor):
         return moved
     return distribute_tensor(moved, model.device_mesh, model.placements)
+
+
+def _whole_values(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: full(value).detach().cpu() if isinstance(value, Tensor) else value for key, value in values.items()}
 
 
 def _placed(value: Any, parameter: nn.Parameter) -> Any:
@@ -289,6 +296,10 @@ def _forget_accelerate() -> None:
     # Accelerate keeps one configuration for the life of a process; a second run may want another.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_processes() -> int:

@@ -186,3 +186,8 @@ class Inputs:
             for reasons in gather(account.reasons):
                 account.merge(reasons)
         return sum(map(len, accounts))
+
+    def close(self) -> None:
+        """End the loader processes."""
+        self.training.close()
+        self.validation.close()

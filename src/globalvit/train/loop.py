@@ -52,6 +52,7 @@ def train(config: TrainConfig, recipe: str = "run") -> Path:
         engine = stack.enter_context(start_engine(config))
         stop = stack.enter_context(StopSignal())
         session = prepare_session(config, recipe, engine)
+        stack.callback(session.inputs.close)
         trainer = Trainer(session, engine, stop)
         stack.callback(trainer.close)
         trainer.run()
@@ -247,7 +248,7 @@ class Trainer:
         engine, state = self.engine, self.state
         state.scaler = engine.scaler_state()
         if engine.is_main or engine.is_sharded:
-            snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer.optimizer)
+            snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer)
             if self.recorder is not None:
                 self.recorder.sync()
                 self._checkpoints.save(

@@ -4,7 +4,11 @@ from collections import defaultdict
 from typing import Any, cast
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # pyright: ignore[reportPrivateImportUsage]
+from timm.optim import (
+    create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]
+    get_optimizer_info,  # pyright: ignore[reportPrivateImportUsage]
+    list_optimizers,  # pyright: ignore[reportPrivateImportUsage]
+)
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
@@ -43,27 +47,19 @@ def create_optimizer(task: Task, config: TrainConfig) -> Optimizer:
     """The optimiser of `config` over the task's parameters.
 
     Raises:
-        ValueError: timm knows no optimiser of this name, or it does not take the betas or epsilon given.
+        ValueError: timm knows no optimiser of this name, or it does not take the betas given.
     """
-    known = [str(name) for name in list_optimizers()]
-    if config.opt.lower() not in known:
-        raise ValueError(f"opt={config.opt!r} is not known to timm.{suggest(config.opt.lower(), known)}")
-    groups = parameter_groups(task, config.weight_decay, config.layer_decay)
-    chosen: dict[str, Any] = {"betas": config.opt_betas, "eps": config.opt_eps}
-    extra = {key: value for key, value in chosen.items() if value is not None}
+    options = _options(config)
     if config.opt.lower() in FUSED:
-        extra["fused"] = True
-    try:
-        return create_optimizer_v2(
-            groups,
-            opt=config.opt,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            **extra,
-        )
-    except TypeError as error:
-        raise ValueError(f"opt={config.opt!r} does not take {' and '.join(extra)}: {error}") from error
+        options["fused"] = True
+    return create_optimizer_v2(
+        parameter_groups(task, config.weight_decay, config.layer_decay),
+        opt=config.opt,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        **options,
+    )
 
 
 class Schedule:
@@ -104,6 +100,18 @@ def gradient_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
     """The L2 norm over all gradients, a scalar on their device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    """The options of the optimiser that the config sets; timm would drop in silence what it does not take."""
+    known = [str(name) for name in list_optimizers()]
+    if config.opt.lower() not in known:
+        raise ValueError(f"opt={config.opt!r} is not known to timm.{suggest(config.opt.lower(), known)}")
+    info = get_optimizer_info(config.opt)
+    if config.opt_betas is not None and not info.has_betas:
+        raise ValueError(f"opt={config.opt!r} has no betas; leave --opt-betas out")
+    chosen = {"betas": config.opt_betas, "eps": config.opt_eps if info.has_eps else None}
+    return {key: value for key, value in chosen.items() if value is not None}
 
 
 def _lr_scale(task: Task, name: str, layer_decay: float | None) -> float:

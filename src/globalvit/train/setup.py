@@ -155,17 +155,20 @@ def _open_folder(
     config: TrainConfig, recipe: str, checkpoint: Path | None, state: State, splits: Splits, engine: Engine
 ) -> Path:
     """The run's folder, the same on every process, with config.yaml and classes.json."""
-    folder = _run_of(checkpoint)
+    opened: tuple[Path, bool] | None = None
     if engine.is_main:
-        folder = folder or new_folder(Path(config.output), config.tag, recipe)
-        if checkpoint is not None:
-            Checkpoints(folder / "checkpoints", config.checkpoint_hist).rewind(state.step, state.best_step)
-            cut_metrics(folder, state.step, state.evaluated)
+        folder = _run_of(checkpoint) or new_folder(Path(config.output), config.tag, recipe)
+        has_best = Checkpoints(folder / "checkpoints", config.checkpoint_hist).rewind(state.step, state.best_step)
+        cut_metrics(folder, state.step, state.evaluated)
         atomic.write_text(folder / "config.yaml", to_yaml(replace(config, resume=None)))
         atomic.write_text(folder / "classes.json", json.dumps(list(splits.classes), ensure_ascii=False) + "\n")
-    folder = engine.from_main(folder)
-    assert folder is not None
-    return folder
+        opened = folder, has_best
+    opened = engine.from_main(opened)
+    assert opened is not None
+    if not opened[1]:
+        # The best checkpoint did not come along: the next evaluation gives a new one.
+        state.best = None
+    return opened[0]
 
 
 def _run_of(checkpoint: Path | None) -> Path | None:

@@ -85,7 +85,7 @@ class Snapshot:
 
     model: dict[str, Tensor]
     ema: dict[str, Tensor] | None
-    optimizer: dict[str, dict[str, Any]]
+    optimizer: dict[str, Any]
 
 
 def take_snapshot(task: Task, ema: Task | None, optimizer: Optimizer) -> Snapshot:

@@ -1,0 +1,142 @@
+"""A tiny variant, a small learnable set of pictures, and ways to train on them here or in processes of their own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TOY = Path(__file__).with_name("toy.py")
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
+TRAIN_EACH, VAL_EACH = 9, 3
+
+
+def write_pictures(root, split, each, extra=0):
+    """Noisy pictures of one colour a class; the first class has `extra` more."""
+    random = np.random.default_rng(len(split))
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        folder = root / split / name
+        folder.mkdir(parents=True)
+        for index in range(each + (extra if number == 0 else 0)):
+            noise = random.normal(0, 50, (32, 32, 3))
+            Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """27 pictures to train on and 11 to evaluate on, which no two processes share evenly, of three classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    write_pictures(root, "train", TRAIN_EACH)
+    write_pictures(root, "val", VAL_EACH, extra=2)
+    return root
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Makes gcvit_xxtiny a tiny network in this process."""
+    from globalvit.models.variants import GCVIT
+
+    spec = importlib.util.spec_from_file_location("toy", TOY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(GCVIT, "gcvit_xxtiny", module.TOY)
+
+
+@pytest.fixture
+def settings(pictures, tmp_path):
+    """Settings of a short run as flags; keyword arguments replace some."""
+
+    def make(**changes):
+        return {
+            "data_dir": str(pictures),
+            "img_size": 32,
+            "batch_size": 4,
+            "epochs": 2,
+            "warmup_epochs": 0.5,
+            "lr": 1e-3,
+            "workers": 0,
+            "device": "cpu",
+            "output": str(tmp_path / "runs"),
+            "tag": "run",
+            "log_interval": 1,
+            **changes,
+        }
+
+    return make
+
+
+@pytest.fixture
+def config(settings):
+    """The config of a short run; keyword arguments replace settings."""
+    from globalvit.train.fields import TrainConfig
+
+    return lambda **changes: TrainConfig(**settings(**changes))
+
+
+@pytest.fixture
+def command(settings, tmp_path):
+    """The words of `globalvit train` for a short run in a process of its own."""
+
+    def make(**changes):
+        recipe = tmp_path / "short.yaml"
+        recipe.write_text("epochs: 2\nwarmup_epochs: 0.5\n")
+        flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in settings(**changes).items()]
+        return [str(TOY), "train", f"--config={recipe}", *flags]
+
+    return make
+
+
+@pytest.fixture
+def start():
+    """Start Python with the given words; whatever still runs at the end of the test is killed."""
+    started = []
+
+    def run(*words, **environment):
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def finish(start):
+    """Run Python with the given words to its end, within two minutes; returns what it printed."""
+
+    def run(*words, status=0, **environment):
+        process = start(*words, **environment)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == status, output
+        return output
+
+    return run
+
+
+@pytest.fixture
+def metrics():
+    """The records of a run without what differs from run to run: time, speed, memory."""
+
+    def read(folder, kind=None):
+        records = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        chosen = [record for record in records if kind in (None, record["kind"])]
+        return [{k: v for k, v in record.items() if k not in ("time", "speed", "memory")} for record in chosen]
+
+    return read
+
+
+def _text(value):
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

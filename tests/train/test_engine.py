@@ -1,0 +1,111 @@
+"""Device, precision and processes: what is chosen, what is refused, what one process alone does."""
+
+import pytest
+import torch
+
+from globalvit.build import create_model
+from globalvit.train.engine import choose_device, choose_precision, full_state, load_full_state, start_engine
+from globalvit.train.fields import TrainConfig
+from globalvit.train.optim import create_optimizer
+
+CPU = {"device": "cpu"}
+
+
+@pytest.fixture
+def task(toy):
+    return create_model("gcvit_xxtiny", num_classes=3, image_size=32)
+
+
+@pytest.fixture
+def batch():
+    return {"images": torch.randn(4, 3, 32, 32), "labels": torch.tensor([0, 1, 2, 0])}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="device=cuda, but PyTorch sees no GPU here; use --device cpu or leave it out"):
+        choose_device("cuda")
+    assert choose_device("auto") == "cpu"
+
+
+def test_mixed_precision_is_bf16_on_a_processor():
+    assert choose_precision(TrainConfig(amp=True), "cpu") == "bf16"
+    assert choose_precision(TrainConfig(), "cpu") == "fp32"
+    assert choose_precision(TrainConfig(amp=True, precision="fp32"), "cpu") == "fp32"
+
+
+@pytest.mark.parametrize(("has_bf16", "chosen"), [(True, "bf16"), (False, "fp16")])
+def test_mixed_precision_on_a_gpu_is_what_it_has(monkeypatch, has_bf16, chosen):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
+    assert choose_precision(TrainConfig(amp=True), "cuda") == chosen
+
+
+def test_fp16_on_a_processor_is_refused():
+    with pytest.raises(ValueError, match="precision=fp16 needs a GPU; use --precision bf16 on a processor"):
+        choose_precision(TrainConfig(precision="fp16"), "cpu")
+
+
+def test_sharding_on_a_processor_is_refused():
+    with (
+        pytest.raises(ValueError, match="fsdp shards over GPUs and there is none here; leave --fsdp out"),
+        start_engine(TrainConfig(fsdp=True, **CPU)),
+    ):
+        pass
+
+
+def test_a_launcher_that_is_not_heard_is_noticed(monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 1)
+    monkeypatch.setattr("globalvit.train.engine._world_size", lambda: 2)
+    with pytest.raises(AssertionError, match="processes are not all here"), start_engine(TrainConfig(**CPU)):
+        pass
+
+
+def test_engines_of_different_precision_follow_each_other(task, batch):
+    seen = []
+    task.head.linear.register_forward_hook(lambda _module, _input, output: seen.append(output.dtype))
+    for precision in ("fp32", "bf16", "fp32"):
+        with start_engine(TrainConfig(precision=precision, **CPU)) as engine:
+            engine.place(task)
+            engine.prepare(task, create_optimizer(task, TrainConfig()))
+            engine.backward(batch, 1.0, is_last=True)
+    assert seen == [torch.float32, torch.bfloat16, torch.float32]
+
+
+def test_clipping_gives_the_norm_before_and_limits_it_after(task, batch):
+    with start_engine(TrainConfig(**CPU)) as engine:
+        engine.place(task)
+        engine.prepare(task, create_optimizer(task, TrainConfig()))
+        engine.backward(batch, 1.0, is_last=True)
+        before = float(engine.clip_gradients(None))
+        assert float(engine.clip_gradients(before / 4)) == pytest.approx(before)
+        assert float(engine.clip_gradients(None)) == pytest.approx(before / 4, rel=1e-4)
+
+
+def test_passes_of_a_step_add_up(task, batch):
+    with start_engine(TrainConfig(**CPU)) as engine:
+        engine.place(task)
+        engine.prepare(task.eval(), create_optimizer(task, TrainConfig()))
+        engine.backward(batch, 1.0, is_last=True)
+        whole = [parameter.grad.clone() for parameter in engine.parameters]
+        engine.forget_gradients()
+        for half in (slice(0, 2), slice(2, 4)):
+            part = {key: value[half] for key, value in batch.items()}
+            engine.backward(part, 0.5, is_last=half.start == 2)
+        for parameter, gradient in zip(engine.parameters, whole, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_one_process_is_all_there_are(task):
+    with start_engine(TrainConfig(**CPU)) as engine:
+        assert engine.is_main
+        assert engine.gather("me") == ["me"]
+        assert engine.from_main(3) == 3
+        assert engine.total(torch.tensor(2.0), 3) == [2.0, 3.0]
+        assert engine.loss_scale is None
+        assert engine.scaler_state() == {}
+
+
+def test_a_full_state_goes_back_where_it_came_from(task):
+    state = {name: value + 1 for name, value in full_state(task).items()}
+    load_full_state(task, state)
+    assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())

@@ -1,0 +1,15 @@
+"""`globalvit` with its smallest variant made tiny, for runs in processes of their own: python toy.py train ..."""
+
+import sys
+from dataclasses import replace
+
+from globalvit.models.variants import GCVIT
+
+TOY = replace(GCVIT["gcvit_xxtiny"], depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), width=16)
+
+
+if __name__ == "__main__":
+    from globalvit.cli.main import main
+
+    GCVIT["gcvit_xxtiny"] = TOY
+    sys.exit(main())
