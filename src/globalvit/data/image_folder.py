@@ -93,7 +93,7 @@ class ImageFolder:
         self.other_files = 0
         empty: list[str] = []
         for label, folder in enumerate(folders):
-            found, others = _pictures_below(self.root, folder)
+            found, others = list_pictures(self.root, folder)
             names += found
             labels += [label] * len(found)
             self.other_files += others
@@ -192,7 +192,7 @@ def _find_split(data_dir: Path, split: str) -> Path:
     )
 
 
-def _pictures_below(root: Path, folder: str) -> tuple[list[str], int]:
+def list_pictures(root: Path, folder: str) -> tuple[list[str], int]:
     """Paths relative to `root` of all pictures in a class folder, sorted, and the number of other files."""
     pictures: list[str] = []
     others = 0

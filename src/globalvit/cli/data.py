@@ -1,0 +1,153 @@
+"""`globalvit data`: look a data folder over, and see what training makes of it."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from globalvit.atomic import replace_with
+from globalvit.cli import tables
+from globalvit.cli.options import UsageError, choose, parse, parse_flags
+from globalvit.cli.progress import Progress
+from globalvit.data.imagenet import readable
+from globalvit.train.config import DEFAULT_RECIPE, TrainConfig, load_config
+from globalvit.train.fields import AUGMENTATION
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from globalvit.data.check import Problem, Report
+
+SUMMARY = "Check a data folder, or preview what training sees"
+COMMANDS = {
+    "check": "Find unreadable pictures, empty or differing classes, and pictures that lie in two splits",
+    "preview": "Draw a sheet of augmented training pictures, as a recipe makes them",
+}
+# Problems of one kind that are printed; --json writes all.
+MOST_PRINTED = 20
+# Settings of training, beside augmentation, that decide about its pictures.
+SHOWN = ("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "mean", "std", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What `globalvit data check` is asked for."""
+
+    data_dir: Path = field(metadata={"help": "folder with a folder for each split"})
+    workers: int | None = field(
+        default=None, metadata={"help": "processes that read; one a processor unless given, 0 reads in this one"}
+    )
+    json: Path | None = field(default=None, metadata={"help": "write everything found to this file"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewOptions:
+    """What `globalvit data preview` is asked for, beside settings of training.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    config: str = field(default=DEFAULT_RECIPE, metadata={"help": "a shipped recipe or a YAML file"})
+    output: Path = field(default=Path("preview.png"), metadata={"help": "PNG file to write"})
+    images: int = field(default=32, metadata={"help": "pictures to draw"})
+    epoch: int = field(default=0, metadata={"help": "epoch to look at"})
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.epoch < 0:
+            raise ValueError(f"--images {self.images} must be 1 or more, --epoch {self.epoch} 0 or more")
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Run one of the commands; return the exit status."""
+    name, rest = choose(COMMANDS, argv, prog, SUMMARY)
+    return {"check": run_check, "preview": run_preview}[name](rest, f"{prog} {name}")
+
+
+def run_check(argv: Sequence[str], prog: str) -> int:
+    """Look a folder over; the exit status is 1 if anything is wrong."""
+    options = parse(CheckOptions, argv, prog, COMMANDS["check"])
+    report = _check(options)
+    tables.show([_row(split) for split in report.to_dict()["splits"]])
+    _tell(report)
+    if options.json:
+        tables.write_json(options.json, report.to_dict())
+    return 1 if report.problems else 0
+
+
+def run_preview(argv: Sequence[str], prog: str) -> int:
+    """Draw a sheet of pictures as training sees them."""
+    given = parse_flags(_preview_flags(), argv, prog, COMMANDS["preview"])
+    own = [item.name for item in fields(PreviewOptions)]
+    options = PreviewOptions(**{name: given.pop(name) for name in own if name in given})
+    config = load_config(options.config, given)
+    if config.data_dir is None:
+        raise UsageError(f"{prog} needs --data-dir FOLDER, with train/CLASS/ in it; see {prog} --help")
+    sheet = draw(config, options)
+    with replace_with(options.output) as temporary:
+        sheet.save(temporary, format="PNG")
+    tables.write_line(f"{options.output}: {sheet.width}×{sheet.height} pixels")
+    return 0
+
+
+def draw(config: TrainConfig, options: PreviewOptions) -> "Image.Image":
+    """The first pictures of an epoch, augmented, erased and mixed as the config says."""
+    import torch
+
+    from globalvit.data.image_folder import open_split
+    from globalvit.data.preview import sample_sheet
+    from globalvit.train.inputs import Inputs, Splits, evaluation_transform
+
+    assert config.data_dir is not None
+    source = open_split(config.data_dir, config.train_split)
+    # An even number, since pictures are mixed in pairs.
+    count = min(options.images + options.images % 2, len(source) // 2 * 2) or 1
+    config = replace(config, batch_size=count, grad_accum_steps=1, workers=0, channels_last=False)
+    inputs = Inputs(config, Splits(source, source), evaluation_transform(config), torch.device("cpu"), 0, 1)
+    (batch,) = next(inputs.steps(options.epoch, 0))
+    ready = inputs.ready(batch, options.epoch, options.epoch * inputs.steps_per_epoch)
+    return sample_sheet(ready, readable(source.classes), inputs.transform)
+
+
+def _preview_flags() -> type:
+    """The preview's own flags, and those settings of training that decide about its pictures."""
+    shown = [item for item in fields(TrainConfig) if item.metadata["group"] == AUGMENTATION or item.name in SHOWN]
+    flags: list[Any] = [(item.name, item.type, field(default=item.default, metadata=item.metadata)) for item in shown]
+    return make_dataclass("PreviewFlags", flags, bases=(PreviewOptions,), frozen=True, kw_only=True)
+
+
+def _check(options: CheckOptions) -> "Report":
+    """Check with a progress bar, which starts once the pictures are counted."""
+    from globalvit.data.check import check_folder, default_workers
+
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+        return check_folder(
+            options.data_dir,
+            workers=default_workers() if options.workers is None else options.workers,
+            on_start=lambda total: bars.append(stack.enter_context(Progress(total, "reading"))),
+            on_picture=lambda: bars[0].advance(),
+        )
+
+
+def _row(split: dict[str, Any]) -> dict[str, str]:
+    return {key.replace("_", " "): str(value) for key, value in split.items()}
+
+
+def _tell(report: "Report") -> None:
+    """Print the problems by kind, then one line that sums up."""
+    by_kind: dict[str, list[Problem]] = {}
+    for problem in report.problems:
+        by_kind.setdefault(problem.kind, []).append(problem)
+    for kind, problems in by_kind.items():
+        for problem in problems[:MOST_PRINTED]:
+            # An unreadable file's text names it.
+            where = f": {', '.join(problem.files)}" if len(problem.files) > 1 else ""
+            tables.write_line(f"{kind}: {problem.text}{where}")
+        if len(problems) > MOST_PRINTED:
+            tables.write_line(f"{kind}: {len(problems) - MOST_PRINTED} more; --json FILE writes all")
+    if report.repeated:
+        tables.write_line(f"note: {report.repeated} pictures lie more than once in their class")
+    counts = ", ".join(f"{len(problems)} × {kind}" for kind, problems in by_kind.items())
+    tables.write_line(f"problems: {counts}" if counts else "nothing is wrong")

@@ -1,0 +1,187 @@
+"""Looks over a data folder: unreadable pictures, empty classes, splits of other classes, pictures in two places.
+
+Every picture is read whole, as training reads it. Needs no torch, so it starts at once.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from globalvit.data.image_folder import class_folders, list_pictures, listed, split_folders
+from globalvit.data.images import OversizedImage, UnreadableImage, read_image
+
+# Below this many pictures, starting processes takes longer than reading.
+FEWEST_FOR_PROCESSES = 200
+PICTURES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Where a picture lies."""
+
+    split: str
+    class_name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that spoils training or its score, and the files it is about."""
+
+    kind: str
+    text: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Split:
+    """What one split holds."""
+
+    name: str
+    classes: int
+    pictures: int
+    other_files: int
+    unreadable: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found; `repeated` counts pictures that lie more than once in one class, which is no problem."""
+
+    splits: list[Split] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    repeated: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def check_folder(
+    data_dir: Path,
+    *,
+    workers: int = 0,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Report:
+    """Look over all splits of a data folder.
+
+    Args:
+        data_dir: a folder with a folder for each split.
+        workers: processes that read; 0 reads in this one.
+        on_start: called with the number of pictures before the first is read.
+        on_picture: called after each picture.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        ValueError: it holds no splits.
+        OSError: a reading process died.
+    """
+    report = Report()
+    names = split_folders(data_dir)
+    if not names:
+        raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/PICTURE.jpg")
+    pictures = [picture for name in names for picture in _look_into(data_dir / name, report)]
+    report.problems += _differing_classes(data_dir, names)
+    on_start(len(pictures))
+    places = _read_all(pictures, workers, report, on_picture)
+    _find_doubles(places.values(), report)
+    return report
+
+
+def _look_into(root: Path, report: Report) -> list[Picture]:
+    """List the pictures of one split; empty classes are problems."""
+    try:
+        folders = class_folders(root)
+    except ValueError as error:
+        report.problems.append(Problem("no classes", str(error)))
+        return []
+    pictures: list[Picture] = []
+    others = 0
+    for folder in folders:
+        found, strange = list_pictures(root, folder)
+        pictures += [Picture(root.name, folder, str(root / name)) for name in found]
+        others += strange
+        if not found:
+            report.problems.append(Problem("empty class", f"no pictures in {root / folder}"))
+    report.splits.append(Split(root.name, len(folders), len(pictures), others))
+    return pictures
+
+
+def _differing_classes(data_dir: Path, names: Sequence[str]) -> Iterator[Problem]:
+    """Compare every split's class folders with those of `train`, or of the first."""
+    first = "train" if "train" in names else names[0]
+    expected = set(split_folders(data_dir / first))
+    for name in names:
+        found = set(split_folders(data_dir / name))
+        parts = [("lacks", expected - found), ("has besides", found - expected)]
+        differences = [f"{verb} {listed(sorted(classes))}" for verb, classes in parts if classes]
+        if differences:
+            yield Problem("other classes", f"compared with {first}, {name} {' and '.join(differences)}")
+
+
+def _read_all(
+    pictures: Sequence[Picture], workers: int, report: Report, on_picture: Callable[[], None]
+) -> dict[bytes, list[Picture]]:
+    """Read every picture; returns where each content lies."""
+    places: dict[bytes, list[Picture]] = defaultdict(list)
+    splits = {split.name: split for split in report.splits}
+    results = _results([picture.path for picture in pictures], workers)
+    for picture, (problem, digest) in zip(pictures, results, strict=True):
+        on_picture()
+        if problem:
+            report.problems.append(problem)
+            splits[picture.split].unreadable += 1
+        else:
+            places[digest].append(picture)
+    return places
+
+
+def _results(paths: Sequence[str], workers: int) -> Iterator[tuple[Problem | None, bytes]]:
+    if not workers or len(paths) < FEWEST_FOR_PROCESSES:
+        yield from map(_read_one, paths)
+        return
+    # Forked processes could inherit a lock that a progress bar's thread holds.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        try:
+            yield from pool.map(_read_one, paths, chunksize=PICTURES_AT_ONCE)
+        except BrokenProcessPool as error:
+            raise OSError("a reading process died, most often for want of memory; lower --workers") from error
+
+
+def _read_one(path: str) -> tuple[Problem | None, bytes]:
+    """Read one file; returns what is wrong with it, and a fingerprint of its bytes."""
+    try:
+        data = Path(path).read_bytes()
+        read_image(data, path)
+    except OversizedImage as error:
+        return Problem("oversized", str(error), (path,)), b""
+    except (UnreadableImage, OSError) as error:
+        return Problem("unreadable", str(error), (path,)), b""
+    return None, blake2b(data, digest_size=16).digest()
+
+
+def _find_doubles(places: Iterable[Sequence[Picture]], report: Report) -> None:
+    """Pictures in several splits make a score too good; pictures in several classes have a wrong label somewhere."""
+    for same in places:
+        paths = tuple(picture.path for picture in same)
+        splits = sorted({picture.split for picture in same})
+        classes = sorted({picture.class_name for picture in same})
+        if len(splits) > 1:
+            report.problems.append(Problem("leak", f"the same picture is in {' and '.join(splits)}", paths))
+        if len(classes) > 1:
+            report.problems.append(Problem("two labels", f"the same picture is in class {listed(classes)}", paths))
+        if len(splits) == len(classes) == 1:
+            report.repeated += len(same) - 1
+
+
+def default_workers() -> int:
+    """One process for each processor this process may use, at most 8."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,0 +1,70 @@
+"""A sheet of training pictures as the model gets them, each with its class below."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from globalvit.data.loading import Batch
+from globalvit.data.transforms import EvalTransform, TrainTransform
+
+# Smaller images are enlarged by a whole number, so that a label fits below and every pixel is seen.
+NARROWEST, MARGIN, TEXT = 160, 6, 14
+PAPER, INK = "#ffffff", "#1a1a1a"
+# Classes named below a mixed picture: CutMix and Mixup join two.
+MOST_CLASSES, SMALLEST_SHARE = 2, 0.06
+
+
+def sample_sheet(
+    batch: Batch, classes: Sequence[str], transform: EvalTransform | TrainTransform, columns: int = 8
+) -> Image.Image:
+    """Draw the images of a batch in rows.
+
+    Args:
+        batch: `images` normalised float (B, C, H, W), `labels` (B,), and `targets` (B, K) where images were mixed.
+        classes: names of the labels.
+        transform: what normalised the images.
+        columns: images in a row.
+    """
+    images_BCHW = transform.denormalise(batch["images"].detach().cpu().float())
+    captions = [_caption(batch, index, classes) for index in range(len(images_BCHW))]
+    tiles = [_tile(image, caption) for image, caption in zip(images_BCHW, captions, strict=True)]
+    width, height = tiles[0].size
+    columns = min(columns, len(tiles))
+    sheet = Image.new("RGB", (columns * width + MARGIN, -(-len(tiles) // columns) * height + MARGIN), PAPER)
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (MARGIN + place % columns * width, MARGIN + place // columns * height))
+    return sheet
+
+
+def _caption(batch: Batch, index: int, classes: Sequence[str]) -> list[str]:
+    """One line for each class of an image that its target names; the small shares of smoothing are not told."""
+    if "targets" not in batch:
+        return [classes[int(batch["labels"][index])]]
+    shares, labels = batch["targets"][index].topk(min(MOST_CLASSES, len(classes)))
+    told: list[tuple[float, str]] = [
+        (share, classes[label]) for share, label in zip(shares.tolist(), labels.tolist(), strict=True)
+    ]
+    told = [(share, name) for share, name in told if share > SMALLEST_SHARE]
+    return [name for _, name in told] if len(told) == 1 else [f"{share:.2f} {name}" for share, name in told]
+
+
+def _tile(image_CHW: Tensor, caption: Sequence[str]) -> Image.Image:
+    values_HWC = image_CHW.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC).convert("RGB")
+    factor = -(-NARROWEST // picture.width)
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    tile = Image.new("RGB", (picture.width + MARGIN, picture.height + MOST_CLASSES * (TEXT + 4) + MARGIN), PAPER)
+    tile.paste(picture, (0, 0))
+    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(TEXT)
+    for line, text in enumerate(caption):
+        pen.text((1, picture.height + 1 + line * (TEXT + 3)), _shorten(text, picture.width, font), INK, font)
+    return tile
+
+
+def _shorten(text: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"
