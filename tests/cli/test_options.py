@@ -23,6 +23,7 @@ class Bake:
     window: tuple[int, int] | Literal["ratio"] | None = field(default=None, metadata={"help": "two sides"})
     betas: tuple[float, ...] = field(default=(0.9, 0.999), metadata={"help": "averages"})
     output: Path | None = field(default=None, metadata={"help": "folder", "aliases": ("out",)})
+    note: str | None = field(default=None, metadata={"help": "any text"})
     limit: int | None = field(default=10, metadata={"help": "at most"})
 
     def __post_init__(self):
@@ -75,6 +76,10 @@ def test_booleans_stand_bare_or_with_a_value(words, value):
         (["--betas", "0.9"], "betas", (0.9,)),
         (["--betas", "0.9", "0.95", "0.99"], "betas", (0.9, 0.95, 0.99)),
         (["--out", "a b/[c]"], "output", Path("a b/[c]")),
+        (["--out", "#1"], "output", Path("#1")),
+        (["--out", "12"], "output", Path("12")),
+        (["--note", "#1: [x]"], "note", "#1: [x]"),
+        (["--note=true"], "note", "true"),
         (["--limit", "None"], "limit", None),
         (["--batch-size", "1", "--batch-size", "2"], "batch_size", 2),
     ],

@@ -117,7 +117,8 @@ def read_value(flag: Flag, text: str) -> Any:
     candidates = [text, f"[{text}]"] if flag.takes_many else [text]
     for candidate in candidates:
         try:
-            return _convert(flag.hint, candidate)
+            # Without None, which a YAML reader finds in every text that begins as a comment.
+            return _convert(Union[flag.parts], candidate)  # noqa: UP007 (the members are known only here)
         except TypeError:
             continue
     near = suggest(text, flag_choices(flag))

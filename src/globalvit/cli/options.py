@@ -127,10 +127,7 @@ class _Reader:
         if flag is None:
             raise self._unknown(typed)
         text = self._value_text(flag, typed) if text is None else text
-        try:
-            yield flag.name, read_value(flag, text)
-        except ValueError as error:
-            raise UsageError(f"{typed} {text!r} is not understood: {error}") from error
+        yield flag.name, _read(flag, typed, text)
 
     def _value_text(self, flag: Flag, typed: str) -> str:
         """The value of a flag that came without `=`: the next word or words, or `true` for a bare boolean."""
@@ -161,10 +158,17 @@ def _place_words(flags: Sequence[Flag], words: Sequence[str], prog: str) -> dict
         if flag.takes_many and rest:
             placed[flag.name], rest = tuple(rest), []
         elif rest:
-            placed[flag.name] = read_value(flag, rest.pop(0))
+            placed[flag.name] = _read(flag, flag.metavar, rest.pop(0))
     if rest:
         raise UsageError(f"unexpected {rest[0]!r}: {prog} takes {_allowed(flags)}; see {prog} --help")
     return placed
+
+
+def _read(flag: Flag, typed: str, text: str) -> Any:
+    try:
+        return read_value(flag, text)
+    except ValueError as error:
+        raise UsageError(f"{typed} {text!r} is not understood: {error}") from error
 
 
 def _allowed(flags: Sequence[Flag]) -> str:
