@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from globalvit.cli.drawing import BAR, FAINT, INK, LINE, MARGIN, label_picture
+from globalvit.cli.drawing import BAR, FAINT, INK, LINE, MARGIN, fit, label_picture
 
 NAMES, SCORES = (
     ["apple", "a name that is much too long to be written on one line of the panel", "яблоко"],
@@ -18,6 +18,12 @@ def test_the_panel_stands_below_a_picture_of_a_readable_size(size):
     assert 480 <= page.width <= 1024
     assert page.height <= 1024 + 2 * MARGIN + 3 * LINE
     assert page.getpixel((page.width // 2, 0)) == ImageColor.getrgb("red")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (600, 400), (3000, 2000), (2000, 10), (10, 2000), (1, 1)])
+def test_a_picture_that_was_fitted_stays_as_it_is(size):
+    once = fit(Image.effect_noise(size, 50).convert("RGB"))
+    assert fit(once).tobytes() == once.tobytes()
 
 
 def test_a_bar_is_as_long_as_the_probability():

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from globalvit.cli.main import main
@@ -68,6 +69,15 @@ def test_labelled_pictures_never_overwrite_each_other(run_folder, digits, tmp_pa
     assert [answer["drawn"] for answer in answers][-1] == str(out / "a-2.png")
     with Image.open(out / "a.png") as page:
         assert page.width == 480
+
+
+def test_running_out_of_memory_says_what_to_lower(run_folder, digits, monkeypatch, capsys):
+    def exhausted(*values, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("globalvit.tasks.classify.Classifier.predict", exhausted)
+    assert main(["predict", str(digits), "--checkpoint", str(run_folder)]) == 1
+    assert "out of memory with 24 images at a time; lower --batch-size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from globalvit.cli.main import main
@@ -43,8 +44,6 @@ def small_checkpoint(path, classes, num_classes=None):
 
 
 def test_the_settings_of_the_run_give_the_scores_of_its_own_evaluation(run_folder, measured):
-    import torch
-
     from globalvit.build import open_checkpoint
     from globalvit.data.image_folder import open_split
     from globalvit.data.loading import eval_loader
@@ -140,6 +139,15 @@ def test_of_many_classes_the_worst_are_shown(capsys):
     assert sum(line.strip().startswith("c0") for line in page.splitlines()) == 40
     assert page.index("c000") < page.index("c050") < page.index("c001")
     assert "c049" not in page
+
+
+def test_running_out_of_memory_says_what_to_lower(run_folder, monkeypatch, capsys):
+    def exhausted(*values, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("globalvit.tasks.classify.Classifier.evaluate", exhausted)
+    assert main(["validate", "--checkpoint", str(run_folder), "--workers", "0"]) == 1
+    assert "out of memory with 24 images at a time; lower --batch-size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

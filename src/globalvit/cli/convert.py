@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli.options import parse
 from globalvit.cli.tables import write_line
-from globalvit.weights import catalog, gcvit_official, timm
+from globalvit.models.variants import GPVIT
+from globalvit.weights import catalog, gcvit_official, gpvit_official, timm
 from globalvit.weights.report import kinds
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ LICENCE_NOTE = (
     "Licence: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever "
     "converts them. Weights that you trained from scratch are yours."
 )
-TITLES = {"ours": "our form", "official": gcvit_official.TITLE, "timm": timm.TITLE}
+TITLES = {"ours": "our form", "official": "the official form", "timm": timm.TITLE}
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".pth.tar")
 
@@ -56,7 +57,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     if options.to == "ours":
         written = _write_ours(options.target, weights, found, task)
     else:
-        written = _write_foreign(options, weights)
+        written = _write_foreign(options, weights, found.spec.model)
     for line in _report(options, weights, found, written):
         write_line(line)
     return 0
@@ -106,10 +107,13 @@ def _write_ours(target: Path, weights: "Weights", found: "Resolved", task: "Task
     return weights.state
 
 
-def _write_foreign(options: ConvertOptions, weights: "Weights") -> dict[str, "Tensor"]:
+def _write_foreign(options: ConvertOptions, weights: "Weights", model: str) -> dict[str, "Tensor"]:
     from globalvit.weights.load import write_tensors
 
-    state = (gcvit_official if options.to == "official" else timm).from_ours(weights.state)
+    if model in GPVIT and options.to == "timm":
+        raise ValueError(f"timm has no {model}; write the form 'ours', which globalvit.timm_plugin opens in timm")
+    official = gpvit_official if model in GPVIT else gcvit_official
+    state = (official if options.to == "official" else timm).from_ours(weights.state)
     if options.target.suffix == SAFETENSORS:
         write_tensors(options.target, state, {})
     else:
@@ -146,4 +150,5 @@ def _report(
         yield f"written anew: {kinds(added)}"
     if options.to == "timm" and not any(record.form == "timm" for record in catalog.records(spec.model)):
         yield f"timm has no {spec.model}; `import globalvit.timm_plugin` gives it globalvit_{spec.model}"
-    yield LICENCE_NOTE
+    if spec.model not in GPVIT:
+        yield LICENCE_NOTE

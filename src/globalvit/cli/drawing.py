@@ -18,7 +18,7 @@ def label_picture(picture: "Image.Image", names: Sequence[str], scores: Sequence
     """Put a panel under a picture: a line for each class, its bar as long as its probability (0 … 1)."""
     from PIL import Image, ImageDraw
 
-    picture = _fit(picture)
+    picture = fit(picture)
     panel = 2 * MARGIN + LINE * len(names)
     page = Image.new("RGB", (max(picture.width, SHORTEST_WIDTH), picture.height + panel), PAPER)
     page.paste(picture, ((page.width - picture.width) // 2, 0))
@@ -48,7 +48,8 @@ def _shorten(pen: "ImageDraw.ImageDraw", text: str, room: float) -> str:
     return text + "…"
 
 
-def _fit(picture: "Image.Image") -> "Image.Image":
+def fit(picture: "Image.Image") -> "Image.Image":
+    """A copy of a size that text can be written under; one that has such a size keeps it."""
     from PIL import Image
 
     scale = LONGEST_SIDE / max(picture.size)

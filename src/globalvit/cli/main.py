@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from globalvit import __version__
 from globalvit.cli.options import UsageError, choose
@@ -53,7 +54,7 @@ def _run(words: list[str]) -> int:
     return _module(name).run(rest, f"globalvit {name}")
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     return import_module(f"globalvit.cli.{name}")
 
 

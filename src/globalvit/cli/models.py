@@ -9,7 +9,7 @@ from typing import Any
 from globalvit.cli import tables
 from globalvit.cli.options import parse
 from globalvit.closest import suggest
-from globalvit.models.variants import ALIASES, GCVIT, PUBLISHED
+from globalvit.models.variants import ALIASES, PUBLISHED, VARIANTS
 from globalvit.weights import catalog
 
 SUMMARY = "The table of models: counted and published sizes, scores, weights and licences"
@@ -47,11 +47,11 @@ def matching(pattern: str) -> list[str]:
         ValueError: none does; the text gives the closest names.
     """
     pattern = ALIASES.get(pattern, pattern)
-    names = [name for name in GCVIT if fnmatchcase(name, pattern)]
-    names = names or [name for name in GCVIT if pattern in name]
+    names = [name for name in VARIANTS if fnmatchcase(name, pattern)]
+    names = names or [name for name in VARIANTS if pattern in name]
     if not names:
         raise ValueError(
-            f"no model matches {pattern!r}.{suggest(pattern, GCVIT) or ' Without a pattern all are shown.'}"
+            f"no model matches {pattern!r}.{suggest(pattern, VARIANTS) or ' Without a pattern all are shown.'}"
         )
     return names
 
@@ -59,7 +59,7 @@ def matching(pattern: str) -> list[str]:
 def describe(name: str) -> dict[str, Any]:
     """Everything known of a model without building it, as plain values."""
     weights = [asdict(record) for record in catalog.records(name)]
-    return {"name": name, "image_size": GCVIT[name].image_size} | asdict(PUBLISHED[name]) | {"weights": weights}
+    return {"name": name, "image_size": VARIANTS[name].image_size} | asdict(PUBLISHED[name]) | {"weights": weights}
 
 
 def measure(name: str) -> dict[str, float]:
@@ -72,7 +72,7 @@ def measure(name: str) -> dict[str, float]:
 
     from globalvit.build import create_model
 
-    side = GCVIT[name].image_size
+    side = VARIANTS[name].image_size
     with torch.device("meta"), torch.no_grad():
         model, image = create_model(name).eval(), torch.empty(1, 3, side, side)
         with FlopCounterMode(display=False) as counter:
@@ -95,7 +95,7 @@ def _figures(model: dict[str, Any]) -> dict[str, str]:
         "model": model["name"],
         "pixels": str(model["image_size"]),
         "params M": tables.number(model["params"] / 1e6, 2),
-        "published": tables.number(model["published_params"], 0),
+        "published": _as_printed(model["published_params"]),
         "GMACs": tables.number(model["gmacs"], 2),
         "published GFLOPs": tables.number(model["published_gflops"], 1),
     }
@@ -103,6 +103,10 @@ def _figures(model: dict[str, Any]) -> dict[str, str]:
         figures["params measured"] = str(model["measured"]["params"])
         figures["GMACs measured"] = tables.number(model["measured"]["gmacs"], 3)
     return figures
+
+
+def _as_printed(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:g}"
 
 
 def _weights(record: dict[str, Any] | None) -> dict[str, str]:

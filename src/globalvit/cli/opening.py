@@ -1,7 +1,7 @@
 """The model that `validate` and `predict` are asked to use, and the settings of the run it comes from."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,6 +121,25 @@ def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextMa
     precision = choose_precision(settings, device)
     task.to(device)
     return lambda: torch.autocast(device, DTYPES[precision], enabled=precision != "fp32")
+
+
+@contextmanager
+def explained_memory(batch_size: int) -> Iterator[None]:
+    """Say what to lower where memory runs out.
+
+    Raises:
+        MemoryError: memory ran out inside.
+    """
+    from globalvit.train.memory import is_out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"out of memory with {batch_size} images at a time; lower --batch-size, or use --precision bf16"
+        ) from error
 
 
 def run_folder(checkpoint: Path) -> Path | None:

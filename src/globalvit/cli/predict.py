@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from globalvit.cli import tables
-from globalvit.cli.opening import ModelOptions, about, open_model, place
+from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
 from globalvit.cli.options import parse
 from globalvit.cli.pictures import Picture, find_pictures
 from globalvit.cli.progress import Progress
@@ -79,25 +79,32 @@ class _Reader:
         for picture in pictures:
             self.progress.advance()
             try:
-                yield picture, picture.read()
+                image = picture.read()
             except (OSError, UnreadableImage) as error:
                 reason = " ".join(str(error).split())
                 logger.warning("left out: %s", reason if picture.name in reason else f"{picture.name}: {reason}")
                 self.skipped.append({"image": picture.name, "reason": reason})
+            else:
+                yield picture, image
 
 
 def _answers(
     task: "Task", settings: TrainConfig, read: Iterator[tuple[Picture, "Image.Image"]], options: PredictOptions
 ) -> Iterator[Answer]:
-    """Predict batch by batch, so that no more than a batch of pictures is in memory."""
+    """Predict batch by batch; photographs are not kept in their full size."""
+    from globalvit.cli.drawing import fit
+    from globalvit.tasks.classify import Classifier
+
+    assert isinstance(task, Classifier)
     labeller = _Labeller(options.output) if options.draw and options.output else None
+    ready = ((picture, task.preprocessing(image), labeller and fit(image)) for picture, image in read)
     autocast = place(task, settings)
-    while batch := list(islice(read, settings.batch_size)):
-        with autocast():
-            predictions = task.predict([image for _, image in batch], top_k=options.top_k)
-        for (picture, image), prediction in zip(batch, predictions, strict=True):
+    while batch := list(islice(ready, settings.batch_size)):
+        with autocast(), explained_memory(settings.batch_size):
+            predictions = task.predict([images for _, images, _ in batch], top_k=options.top_k, batch_size=len(batch))
+        for (picture, _, small), prediction in zip(batch, predictions, strict=True):
             answer = {"image": picture.name} | prediction | {"names": list(readable(prediction["names"]))}
-            yield answer | ({"drawn": labeller.draw(picture, image, answer)} if labeller else {})
+            yield answer | ({"drawn": labeller.draw(picture, small, answer)} if labeller and small else {})
 
 
 class _Labeller:

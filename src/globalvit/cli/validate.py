@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from globalvit.cli import tables
-from globalvit.cli.opening import ModelOptions, about, open_model
+from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model
 from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
 from globalvit.data.imagenet import readable
@@ -95,16 +95,10 @@ def open_source(task: "Task", settings: TrainConfig) -> "Source":
 
 def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engine") -> Result:
     """Score the model on all pictures of `source`, each counted once over all processes."""
-    import torch
-
     from globalvit.data.loading import eval_loader
     from globalvit.train.evaluate import evaluate
 
-    if settings.channels_last:
-        task.to(memory_format=torch.channels_last)
-    # As the run did: its average, where it kept one, was never compiled.
-    if settings.torchcompile and not settings.model_ema:
-        task.compile()
+    _lay_out(task, settings)
     engine.place(task)
     loader = eval_loader(
         source,
@@ -114,7 +108,11 @@ def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engi
         world=engine.world,
         workers=settings.workers,
     )
-    with closing(loader), Progress(len(loader), "validating", is_shown=engine.is_main) as progress:
+    with (
+        closing(loader),
+        Progress(len(loader), "validating", is_shown=engine.is_main) as progress,
+        explained_memory(settings.batch_size),
+    ):
         metric = evaluate(
             task,
             loader,
@@ -126,6 +124,17 @@ def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engi
         )
     skipped = {name: reason for share in engine.gather(loader.skipped.reasons) for name, reason in share.items()}
     return Result(task.spec.model, metric.compute(), metric.report(), skipped)
+
+
+def _lay_out(task: "Task", settings: TrainConfig) -> None:
+    """Compute as the run did, so that its scores come out to the last digit."""
+    import torch
+
+    if settings.channels_last:
+        task.to(memory_format=torch.channels_last)
+    # The average, where the run kept one, was never compiled.
+    if settings.torchcompile and not settings.model_ema:
+        task.compile()
 
 
 def show(result: Result) -> None:
