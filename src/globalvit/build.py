@@ -11,14 +11,18 @@ from torch import nn
 from globalvit.closest import suggest
 from globalvit.data.imagenet import imagenet_names
 from globalvit.data.transforms import EvalTransform
-from globalvit.heads.classify import ClassifyHead, MeanPool
+from globalvit.heads.classify import ClassifyHead, GroupPool, MeanPool
+from globalvit.models.backbone import Backbone
 from globalvit.models.gcvit import GCViT
+from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import (
     ALIASES,
-    GCVIT,
+    GPVIT,
     PUBLISHED,
+    VARIANTS,
     Form,
     GCViTConfig,
+    GPViTConfig,
     ModelSpec,
     Published,
     Window,
@@ -47,13 +51,13 @@ class ModelInfo:
 
     name: str
     published: Published
-    config: GCViTConfig
+    config: GCViTConfig | GPViTConfig
     weights: tuple[catalog.WeightRecord, ...]
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names that `create_model` knows and that match a shell-style `pattern`, in the order of size."""
-    return [name for name in GCVIT if fnmatchcase(name, pattern)]
+    return [name for name in VARIANTS if fnmatchcase(name, pattern)]
 
 
 def model_info(name: str) -> ModelInfo:
@@ -63,7 +67,7 @@ def model_info(name: str) -> ModelInfo:
         ValueError: no model has this name; the text gives the closest ones.
     """
     name = resolve_name(name)
-    return ModelInfo(name=name, published=PUBLISHED[name], config=GCVIT[name], weights=catalog.records(name))
+    return ModelInfo(name=name, published=PUBLISHED[name], config=VARIANTS[name], weights=catalog.records(name))
 
 
 def resolve_name(name: str) -> str:
@@ -73,8 +77,8 @@ def resolve_name(name: str) -> str:
         ValueError: no model has this name; the text gives the closest ones.
     """
     resolved = ALIASES.get(name, name)
-    if resolved not in GCVIT:
-        hint = suggest(name, [*GCVIT, *ALIASES]) or " `globalvit models` lists them."
+    if resolved not in VARIANTS:
+        hint = suggest(name, [*VARIANTS, *ALIASES]) or " `globalvit models` lists them."
         raise ValueError(f"model {name!r} is not known.{hint}")
     return resolved
 
@@ -120,7 +124,7 @@ def create_model(
         num_classes=num_classes or (len(classes) if classes else IMAGENET_CLASSES),
         in_channels=in_channels,
         image_size=None if image_size is None else as_size(image_size),
-        window=None if window is None else choose_window(name, image_size, window),
+        window=None if window is None else _window(name, image_size, window),
         drop_path=drop_path,
     )
     if classes is None and record is not None and spec.num_classes == IMAGENET_CLASSES:
@@ -146,7 +150,7 @@ def build_task(spec: ModelSpec, preprocessing: EvalTransform, classes: tuple[str
         window=spec.window,
         drop_path=spec.drop_path,
     )
-    head = ClassifyHead(MeanPool(), backbone.channels[-1], spec.num_classes)
+    head = ClassifyHead(_pool(spec.model), backbone.channels[-1], spec.num_classes)
     head.init_weights()
     return Classifier(spec, backbone, head, preprocessing, classes)
 
@@ -159,31 +163,77 @@ def create_backbone(
     image_size: int | tuple[int, int] | None = None,
     window: Window | str | None = None,
     drop_path: float | None = None,
-) -> GCViT:
-    """Build a backbone without a head, with fresh weights: `backbone(images)` gives maps of four strides.
+    outputs: tuple[int, ...] | None = None,
+) -> Backbone:
+    """Build a backbone without a head, with fresh weights: `backbone(images)` gives its maps, finest first.
 
     Args:
         name: one of `list_models`.
-        form: `detection` is the published detection backbone: windows of 24 and an LN on every map.
+        form: `detection` is the published detection backbone of GC ViT: windows of 24 and an LN on every map.
         in_channels: channels of the images.
         image_size: as in `create_model`.
         window: as in `create_model`.
         drop_path: rate of the last block in place of the variant's own.
+        outputs: blocks of GPViT whose tokens become maps, by default the last one; `(2, 5, 8, 11)` in the papers'
+            segmentation systems.
 
     Raises:
         ValueError: a name is not known or a value does not fit; the text says what would.
     """
     name = resolve_name(name)
-    config = replace(GCVIT[name], in_channels=in_channels)
+    config = replace(VARIANTS[name], in_channels=in_channels)
+    if drop_path is not None:
+        config = replace(config, drop_path=drop_path)
+    if isinstance(config, GPViTConfig):
+        backbone = GPViT(_gpvit_config(config, form, image_size, window, outputs))
+    else:
+        backbone = GCViT(_gcvit_config(config, name, form, image_size, window, outputs))
+    backbone.init_weights()
+    return backbone
+
+
+def _gcvit_config(
+    config: GCViTConfig,
+    name: str,
+    form: Form,
+    image_size: int | tuple[int, int] | None,
+    window: Window | str | None,
+    outputs: tuple[int, ...] | None,
+) -> GCViTConfig:
+    if outputs is not None:
+        raise ValueError(f"outputs={outputs} chooses blocks of GPViT; GC ViT gives the maps of its four stages")
     if form == "detection":
         config = config.detection_form()
     if form == "classification" or window is not None:
         config = replace(config, window=choose_window(name, image_size, window))
-    if drop_path is not None:
-        config = replace(config, drop_path=drop_path)
-    backbone = GCViT(config)
-    backbone.init_weights()
-    return backbone
+    return config
+
+
+def _gpvit_config(
+    config: GPViTConfig,
+    form: Form,
+    image_size: int | tuple[int, int] | None,
+    window: Window | str | None,
+    outputs: tuple[int, ...] | None,
+) -> GPViTConfig:
+    if form == "detection":
+        raise ValueError("form='detection' is GC ViT's; choose GPViT's maps with outputs=(2, 5, 8, 11)")
+    if window is not None:
+        _window(None, image_size, window)
+    if image_size is not None:
+        as_size(image_size)
+    return config if outputs is None else replace(config, outputs=outputs)
+
+
+def _window(name: str | None, image_size: int | tuple[int, int] | None, window: Window | str) -> Window:
+    if name is None or name in GPVIT:
+        raise ValueError(f"window={window!r} chooses the windows of GC ViT; GPViT has stripes of a fixed width")
+    return choose_window(name, image_size, window)
+
+
+def _pool(name: str) -> nn.Module:
+    config = VARIANTS[name]
+    return GroupPool(config.width) if isinstance(config, GPViTConfig) and config.pooling == "group" else MeanPool()
 
 
 def _preprocessing(spec: ModelSpec, record: catalog.WeightRecord | None) -> EvalTransform:

@@ -20,6 +20,8 @@ from globalvit.build import create_model, load_weights
 from globalvit.heads.classify import ClassifyHead
 from globalvit.models.backbone import Backbone
 from globalvit.models.gcvit import GCViT
+from globalvit.models.gpvit import GPViT
+from globalvit.models.variants import GPVIT
 from globalvit.weights.adapt import adapt
 from globalvit.weights.catalog import RECORDS, WeightRecord, find, records
 from globalvit.weights.load import download, read_weights, require_match
@@ -94,8 +96,10 @@ class TimmModel(nn.Module):
         self.num_features = self.head_hidden_size = self.backbone.channels[-1]
         self.head = TimmHead(task.head.pool, self.num_features, num_classes, global_pool, drop_rate)
         self.feature_info = [
-            {"num_chs": channels, "reduction": stride, "module": f"backbone.stages.{index}"}
-            for index, (channels, stride) in enumerate(zip(self.backbone.channels, self.backbone.strides, strict=True))
+            {"num_chs": channels, "reduction": stride, "module": module}
+            for module, channels, stride in zip(
+                _modules(self.backbone), self.backbone.channels, self.backbone.strides, strict=True
+            )
         ]
 
     @property
@@ -104,7 +108,7 @@ class TimmModel(nn.Module):
         return self.head.global_pool
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) images → the last map, normed, (B, C, H/32, W/32)."""
+        """(B, C, H, W) images → the last map, normed, (B, C, H/stride, W/stride)."""
         return self.backbone(x)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -202,9 +206,17 @@ def _counted(indices: int | Sequence[int] | None, maps: int) -> list[int]:
     return [index % maps for index in given]
 
 
+def _modules(backbone: Backbone) -> list[str]:
+    """The module that each map comes from, in timm's way of naming."""
+    if isinstance(backbone, GCViT):
+        return [f"backbone.stages.{index}" for index in range(len(backbone.stages))]
+    assert isinstance(backbone, GPViT)
+    return [f"backbone.blocks.{index}" for index in backbone.config.outputs]
+
+
 def _cfg(record: WeightRecord) -> dict[str, Any]:
     """What timm knows of a weight file."""
-    given = record.preprocessing
+    given, is_plain = record.preprocessing, record.model in GPVIT
     repo, file = record.repo or (None, None)
     return {
         "url": None if repo else record.address,
@@ -218,8 +230,8 @@ def _cfg(record: WeightRecord) -> dict[str, Any]:
         "mean": given.mean,
         "std": given.std,
         "num_classes": record.num_classes,
-        "pool_size": tuple(side // 32 for side in given.image_size),
-        "first_conv": "backbone.stem.conv",
+        "pool_size": tuple(side // (8 if is_plain else 32) for side in given.image_size),
+        "first_conv": "backbone.stem.convs.0.conv" if is_plain else "backbone.stem.conv",
         "classifier": "head.linear",
         "license": record.licence,
     }
@@ -247,7 +259,7 @@ def _build(model: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=_fit,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        feature_cfg={"out_indices": (0,) if model in GPVIT else (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )
 

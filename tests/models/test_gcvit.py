@@ -14,6 +14,14 @@ from globalvit.models.variants import GCVIT, GCViTConfig, choose_window, ratio_w
 SMALLEST = "gcvit_xxtiny"
 
 
+def test_parts_between_blocks_have_the_depth_of_their_neighbours():
+    backbone = create_backbone(SMALLEST)
+    assert backbone.depth_of("stages.1.global_query.blocks.0.depthwise.weight") == 3
+    assert (
+        backbone.depth_of("stages.1.blocks.1.norm1.weight") == backbone.depth_of("stages.1.downsample.norm1.bias") == 4
+    )
+
+
 @pytest.mark.parametrize("name", list_models("gcvit_*"))
 def test_parameters_and_multiply_adds_are_the_published_ones(name):
     published = model_info(name).published
@@ -142,20 +150,6 @@ def watch(backbone: GCViT, images):
     for hook in hooks:
         hook.remove()
     return seen
-
-
-@pytest.fixture
-def official_file(tmp_path):
-    """Write a checkpoint in the form of the official release, an argparse.Namespace included."""
-    from argparse import Namespace
-
-    def write(state_dict):
-        path = tmp_path / "official.pth.tar"
-        args = Namespace(model="gc_vit", lr=5e-3, opt_betas=None)
-        torch.save({"state_dict": state_dict, "epoch": 300, "arch": "gc_vit", "args": args}, path)
-        return path
-
-    return write
 
 
 @pytest.mark.parametrize(

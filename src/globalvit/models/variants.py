@@ -92,7 +92,6 @@ GCVIT: dict[str, GCViTConfig] = {
 }
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GPViTConfig:
     """A GPViT backbone.
@@ -150,6 +149,9 @@ GPVIT: dict[str, GPViTConfig] = {
     "gpvit_l4": GPViTConfig(width=624, stem_convs=2, pooling="mean", drop_path=0.3),
 }
 
+# Every backbone by name, in the order of the papers' tables.
+VARIANTS: dict[str, GCViTConfig | GPViTConfig] = {**GCVIT, **GPVIT}
+
 # The names people type from the official repository and from timm.
 ALIASES: dict[str, str] = {name.replace("gcvit_", "gc_vit_"): name for name in GCVIT}
 
@@ -162,15 +164,15 @@ class Published:
         params: parameters counted with the published 1000-way head.
         published_params: the millions of parameters its authors print; None where they print none.
         gmacs: multiply-adds counted at the variant's own size, in 10⁹.
-        published_gflops: the figure its authors print, multiply-adds too.
+        published_gflops: the figure its authors print, multiply-adds too; None where they print none.
         top1: ImageNet-1K accuracy of the released weights, percent; None where none is printed.
         note: what a reader of the figures should know.
     """
 
     params: int
-    published_params: int | None
+    published_params: float | None
     gmacs: float
-    published_gflops: float
+    published_gflops: float | None
     top1: float | None
     note: str = ""
 
@@ -218,6 +220,10 @@ PUBLISHED: dict[str, Published] = {
     "gcvit_large_512": Published(
         params=203_795_362, published_params=None, gmacs=202.14, published_gflops=245.0, top1=None
     ),
+    "gpvit_l1": Published(params=9_589_848, published_params=9.3, gmacs=6.10, published_gflops=None, top1=80.5),
+    "gpvit_l2": Published(params=24_162_680, published_params=23.8, gmacs=15.65, published_gflops=None, top1=83.4),
+    "gpvit_l3": Published(params=36_654_056, published_params=36.2, gmacs=23.44, published_gflops=None, top1=84.1),
+    "gpvit_l4": Published(params=75_484_456, published_params=75.4, gmacs=48.15, published_gflops=None, top1=84.3),
 }
 
 

@@ -106,11 +106,11 @@ def _adapt_tables(adapted: Adapted, own: Mapping[str, Tensor]) -> None:
 
 
 def _adapt_stem(adapted: Adapted, own: Mapping[str, Tensor]) -> None:
-    source, model = adapted.state.get(forms.STEM), own.get(forms.STEM)
-    if source is None or model is None or source.shape[1] == model.shape[1]:
+    stem = forms.stem_of(own)
+    if stem is None or stem not in adapted.state or adapted.state[stem].shape[1] == own[stem].shape[1]:
         return
-    adapted.input_channels = (source.shape[1], model.shape[1])
-    adapted.state[forms.STEM] = adapt_channels(source, model.shape[1])
+    adapted.input_channels = (adapted.state[stem].shape[1], own[stem].shape[1])
+    adapted.state[stem] = adapt_channels(adapted.state[stem], own[stem].shape[1])
 
 
 def _drop(adapted: Adapted, prefix: str) -> None:

@@ -17,6 +17,8 @@ from globalvit.models.variants import ALIASES
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 GCVIT_LICENCE = "CC-BY-NC-SA-4.0"
+GPVIT_LICENCE = "Apache-2.0"
+GPVIT_RELEASE = "https://github.com/ChenhongyiYang/GPViT/releases/download/v0.0.1"
 HUB = "https://huggingface.co"
 
 
@@ -58,7 +60,7 @@ class WeightRecord:
     Attributes:
         model: the model it fits.
         weights: its name in `create_model(weights=...)`.
-        form: whose names its entries have: `gcvit_official`, `timm` or `mm`.
+        form: whose names its entries have: `gcvit_official`, `gpvit_official`, `timm` or `mm`.
         source: `hub` (Hugging Face), `url`, or `drive` (Google Drive, which only a browser can fetch from).
         address: where it is, for a person or a browser.
         file_name: what a copy of it is called.
@@ -169,6 +171,22 @@ def _timm(model: str) -> WeightRecord:
     )
 
 
+def _gpvit(size: int, top1: float, top5: float) -> WeightRecord:
+    file_name = f"gpvit_l{size}_in1k_300e.pth"
+    return WeightRecord(
+        model=f"gpvit_l{size}",
+        weights="gpvit_in1k",
+        form="gpvit_official",
+        source="url",
+        address=f"{GPVIT_RELEASE}/{file_name}",
+        file_name=file_name,
+        licence=GPVIT_LICENCE,
+        preprocessing=_center(0.875),
+        top1=top1,
+        top5=top5,
+    )
+
+
 _1K, _21K = "nvidia_in1k", "nvidia_in21k_ft_in1k"
 RECORDS: tuple[WeightRecord, ...] = (
     _nvidia("gcvit_xxtiny", _1K, "gcvit_1k_xxtiny.pth.tar", _center(1.0), 79.9),
@@ -197,4 +215,8 @@ RECORDS: tuple[WeightRecord, ...] = (
     _timm("gcvit_tiny"),
     _timm("gcvit_small"),
     _timm("gcvit_base"),
+    _gpvit(1, 80.5, 95.4),
+    _gpvit(2, 83.4, 96.6),
+    _gpvit(3, 84.1, 96.9),
+    _gpvit(4, 84.3, 96.9),
 )

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from globalvit.models.variants import GCVIT, GCViTConfig, ModelSpec
-from globalvit.weights import gcvit_official, openmmlab, timm
+from globalvit.models.variants import GCVIT, GPVIT, GCViTConfig, ModelSpec, Window
+from globalvit.weights import gcvit_official, gpvit_official, openmmlab, timm
 from globalvit.weights.names import listed
 
 State = Mapping[str, Any]
-STEM = "backbone.stem.conv.weight"
+STEMS = ("backbone.stem.conv.weight", "backbone.stem.convs.0.conv.weight")
+POSITIONS = "backbone.position_embedding"
 HEAD = "head.linear.weight"
 
 
@@ -23,14 +24,14 @@ class Form:
     Attributes:
         name: as the catalogue has it.
         title: in words, for reports.
-        mark: an entry that every state dict of this form has and none of another form.
+        marks: entries of which every state dict of this form has one, and none of another form has any.
         to_ours: the conversion.
         dropped: whether the conversion leaves an entry out.
     """
 
     name: str
     title: str
-    mark: str
+    marks: tuple[str, ...]
     to_ours: Callable[[State], dict[str, Any]]
     dropped: Callable[[str], bool] = lambda _: False
 
@@ -39,27 +40,33 @@ def _under_backbone(state: State) -> dict[str, Any]:
     return {f"backbone.{name}": value for name, value in state.items()}
 
 
-_REDUCTION = "reduction.weight"
+_DOWN, _PATCH = "downsample.reduction.weight", "projection.weight"
 FORMS = (
-    Form(name="ours", title="our form", mark=f"backbone.stem.downsample.{_REDUCTION}", to_ours=dict),
+    Form(name="ours", title="our form", marks=(f"backbone.stem.{_DOWN}", f"backbone.stem.{_PATCH}"), to_ours=dict),
     Form(
         name="our_backbone",
         title="our form, backbone alone",
-        mark=f"stem.downsample.{_REDUCTION}",
+        marks=(f"stem.{_DOWN}", f"stem.{_PATCH}"),
         to_ours=_under_backbone,
     ),
     Form(
         name="gcvit_official",
         title=gcvit_official.TITLE,
-        mark=f"patch_embed.conv_down.{_REDUCTION}",
+        marks=("patch_embed.conv_down.reduction.weight",),
         to_ours=gcvit_official.to_ours,
         dropped=gcvit_official.dropped,
     ),
-    Form(name="timm", title=timm.TITLE, mark=f"stem.down.{_REDUCTION}", to_ours=timm.to_ours),
+    Form(
+        name="gpvit_official",
+        title=gpvit_official.TITLE,
+        marks=("backbone.patch_embed.projection.weight",),
+        to_ours=gpvit_official.to_ours,
+    ),
+    Form(name="timm", title=timm.TITLE, marks=("stem.down.reduction.weight",), to_ours=timm.to_ours),
     Form(
         name="mm",
         title=openmmlab.TITLE,
-        mark=f"backbone.patch_embed.conv_down.{_REDUCTION}",
+        marks=("backbone.patch_embed.conv_down.reduction.weight",),
         to_ours=openmmlab.to_ours,
         dropped=openmmlab.dropped,
     ),
@@ -75,7 +82,7 @@ def detect_form(names: Iterable[str]) -> Form:
     names = list(names)
     present = set(names)
     for form in FORMS:
-        if form.mark in present:
+        if present.intersection(form.marks):
             return form
     titles = ", ".join(form.title for form in FORMS)
     raise ValueError(
@@ -88,6 +95,8 @@ def infer_model(state: State) -> str | None:
 
     Of models that differ in their windows only, the one with the state dict's windows is meant, else the first.
     """
+    if POSITIONS in state:
+        return next((name for name, config in GPVIT.items() if config.width == state[POSITIONS].shape[-1]), None)
     sizes = _sizes(state)
     fitting = [name for name, config in GCVIT.items() if _sizes_of(config) == sizes]
     exact = [name for name in fitting if GCVIT[name].window == windows(state)]
@@ -103,17 +112,22 @@ def infer_spec(state: State, model: str | None = None) -> ModelSpec:
     model = model or infer_model(state)
     if model is None:
         raise ValueError(f"no model has the sizes of these {len(state)} entries; name the model they belong to")
-    found = windows(state)
+    stem = stem_of(state)
     return ModelSpec(
         model=model,
         num_classes=state[HEAD].shape[0] if HEAD in state else 1000,
-        in_channels=state[STEM].shape[1] if STEM in state else 3,
-        window=None if len(found) != 4 or found == GCVIT[model].window else (found[0], found[1], found[2], found[3]),
+        in_channels=state[stem].shape[1] if stem else 3,
+        window=_chosen_window(state, model),
     )
 
 
+def stem_of(state: State) -> str | None:
+    """The entry whose second axis is the images' channels."""
+    return next((name for name in STEMS if name in state), None)
+
+
 def windows(state: State) -> tuple[int, ...]:
-    """The window side of each stage, from the tables of a state dict in our form."""
+    """The window side of each stage, from the tables of a state dict in our form; none without tables."""
     tables = [state.get(f"backbone.stages.{stage}.blocks.0.attention.bias_table") for stage in range(4)]
     return tuple(window_of(table.shape[0]) for table in tables if table is not None)
 
@@ -121,6 +135,14 @@ def windows(state: State) -> tuple[int, ...]:
 def window_of(rows: int) -> int:
     """The window side w of a table with (2w − 1)² rows."""
     return (round(rows**0.5) + 1) // 2
+
+
+def _chosen_window(state: State, model: str) -> Window | None:
+    """The windows where they are not the variant's own."""
+    found = windows(state)
+    if len(found) != 4 or (model in GCVIT and found == GCVIT[model].window):
+        return None
+    return found[0], found[1], found[2], found[3]
 
 
 def _sizes_of(config: GCViTConfig) -> tuple[Any, ...]:

@@ -126,8 +126,9 @@ def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> L
         ValueError: the weights do not fit; the text lists at most ten differing names and their number.
         OSError: the file is missing or cannot be fetched.
     """
-    prefix = BACKBONE if "stem.conv.weight" in model.state_dict() else ""
-    own = {prefix + name: value for name, value in model.state_dict().items()}
+    entries = model.state_dict()
+    prefix = "" if any(name.startswith(BACKBONE) for name in entries) else BACKBONE
+    own = {prefix + name: value for name, value in entries.items()}
     name = _name_of(model, own)
     weights = read_weights(source, model=name, use_ema=use_ema)
     adapted = adapt(weights.state, own)

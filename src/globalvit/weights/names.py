@@ -1,7 +1,7 @@
 """State-dict names as a table of pairs, foreign and ours, read in both directions.
 
 A template holds placeholders: `{n}` is any number, `{even}` and `{odd}` one that is even or odd, `{part}` is `weight`
-or `bias`. Both templates of a pair hold the same placeholders in the same order.
+or `bias`, `{norm}` any entry of a batch norm. Both templates of a pair hold the same placeholders in the same order.
 """
 
 import re
@@ -11,7 +11,13 @@ from typing import Any
 Pair = tuple[str, str]
 Rename = Callable[[str], str | None]
 
-PLACEHOLDERS = {"n": r"(\d+)", "even": r"(\d*[02468])", "odd": r"(\d*[13579])", "part": "(weight|bias)"}
+PLACEHOLDERS = {
+    "n": r"(\d+)",
+    "even": r"(\d*[02468])",
+    "odd": r"(\d*[13579])",
+    "part": "(weight|bias)",
+    "norm": "(weight|bias|running_mean|running_var|num_batches_tracked)",
+}
 MOST_SHOWN = 10
 
 
