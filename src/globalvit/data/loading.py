@@ -123,6 +123,11 @@ class TrainPlan:
         return (Request(tuple(indices.tolist()), epoch, image_size) for indices in mine)
 
 
+class _Batches(DataLoader):
+    def check_worker_number_rationality(self) -> None:
+        """Do not warn of more processes than processors: where reading waits for a network, they are right."""
+
+
 class Loader:
     """Batches of one split, in a fixed order; its processes start at the first batch and serve every later epoch.
 
@@ -144,7 +149,7 @@ class Loader:
         check_channels(samples.transform.channels)
         self.skipped = SkippedFiles(len(samples.source))
         self._plan = plan
-        self._batches = DataLoader(
+        self._batches = _Batches(
             samples,
             sampler=plan,
             batch_size=None,

@@ -42,9 +42,7 @@ def _caption(batch: Batch, index: int, classes: Sequence[str]) -> list[str]:
     if "targets" not in batch:
         return [classes[int(batch["labels"][index])]]
     shares, labels = batch["targets"][index].topk(min(MOST_CLASSES, len(classes)))
-    told: list[tuple[float, str]] = [
-        (share, classes[label]) for share, label in zip(shares.tolist(), labels.tolist(), strict=True)
-    ]
+    told = [(float(share), classes[int(label)]) for share, label in zip(shares, labels, strict=True)]
     told = [(share, name) for share, name in told if share > SMALLEST_SHARE]
     return [name for _, name in told] if len(told) == 1 else [f"{share:.2f} {name}" for share, name in told]
 
