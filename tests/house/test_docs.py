@@ -1,4 +1,4 @@
-"""The code of README, CONTRIBUTING and docs: Python runs, and every `globalvit` command has the flags it is shown with.
+"""The code of README, CONTRIBUTING and docs: Python runs, and every `globalvit` command is understood.
 
 A comment on the line above a block says what is special about it: `<!-- setup:... -->` marks the commands that
 .ci/run runs, `<!-- needs network -->` a block that downloads, which is only compiled here.
@@ -51,14 +51,11 @@ def test_python_blocks_run(root, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_commands_are_shown_with_flags_they_have(root, capsys):
+def test_commands_are_understood(root, tmp_path, monkeypatch, capsys):
+    # What the pages name is not here, so a command that is understood ends with status 1, not with 2.
+    monkeypatch.chdir(tmp_path)
     shown = list(commands(root))
     assert shown
     for place, words in shown:
-        path = [word for word in words[:2] if word.isalpha()]
-        names = path if path[:1] == ["data"] else path[:1]
-        assert main([*names, "--help"]) == 0, place
-        page = capsys.readouterr().out
-        flags = {word.split("=")[0].replace("_", "-") for word in words if word.startswith("--") and word != "--"}
-        missing = {flag for flag in flags if not re.search(rf"{flag.replace('--no-', '--')}\b", page)}
-        assert not missing - {"--version"}, f"{place}: globalvit {' '.join(names)} has no {sorted(missing)}"
+        harmless = ["--print-config"] if words[0] == "train" else []
+        assert main([*words, *harmless]) != 2, f"{place}: {capsys.readouterr().err}"
