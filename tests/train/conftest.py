@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from globalvit.models.variants import GCVIT
 
 TOY = Path(__file__).with_name("toy.py")
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
@@ -36,38 +39,73 @@ def pictures(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def toy(monkeypatch):
-    """Makes gcvit_xxtiny a tiny network in this process."""
-    from globalvit.models.variants import GCVIT
-
+@pytest.fixture(scope="session")
+def tiny_network():
+    """The sizes that stand in for gcvit_xxtiny's."""
     spec = importlib.util.spec_from_file_location("toy", TOY)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setitem(GCVIT, "gcvit_xxtiny", module.TOY)
+    return module.TOY
+
+
+@pytest.fixture
+def toy(monkeypatch, tiny_network):
+    """Makes gcvit_xxtiny a tiny network in this process."""
+    monkeypatch.setitem(GCVIT, "gcvit_xxtiny", tiny_network)
 
 
 @pytest.fixture
 def settings(pictures, tmp_path):
     """Settings of a short run as flags; keyword arguments replace some."""
+    return lambda **changes: short_run(pictures, tmp_path / "runs") | changes
 
-    def make(**changes):
-        return {
-            "data_dir": str(pictures),
-            "img_size": 32,
-            "batch_size": 4,
-            "epochs": 2,
-            "warmup_epochs": 0.5,
-            "lr": 1e-3,
-            "workers": 0,
-            "device": "cpu",
-            "output": str(tmp_path / "runs"),
-            "tag": "run",
-            "log_interval": 1,
-            **changes,
-        }
 
-    return make
+def short_run(pictures, output):
+    return {
+        "data_dir": str(pictures),
+        "img_size": 32,
+        "batch_size": 4,
+        "epochs": 2,
+        "warmup_epochs": 0.5,
+        "lr": 1e-3,
+        "workers": 0,
+        "device": "cpu",
+        "output": str(output),
+        "tag": "run",
+        "log_interval": 1,
+    }
+
+
+# A run with everything on that has a state to lose.
+RICH = {
+    "epochs": 3,
+    "checkpoint_every": 2,
+    "model_ema": True,
+    "model_ema_warmup": True,
+    "mixup": 0.4,
+    "reprob": 0.3,
+    "aa": "rand-m5",
+    "log_interval": 4,
+    "progressive": (32, 48),
+}
+
+
+@pytest.fixture(scope="session")
+def rich():
+    """Settings of a run with everything on that has a state to lose."""
+    return RICH
+
+
+@pytest.fixture(scope="session")
+def straight(pictures, tiny_network, tmp_path_factory):
+    """The folder of the rich run, which nothing interrupted."""
+    from globalvit.train.fields import TrainConfig
+    from globalvit.train.loop import train
+
+    settings = short_run(pictures, tmp_path_factory.mktemp("straight")) | RICH
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        patch.setitem(GCVIT, "gcvit_xxtiny", tiny_network)
+        return train(TrainConfig(**settings))
 
 
 @pytest.fixture
@@ -110,7 +148,8 @@ def start():
     yield run
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait(timeout=60)
+        process.stdout.close()
 
 
 @pytest.fixture

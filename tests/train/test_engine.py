@@ -109,3 +109,11 @@ def test_a_full_state_goes_back_where_it_came_from(task):
     state = {name: value + 1 for name, value in full_state(task).items()}
     load_full_state(task, state)
     assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
+
+
+def test_a_state_of_another_model_is_refused_by_its_names(task):
+    state = full_state(task)
+    state["head.other.weight"] = state.pop("head.linear.weight")
+    words = "2 names differ, among them head.linear.weight, head.other.weight; resume with the version"
+    with pytest.raises(ValueError, match=words):
+        load_full_state(task, state)

@@ -22,6 +22,7 @@ from globalvit.train.fields import Precision, TrainConfig
 from globalvit.train.optim import gradient_norm
 
 Item = TypeVar("Item")
+MOST_NAMES = 10
 _ACCELERATE: dict[Precision, Literal["no", "bf16", "fp16"]] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -228,9 +229,18 @@ def full_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy whole tensors into a module that may be sharded; names and shapes must be equal."""
+    """Copy whole tensors into a module that may be sharded.
+
+    Raises:
+        ValueError: the names differ.
+    """
     own = module.state_dict()
-    assert own.keys() == state.keys(), "the checkpoint is of another model"
+    differing = sorted(own.keys() ^ state.keys())
+    if differing:
+        raise ValueError(
+            f"the checkpoint is of another model: {len(differing)} names differ, among them "
+            f"{', '.join(differing[:MOST_NAMES])}; resume with the version of globalvit that wrote it"
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(like(state[name], value))

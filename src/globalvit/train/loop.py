@@ -91,8 +91,12 @@ class Trainer:
 
     @property
     def _is_over(self) -> bool:
-        patience = self.config.early_stop
-        return self.is_stopping or (patience > 0 and self.state.stale >= patience)
+        return self.is_stopping or self._is_stale
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether early stopping ends the run."""
+        return 0 < self.config.early_stop <= self.state.stale
 
     @property
     def _epoch(self) -> float:
@@ -277,8 +281,15 @@ class Trainer:
         folder = self.session.folder
         self._summarise(is_finished=not self.is_stopping)
         self._draw_curves()
+        if self._is_stale:
+            logger.info("early stopping: no better score in %d evaluations", self.state.stale)
         if self.is_stopping:
-            logger.info("stopped by %s at step %d; go on with --resume %s", self.stop.name, self.state.step, folder)
+            logger.info(
+                "stopped by %s at step %d; go on with --resume %s",
+                self.stop.name or "another process",
+                self.state.step,
+                folder,
+            )
         else:
             logger.info("done in %.0f s: %s; run folder %s", self.state.seconds, _in_words(self.state.scores), folder)
 

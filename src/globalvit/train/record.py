@@ -22,7 +22,11 @@ class Recorder:
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        logging.getLogger("globalvit").addHandler(self.log)
+        self.logger = logging.getLogger("globalvit")
+        self.former_level = self.logger.level
+        # Also where nobody has set up logging, log.txt tells the run.
+        self.logger.setLevel(min(self.logger.getEffectiveLevel(), logging.INFO))
+        self.logger.addHandler(self.log)
 
     def add(self, record: Record) -> None:
         """Append a record with `kind` (`train` or `evaluate`), `step` and numbers."""
@@ -45,7 +49,8 @@ class Recorder:
         """Close the files."""
         self.metrics.close()
         self.tensorboard.close()
-        logging.getLogger("globalvit").removeHandler(self.log)
+        self.logger.removeHandler(self.log)
+        self.logger.setLevel(self.former_level)
         self.log.close()
 
 

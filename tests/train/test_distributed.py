@@ -1,0 +1,70 @@
+"""Two processes under torchrun (gloo) do what one does with twice the batch."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+# Nothing that depends on the process: float32, SGD, no drop path, no mixing, no augmentation.
+PLAIN = {
+    "opt": "sgd",
+    "lr": 0.02,
+    "weight_decay": 0.0,
+    "drop_path": 0.0,
+    "smoothing": 0.0,
+    "color_jitter": 0.0,
+    "epochs": 7,
+}
+# torchrun's own port is free on this machine, whatever other tests do.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.fixture
+def both(command, finish, tmp_path):
+    """The run folders of one process with 8 images a step, and of two with 4 each."""
+    finish(*command(tag="one", batch_size=8, **PLAIN))
+    finish(*TORCHRUN, *command(tag="two", batch_size=4, **PLAIN))
+    return tmp_path / "runs" / "one", tmp_path / "runs" / "two"
+
+
+def test_two_processes_train_and_evaluate_as_one(both, metrics):
+    one, two = both
+    losses = [[record["loss"] for record in metrics(folder, "train")] for folder in both]
+    assert len(losses[0]) == len(losses[1]) == 21  # 27 pictures: the last incomplete step is dropped
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    for alone, shared in zip(metrics(one, "evaluate"), metrics(two, "evaluate"), strict=True):
+        assert (shared["count"], shared["top1"], shared["top5"]) == (11, alone["top1"], alone["top5"])
+        assert shared["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+    matrices = [json.loads((folder / "report.json").read_text())["confusion_matrix"] for folder in both]
+    assert matrices[0] == matrices[1]
+
+
+def test_a_run_of_two_processes_goes_on_with_one(command, finish, tmp_path, metrics):
+    short = PLAIN | {"epochs": 2}
+    finish(*TORCHRUN, *command(tag="pair", checkpoint_every=2, checkpoint_hist=9, **short))
+    pair = tmp_path / "runs" / "pair"
+    before = metrics(pair, "train")
+    output = finish(command()[0], "train", f"--resume={pair / 'checkpoints' / 'step-2'}")
+    assert "resumed at step 2" in output
+    after = metrics(pair, "train")
+    assert [record["loss"] for record in after] == pytest.approx([record["loss"] for record in before], abs=1e-5)
+
+
+def test_sigterm_to_one_of_two_processes_stops_both(command, start, tmp_path):
+    process = start(*TORCHRUN, *command(tag="pair", workers=1, **PLAIN | {"epochs": 500}))
+    folder = tmp_path / "runs" / "pair"
+    end = time.monotonic() + 90
+    while not (folder / "samples" / "train_batch.png").exists():
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert "go on with --resume" in output, output
+    state = json.loads((folder / "checkpoints" / "last" / "state.json").read_text())["state"]
+    weights = load_file(folder / "checkpoints" / "last" / "model.safetensors")
+    assert state["step"] > 0
+    assert all(torch.isfinite(value).all() for value in weights.values())
