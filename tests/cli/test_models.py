@@ -8,13 +8,13 @@ import pytest
 
 from globalvit.cli.main import main
 from globalvit.cli.models import matching, measure
-from globalvit.models.variants import GCVIT, PUBLISHED
+from globalvit.models.variants import PUBLISHED, VARIANTS
 
 
 def test_the_table_has_counted_and_published_figures_side_by_side(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(any(line.split()[:1] == [name] for line in lines) for name in GCVIT)
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in VARIANTS)
     (line,) = (line for line in lines if line.split()[:1] == ["gcvit_tiny2"])
     figures = ["gcvit_tiny2", "224", "34.54", "34", "6.18", "5.5", "nvidia_in1k", "83.7", "CC-BY-NC-SA-4.0"]
     assert line.split() == figures
@@ -47,7 +47,7 @@ def test_the_file_holds_everything_known(tmp_path, capsys):
     assert "nvidia_in21k_ft_in1k" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", GCVIT)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_what_is_counted_on_the_model_is_what_the_table_says(name):
     counted = measure(name)
     assert counted["params"] == PUBLISHED[name].params
