@@ -252,7 +252,8 @@ def test_loader_processes_outlive_the_signals_of_a_scheduler(toys):
     """A scheduler signals the whole group; the training process still needs its batches to stop in order."""
     loader = train_loader(toys(400), TRAIN, batch_size=2, seed=0, workers=2)
     batches = iter(loader)
-    seen = [next(batches)]
+    # One batch of each process: both have started by then.
+    seen = [next(batches), next(batches)]
     for worker in loader._batches._iterator._workers:
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)

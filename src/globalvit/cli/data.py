@@ -80,7 +80,10 @@ def run_preview(argv: Sequence[str], prog: str) -> int:
     """Draw a sheet of pictures as training sees them."""
     given = parse_flags(_preview_flags(), argv, prog, COMMANDS["preview"])
     own = [item.name for item in fields(PreviewOptions)]
-    options = PreviewOptions(**{name: given.pop(name) for name in own if name in given})
+    try:
+        options = PreviewOptions(**{name: given.pop(name) for name in own if name in given})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     config = load_config(options.config, given)
     if config.data_dir is None:
         raise UsageError(f"{prog} needs --data-dir FOLDER, with train/CLASS/ in it; see {prog} --help")

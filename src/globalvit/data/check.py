@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from globalvit.data.digits import BUILT_IN
 from globalvit.data.image_folder import class_folders, list_pictures, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 
@@ -81,9 +82,11 @@ def check_folder(
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
-        ValueError: it holds no splits.
+        ValueError: it holds no splits, or the built-in set was named.
         OSError: a reading process died.
     """
+    if str(data_dir) == BUILT_IN and not data_dir.exists():
+        raise ValueError(f"the built-in {BUILT_IN} need no check; give a folder with a folder for each split")
     report = Report()
     names = split_folders(data_dir)
     if not names:
