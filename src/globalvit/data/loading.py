@@ -18,15 +18,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from globalvit.data.erasing import erase
+from globalvit.data.erasing import Erasure, erase
 from globalvit.data.image_folder import Source
 from globalvit.data.images import OversizedImage, UnreadableImage
 from globalvit.data.randomness import Purpose, derive
-from globalvit.data.skipped import SkippedFiles, most_unreadable, too_many
+from globalvit.data.skipped import SkippedFiles, TooManyUnreadableError, most_unreadable
 from globalvit.data.transforms import EvalTransform, TrainTransform, check_channels
 
 Batch = dict[str, Any]
 Skipped = list[tuple[str, str]]
+# What no other picture can stand in for. Loader processes send these instead of a batch, to be raised with their own
+# text; any other error is a mistake of ours and comes with its traceback.
+FATAL = (OversizedImage, TooManyUnreadableError, MemoryError)
 SECONDS_AFTER_SIGTERM = 60
 _open_loaders: WeakSet["Loader"] = WeakSet()
 
@@ -51,15 +54,18 @@ class TrainSamples(Dataset):
         transform = self.transform
         if request.image_size:
             transform = replace(transform, image_size=request.image_size)
+        samples: list[tuple[int, torch.Tensor]] = []
+        erasures: list[Erasure] = []
         skipped: Skipped = []
         try:
-            read = [_read_next(self.source, index, skipped) for index in request.indices]
-        except (ValueError, MemoryError) as error:
+            for wanted in request.indices:
+                index, picture = _read_next(self.source, wanted, skipped)
+                image, erasure = transform(picture, self.seed, request.epoch, index)
+                samples.append((index, image))
+                erasures.append(erasure)
+        except FATAL as error:
             return error
-        samples = [transform(image, self.seed, request.epoch, index) for index, image in read]
-        indices = [index for index, _ in read]
-        batch = _collate(self.source, indices, [image for image, _ in samples], skipped)
-        return batch | {"erase": [erasure for _, erasure in samples]}
+        return _collate(self.source, samples, skipped) | {"erase": erasures}
 
 
 class EvalSamples(Dataset):
@@ -70,13 +76,16 @@ class EvalSamples(Dataset):
         self.transform = transform
 
     def __getitem__(self, request: Request) -> Batch | Exception:
+        samples: list[tuple[int, torch.Tensor]] = []
         skipped: Skipped = []
         try:
-            read = [(index, _read(self.source, index, skipped)) for index in request.indices]
-        except (OversizedImage, MemoryError) as error:
+            for index in request.indices:
+                picture = _read(self.source, index, skipped)
+                if picture is not None:
+                    samples.append((index, self.transform.to_uint8(picture)))
+        except FATAL as error:
             return error
-        kept = [(index, self.transform.to_uint8(image)) for index, image in read if image]
-        return _collate(self.source, [index for index, _ in kept], [image for _, image in kept], skipped)
+        return _collate(self.source, samples, skipped)
 
 
 class EvalPlan:
@@ -328,7 +337,7 @@ def _read_next(source: Source, index: int, skipped: Skipped) -> tuple[int, Image
     """The first readable picture from `index` on, and its index.
 
     Raises:
-        ValueError: so many in a row are unreadable that the run must stop.
+        TooManyUnreadableError: so many in a row are unreadable that the run must stop.
     """
     total = len(source)
     for step in range(min(total, most_unreadable(total) + 1)):
@@ -336,12 +345,14 @@ def _read_next(source: Source, index: int, skipped: Skipped) -> tuple[int, Image
         image = _read(source, candidate, skipped)
         if image is not None:
             return candidate, image
-    raise too_many(total, dict(skipped))
+    raise TooManyUnreadableError.of(total, dict(skipped))
 
 
-def _collate(source: Source, indices: Sequence[int], images: Sequence[torch.Tensor], skipped: Skipped) -> Batch:
+def _collate(source: Source, samples: Sequence[tuple[int, torch.Tensor]], skipped: Skipped) -> Batch:
+    indices = [index for index, _ in samples]
+    images = [image for _, image in samples]
     return {
-        "images": torch.stack(tuple(images)) if images else torch.empty(0, dtype=torch.uint8),
+        "images": torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
         "labels": torch.tensor([source.label(index) for index in indices], dtype=torch.int64),
         "indices": torch.tensor(indices, dtype=torch.int64),
         "skipped": skipped,

@@ -2,12 +2,26 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Self
 
 logger = logging.getLogger(__name__)
 
 # More unreadable pictures than both of these stop the run.
 MOST_FILES = 10
 MOST_SHARE = 0.01
+
+
+class TooManyUnreadableError(ValueError):
+    """So many pictures are unreadable that the run stops."""
+
+    @classmethod
+    def of(cls, total: int, reasons: Mapping[str, str]) -> Self:
+        """The error for some of `total` pictures, name → reason."""
+        last = list(reasons.values())[-1]
+        return cls(
+            f"{len(reasons)} of {total} pictures cannot be read, a run stops above {MOST_FILES} and {MOST_SHARE:.0%}; "
+            f"`globalvit data check` lists them, the last was: {last}"
+        )
 
 
 class SkippedFiles:
@@ -28,14 +42,14 @@ class SkippedFiles:
         """Count (name, reason) pairs, such as a batch's `skipped`.
 
         Raises:
-            ValueError: more than 10 pictures and more than 1 % of all are unreadable.
+            TooManyUnreadableError: more than 10 pictures and more than 1 % of all are unreadable.
         """
         for name, reason in skipped:
             if name not in self.reasons:
                 self.reasons[name] = reason
                 logger.warning("skipped: %s", reason)
         if len(self) > most_unreadable(self.total):
-            raise too_many(self.total, self.reasons)
+            raise TooManyUnreadableError.of(self.total, self.reasons)
 
     def merge(self, reasons: Mapping[str, str]) -> None:
         """Count what another process or an earlier part of the run found: its `reasons`; raises as `add` does."""
@@ -45,12 +59,3 @@ class SkippedFiles:
 def most_unreadable(total: int) -> int:
     """How many unreadable pictures of `total` a run goes on with."""
     return max(MOST_FILES, int(total * MOST_SHARE))
-
-
-def too_many(total: int, reasons: Mapping[str, str]) -> ValueError:
-    """The error that stops a run."""
-    last = list(reasons.values())[-1]
-    return ValueError(
-        f"{len(reasons)} of {total} pictures cannot be read, a run stops above {MOST_FILES} and {MOST_SHARE:.0%}; "
-        f"`globalvit data check` lists them, the last was: {last}"
-    )
