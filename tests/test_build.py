@@ -8,7 +8,8 @@ import globalvit as gv
 
 def test_models_are_listed_by_pattern():
     assert gv.list_models("gcvit_*tiny") == ["gcvit_xxtiny", "gcvit_xtiny", "gcvit_tiny"]
-    assert len(gv.list_models()) == 10
+    assert gv.list_models("gpvit_*") == ["gpvit_l1", "gpvit_l2", "gpvit_l3", "gpvit_l4"]
+    assert len(gv.list_models()) == 14
     assert gv.list_models("resnet*") == []
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from globalvit.models.variants import GCVIT, PUBLISHED
+from globalvit.models.variants import PUBLISHED, VARIANTS
 from globalvit.weights import catalog
 from globalvit.weights.catalog import RECORDS, Preprocessing
 
@@ -13,10 +13,11 @@ CENTRE_1 = ("gcvit_xxtiny", "gcvit_tiny", "gcvit_base", "gcvit_large")
 CENTRE_0875 = ("gcvit_xtiny", "gcvit_tiny2", "gcvit_small", "gcvit_small2")
 
 
-def test_eleven_official_files_and_five_of_timm():
+def test_eleven_official_gcvit_files_five_of_timm_and_four_of_gpvit():
     assert len([record for record in RECORDS if record.form == "gcvit_official"]) == 11
     assert len([record for record in RECORDS if record.form == "timm"]) == 5
-    assert {record.model for record in RECORDS} == set(GCVIT)
+    assert len([record for record in RECORDS if record.form == "gpvit_official"]) == 4
+    assert {record.model for record in RECORDS} == set(VARIANTS)
     assert len({record.file_name for record in RECORDS}) == len(RECORDS)
     assert len({(record.model, record.weights) for record in RECORDS}) == len(RECORDS)
 
@@ -27,6 +28,10 @@ def test_addresses_are_the_published_ones():
     assert hub.repo == ("nvidia/GCViT", "gcvit_1k_tiny2.pth.tar")
     assert catalog.find("gcvit_large_512", "nvidia_in21k_ft_in1k").file_name == "gcvit_21k_large_512.pth.tar"
     assert catalog.find("gcvit_base", "timm_in1k").repo == ("timm/gcvit_base.in1k", "model.safetensors")
+    release = catalog.find("gpvit_l3", "gpvit_in1k")
+    assert release.address == (
+        "https://github.com/ChenhongyiYang/GPViT/releases/download/v0.0.1/gpvit_l3_in1k_300e.pth"
+    )
     drive = catalog.find("gcvit_large", "nvidia_in21k_ft_in1k")
     assert (drive.source, drive.repo) == ("drive", None)
     assert "1maGDr6mJkLyRTUkspMzCgSlhDzNRFGEf" in drive.address
@@ -55,8 +60,8 @@ def test_timm_evaluates_its_files_as_ours_say():
 
 def test_scores_and_licences():
     for record in RECORDS:
-        assert record.licence == "CC-BY-NC-SA-4.0"
-        if record.weights == "nvidia_in1k":
+        assert record.licence == ("Apache-2.0" if record.model.startswith("gpvit") else "CC-BY-NC-SA-4.0")
+        if record.weights in ("nvidia_in1k", "gpvit_in1k"):
             assert record.top1 == PUBLISHED[record.model].top1
     assert catalog.find("gcvit_large", "nvidia_in21k_ft_in1k").top1 == 86.6
     assert catalog.find("gcvit_large_512", "nvidia_in21k_ft_in1k").top1 is None

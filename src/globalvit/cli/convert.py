@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli.options import parse
@@ -22,7 +23,6 @@ LICENCE_NOTE = (
     "Licence: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever "
     "converts them. Weights that you trained from scratch are yours."
 )
-TITLES = {"ours": "our form", "official": "the official form", "timm": timm.TITLE}
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".pth.tar")
 
@@ -112,14 +112,24 @@ def _write_foreign(options: ConvertOptions, weights: "Weights", model: str) -> d
 
     if model in GPVIT and options.to == "timm":
         raise ValueError(f"timm has no {model}; write the form 'ours', which globalvit.timm_plugin opens in timm")
-    official = gpvit_official if model in GPVIT else gcvit_official
-    state = (official if options.to == "official" else timm).from_ours(weights.state)
+    state = _foreign_form(options.to, model).from_ours(weights.state)
     if options.target.suffix == SAFETENSORS:
         write_tensors(options.target, state, {})
     else:
         # The official loader looks for the weights under this entry, timm's under it or at the top.
         _write_pickle(options.target, {"state_dict": state})
     return state
+
+
+def _foreign_form(to: str, model: str) -> ModuleType:
+    """The converter of a form."""
+    if to == "timm":
+        return timm
+    return gpvit_official if model in GPVIT else gcvit_official
+
+
+def _title(to: str, model: str) -> str:
+    return "our form" if to == "ours" else _foreign_form(to, model).TITLE
 
 
 def _write_pickle(target: Path, content: dict[str, Any]) -> None:
@@ -141,7 +151,7 @@ def _report(
     entry = f", its {opened.entry}" if opened.entry else ""
     others = f" ({', '.join(opened.passed_over)} passed over)" if opened.passed_over else ""
     yield f"source: {found.file}, {weights.form.title}{entry}{others}, {len(opened.state)} entries"
-    yield f"target: {options.target}, {TITLES[options.to]}, {len(written)} entries"
+    yield f"target: {options.target}, {_title(options.to, spec.model)}, {len(written)} entries"
     yield f"model: {spec.model}, {spec.num_classes} classes, {spec.in_channels} input channels"
     if weights.dropped:
         yield f"left out by name: {kinds(weights.dropped)}"
