@@ -30,6 +30,12 @@ def golden(record_property: Callable[[str, object], None]) -> Callable[[str], Go
     return open_case
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "golden" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.golden)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     passed = terminalreporter.stats.get("passed", [])
     cases = sorted({value for report in passed for name, value in report.user_properties if name == "golden"})
