@@ -68,6 +68,9 @@ def test_scores_and_licences():
 
 
 def test_the_authors_own_weights_come_first():
+    assert catalog.find("gcvit_tiny", "published").weights == "nvidia_in1k"
+    assert catalog.find("gcvit_large_384", "published").weights == "nvidia_in21k_ft_in1k"
+    assert catalog.find("gpvit_l2", "published").weights == "gpvit_in1k"
     assert [record.weights for record in catalog.records("gcvit_tiny")] == ["nvidia_in1k", "timm_in1k"]
     assert catalog.records("gc_vit_tiny") == catalog.records("gcvit_tiny")
     assert catalog.default_preprocessing("gcvit_large_384").crop_mode == "squash"

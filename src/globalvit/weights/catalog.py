@@ -19,6 +19,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 GCVIT_LICENCE = "CC-BY-NC-SA-4.0"
 GPVIT_LICENCE = "Apache-2.0"
 GPVIT_RELEASE = "https://github.com/ChenhongyiYang/GPViT/releases/download/v0.0.1"
+# Stands for a model's first weights, so that a recipe can serve every model.
+FIRST = "published"
 HUB = "https://huggingface.co"
 
 
@@ -95,12 +97,14 @@ def records(model: str) -> tuple[WeightRecord, ...]:
 
 
 def find(model: str, weights: str) -> WeightRecord:
-    """The record of a model's weights.
+    """The record of a model's weights; `published` is the first one, whatever its name.
 
     Raises:
         ValueError: the model has no weights of this name; the text gives the closest ones.
     """
     known = {record.weights: record for record in records(model)}
+    if weights == FIRST and known:
+        return next(iter(known.values()))
     if weights not in known:
         has = f"it has {', '.join(known)}" if known else "none are published for it"
         raise ValueError(f"model {model!r} has no weights {weights!r}; {has}.{suggest(weights, known)}")
