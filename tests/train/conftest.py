@@ -78,7 +78,7 @@ def short_run(pictures, output):
 
 # A run with everything on that has a state to lose.
 RICH = {
-    "epochs": 3,
+    "epochs": 2,
     "checkpoint_every": 2,
     "model_ema": True,
     "model_ema_warmup": True,

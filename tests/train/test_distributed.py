@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,3 +69,7 @@ def test_sigterm_to_one_of_two_processes_stops_both(command, start, tmp_path):
     weights = load_file(folder / "checkpoints" / "last" / "model.safetensors")
     assert state["step"] > 0
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_sharded_model_trains_saves_and_goes_on_as_a_whole_one(finish):
+    finish(*TORCHRUN, str(Path(__file__).with_name("sharded.py")))

@@ -93,7 +93,7 @@ class Stop:
 
 
 @pytest.mark.usefixtures("toy")
-@pytest.mark.parametrize(("number", "call"), [(signal.SIGTERM, 1), (signal.SIGINT, 5), (signal.SIGTERM, 12)])
+@pytest.mark.parametrize(("number", "call"), [(signal.SIGTERM, 1), (signal.SIGINT, 5), (signal.SIGTERM, 6)])
 def test_a_signal_at_any_step_loses_nothing(config, monkeypatch, rich, straight, same, number, call):
     stop = Stop(number, call)
     stop.plain = Trainer._step

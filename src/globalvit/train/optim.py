@@ -19,8 +19,8 @@ from globalvit.closest import suggest
 from globalvit.tasks.task import Task
 from globalvit.train.fields import TrainConfig
 
-# PyTorch's own optimisers whose one-kernel implementation is faster on every device.
-FUSED = frozenset(["adam", "adamw", "sgd", "momentum"])
+# Optimisers whose one-kernel implementation is faster on every device, and works on sharded parameters.
+FUSED = frozenset(["adam", "adamw"])
 
 
 def parameter_groups(task: Task, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,85 @@
+"""`globalvit train` as it is typed: flags, files, messages and exit statuses."""
+
+import pytest
+import yaml
+
+from globalvit.cli.main import main
+
+
+@pytest.fixture
+def words(settings):
+    def make(**changes):
+        return ["train", *(f"--{key}={value}" for key, value in settings(**changes).items())]
+
+    return make
+
+
+def test_the_settings_are_printed_and_read_back(capsys, tmp_path):
+    assert main(["train", "--config", "digits", "--batch_size", "8", "--amp", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    values = yaml.safe_load(printed)
+    assert (values["data_dir"], values["batch_size"], values["amp"], values["global_batch"]) == ("digits", 8, True, 64)
+    (tmp_path / "again.yaml").write_text(printed)
+    assert main(["train", f"--config={tmp_path / 'again.yaml'}", "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_the_commands_of_the_official_readme_are_understood(capsys):
+    line = "--config gcvit_tiny --data_dir IMAGENET --batch-size 64 --amp --tag mine --model-ema --local_rank 0"
+    assert main(["train", *line.split(), "--print-config"]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert (values["data_dir"], values["batch_size"], values["tag"]) == ("IMAGENET", 64, "mine")
+    assert values["amp"] is values["model_ema"] is True
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_run_and_its_resumption_from_the_command_line(words, tmp_path, capsys, monkeypatch):
+    assert main(words(tag="first", epochs=1, weights="none")) == 0
+    run = tmp_path / "runs" / "first"
+    assert (run / "summary.json").exists()
+    assert main(["train", "--resume", str(run), "--workers", "0"]) == 0
+    assert main(["train", "--resume", str(run / "checkpoints" / "last" / "model.safetensors")]) == 0
+    assert main(["train", "--resume", str(run), "--lr", "0.5"]) == 1
+    error = capsys.readouterr().err
+    assert "globalvit: error: cannot resume with other settings (" in error
+    assert "now 0.5" in error
+
+
+@pytest.mark.usefixtures("toy")
+def test_config_and_resume_together_as_people_type_it(words, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("epochs: 1\nwarmup_epochs: 0\n")
+    base = [word for word in words(tag="first") if "epochs" not in word]
+    assert main([*base, f"--config={recipe}"]) == 0
+    assert main([*base, f"--config={recipe}", f"--resume={tmp_path / 'runs' / 'first'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("--config digts", 1, "no recipe is named 'digts'. Did you mean 'digits'"),
+        ("--config lost.yaml --data-dir x", 1, "config file lost.yaml does not exist"),
+        ("--batchsize 3", 2, "unknown option --batchsize. Did you mean '--batch-size'"),
+        ("--batch-size many", 2, "--batch-size 'many' is not understood"),
+        ("--config digits --batch-size 0", 1, "batch_size=0 must be 1 or more"),
+        ("--config finetune", 2, "needs --data-dir FOLDER"),
+        ("--config digits --data-dir nowhere", 1, "data folder nowhere does not exist"),
+        ("--resume nowhere", 1, "--resume nowhere does not exist; give a run folder"),
+        ("--config digits --device cpu --precision fp16", 1, "precision=fp16 needs a GPU"),
+        ("--config digits --device cpu --fsdp", 1, "fsdp shards over GPUs"),
+        ("--config digits --device cpu --model gcvit_tinny", 1, "Did you mean"),
+        ("--config digits --device cpu --img-size 16", 1, "give 32 pixels or more"),
+        ("--config digits --device cpu --opt adamv", 1, "opt='adamv' is not known to timm"),
+        ("--config digits --device cpu --mixup 0.5 --batch-size 7", 1, "cannot be mixed in pairs"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_status(line, status, message, capsys, tmp_path):
+    assert main(["train", *line.split(), "--workers", "0", "--output", str(tmp_path)]) == status
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("globalvit: error: ")
+    assert message in error
+
+
+def test_a_resumed_folder_without_config_asks_for_it(tmp_path, capsys):
+    assert main(["train", "--resume", str(tmp_path)]) == 1
+    assert "no config.yaml in or above --resume" in capsys.readouterr().err
