@@ -17,7 +17,6 @@ from globalvit.models.gcvit import GCViT
 from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import (
     ALIASES,
-    GPVIT,
     PUBLISHED,
     VARIANTS,
     Form,
@@ -124,7 +123,7 @@ def create_model(
         num_classes=num_classes or (len(classes) if classes else IMAGENET_CLASSES),
         in_channels=in_channels,
         image_size=None if image_size is None else as_size(image_size),
-        window=None if window is None else _window(name, image_size, window),
+        window=None if window is None else _window(VARIANTS[name], image_size, window),
         drop_path=drop_path,
     )
     if classes is None and record is not None and spec.num_classes == IMAGENET_CLASSES:
@@ -187,14 +186,13 @@ def create_backbone(
     if isinstance(config, GPViTConfig):
         backbone = GPViT(_gpvit_config(config, form, image_size, window, outputs))
     else:
-        backbone = GCViT(_gcvit_config(config, name, form, image_size, window, outputs))
+        backbone = GCViT(_gcvit_config(config, form, image_size, window, outputs))
     backbone.init_weights()
     return backbone
 
 
 def _gcvit_config(
     config: GCViTConfig,
-    name: str,
     form: Form,
     image_size: int | tuple[int, int] | None,
     window: Window | str | None,
@@ -205,7 +203,7 @@ def _gcvit_config(
     if form == "detection":
         config = config.detection_form()
     if form == "classification" or window is not None:
-        config = replace(config, window=choose_window(name, image_size, window))
+        config = replace(config, window=choose_window(config, image_size, window))
     return config
 
 
@@ -219,16 +217,18 @@ def _gpvit_config(
     if form == "detection":
         raise ValueError("form='detection' is GC ViT's; choose GPViT's maps with outputs=(2, 5, 8, 11)")
     if window is not None:
-        _window(None, image_size, window)
+        _window(config, image_size, window)
     if image_size is not None:
         as_size(image_size)
     return config if outputs is None else replace(config, outputs=outputs)
 
 
-def _window(name: str | None, image_size: int | tuple[int, int] | None, window: Window | str) -> Window:
-    if name is None or name in GPVIT:
+def _window(
+    config: GCViTConfig | GPViTConfig, image_size: int | tuple[int, int] | None, window: Window | str
+) -> Window:
+    if isinstance(config, GPViTConfig):
         raise ValueError(f"window={window!r} chooses the windows of GC ViT; GPViT has stripes of a fixed width")
-    return choose_window(name, image_size, window)
+    return choose_window(config, image_size, window)
 
 
 def _pool(name: str) -> nn.Module:
@@ -241,11 +241,7 @@ def _preprocessing(spec: ModelSpec, record: catalog.WeightRecord | None) -> Eval
     values = asdict(record.preprocessing if record else catalog.default_preprocessing(spec.model))
     if spec.image_size is not None:
         values["image_size"] = spec.image_size
-    if spec.in_channels != len(values["mean"]):
-        # What is known of three channels is at best their mean for others.
-        for key in ("mean", "std"):
-            values[key] = (sum(values[key]) / len(values[key]),) * spec.in_channels
-    return EvalTransform(**values)
+    return EvalTransform(**values).for_channels(spec.in_channels)
 
 
 def load_weights(model: nn.Module, source: Source | catalog.WeightRecord) -> LoadReport:

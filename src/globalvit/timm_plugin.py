@@ -87,7 +87,6 @@ class TimmModel(nn.Module):
     ) -> None:
         super().__init__()
         task = create_model(model, in_channels=in_chans, image_size=img_size, drop_path=drop_path_rate)
-        assert isinstance(task.backbone, Backbone)
         assert isinstance(task.head, ClassifyHead)
         self.spec = task.spec
         self.backbone = task.backbone

@@ -52,7 +52,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name):
     ],
 )
 def test_windows_follow_the_image_size_asked_for(image_size, window, expected):
-    assert choose_window(SMALLEST, image_size, window) == expected
+    assert choose_window(GCVIT[SMALLEST], image_size, window) == expected
     assert create_backbone(SMALLEST, image_size=image_size, window=window).config.window == expected
 
 

@@ -40,6 +40,11 @@ def test_predict_takes_paths_pictures_and_arrays_alike(model, tmp_path):
     assert expected["scores"] == sorted(expected["scores"], reverse=True)
 
 
+def test_see_through_pictures_stand_on_white(model):
+    clear = Image.new("RGBA", (40, 30), (9, 9, 9, 0))
+    close(model.predict(clear)[0], model.predict(Image.new("RGB", (40, 30), "white"))[0])
+
+
 def test_an_answer_does_not_depend_on_its_neighbours(model):
     tensors = [torch.randn(3, *size) for size in ((32, 32), (48, 33), (32, 32), (64, 40), (48, 33))]
     together = model.predict(tensors, batch_size=2)

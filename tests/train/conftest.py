@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.models.variants import GCVIT
+from globalvit.models.variants import VARIANTS
 
 TOY = Path(__file__).with_name("toy.py")
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
@@ -51,7 +51,7 @@ def tiny_network():
 @pytest.fixture
 def toy(monkeypatch, tiny_network):
     """Makes gcvit_xxtiny a tiny network in this process."""
-    monkeypatch.setitem(GCVIT, "gcvit_xxtiny", tiny_network)
+    monkeypatch.setitem(VARIANTS, "gcvit_xxtiny", tiny_network)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def straight(pictures, tiny_network, tmp_path_factory):
 
     settings = short_run(pictures, tmp_path_factory.mktemp("straight")) | RICH
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        patch.setitem(GCVIT, "gcvit_xxtiny", tiny_network)
+        patch.setitem(VARIANTS, "gcvit_xxtiny", tiny_network)
         return train(TrainConfig(**settings))
 
 

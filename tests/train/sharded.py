@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from toy import TOY
 
 from globalvit.build import create_model
-from globalvit.models.variants import GCVIT
+from globalvit.models.variants import VARIANTS
 from globalvit.train.engine import full_state, start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_ema, create_optimizer
@@ -81,7 +81,7 @@ def check(engine, opt):
 
 
 def main():
-    GCVIT["gcvit_xxtiny"] = TOY
+    VARIANTS["gcvit_xxtiny"] = TOY
     with start_engine(settings("sgd")) as engine:
         assert engine.world == 2
         for opt in OPTIMISERS:

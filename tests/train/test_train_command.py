@@ -83,3 +83,19 @@ def test_mistakes_are_one_line_and_a_status(line, status, message, capsys, tmp_p
 def test_a_resumed_folder_without_config_asks_for_it(tmp_path, capsys):
     assert main(["train", "--resume", str(tmp_path)]) == 1
     assert "no config.yaml in or above --resume" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("toy")
+def test_one_command_starts_a_job_and_restarts_it(words, tmp_path, capsys):
+    run = tmp_path / "runs" / "job"
+    command = words(tag="job", epochs=1, weights="none", resume="auto")
+    # A job that died before it saved anything leaves a folder like this.
+    run.mkdir(parents=True)
+    assert main(command) == 0
+    scores = (run / "summary.json").read_text()
+    assert main(command) == 0
+    assert (run / "summary.json").read_text() == scores
+    assert [path.name for path in run.parent.iterdir()] == ["job"]
+    without = [word for word in command if not word.startswith("--tag")]
+    assert main(without) == 1
+    assert "--resume auto goes on with the run of --tag; give a --tag" in capsys.readouterr().err

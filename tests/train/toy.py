@@ -3,13 +3,13 @@
 import sys
 from dataclasses import replace
 
-from globalvit.models.variants import GCVIT
+from globalvit.models.variants import VARIANTS
 
-TOY = replace(GCVIT["gcvit_xxtiny"], depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), width=16)
+TOY = replace(VARIANTS["gcvit_xxtiny"], depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), width=16)
 
 
 if __name__ == "__main__":
     from globalvit.cli.main import main
 
-    GCVIT["gcvit_xxtiny"] = TOY
+    VARIANTS["gcvit_xxtiny"] = TOY
     sys.exit(main())

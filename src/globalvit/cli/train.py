@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from globalvit.cli.options import UsageError, parse_flags
-from globalvit.train.config import DEFAULT_RECIPE, TrainConfig, available_recipes, load_config, recipe_name, to_yaml
+from globalvit.train.config import (
+    AUTO,
+    DEFAULT_RECIPE,
+    TrainConfig,
+    available_recipes,
+    load_config,
+    recipe_name,
+    to_yaml,
+)
 
 SUMMARY = "Train or fine-tune a model on labelled pictures"
 DESCRIPTION = (
@@ -29,7 +37,7 @@ def run(argv: list[str], prog: str) -> int:
     given = parse_flags(TrainOptions, argv, prog, DESCRIPTION)
     source, is_print = given.pop("config", None), given.pop("print_config", False)
     resume = given.get("resume")
-    if source is None and resume is not None:
+    if source is None and resume not in (None, AUTO):
         source = run_config(resume)
     config = load_config(source, given)
     if is_print:

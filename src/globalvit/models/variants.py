@@ -279,7 +279,7 @@ def ratio_window(image_size: Size) -> Window:
     return first, second, third, fourth
 
 
-def choose_window(model: str, image_size: int | Size | None, window: Window | str | None) -> Window:
+def choose_window(config: GCViTConfig, image_size: int | Size | None, window: Window | str | None) -> Window:
     """Windows of a GC ViT made for `image_size`.
 
     The variant's own from 224 pixels up (shorter side), the paper's proportion below; `window` chooses others:
@@ -288,7 +288,6 @@ def choose_window(model: str, image_size: int | Size | None, window: Window | st
     Raises:
         ValueError: `window` is neither four whole numbers from 1 up nor `"ratio"`, or `image_size` is no size.
     """
-    config = GCVIT[model]
     size = as_size(config.image_size if image_size is None else image_size)
     if isinstance(window, str):
         if window != "ratio":

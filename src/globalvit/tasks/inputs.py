@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from globalvit.data.images import read_image
+from globalvit.data.images import read_image, to_rgb
 from globalvit.data.transforms import EvalTransform
 
 
@@ -56,7 +56,7 @@ def _as_picture(image: Any) -> Image.Image:
     if isinstance(image, str | PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return to_rgb(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return Image.fromarray(image)
     came = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from globalvit.data.transforms import EvalTransform
 from globalvit.metrics.metric import Metric
+from globalvit.models.backbone import Backbone
 from globalvit.models.variants import ModelSpec
 
 Batch = dict[str, Any]
@@ -32,7 +33,7 @@ class Task(nn.Module):
     def __init__(
         self,
         spec: ModelSpec,
-        backbone: nn.Module,
+        backbone: Backbone,
         head: nn.Module,
         preprocessing: EvalTransform,
         classes: tuple[str, ...] | None = None,

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DEFAULT_RECIPE = "finetune"
+# --resume auto: the run of --tag where it has saved something, else a new one.
+AUTO = "auto"
 Layer = dict[str, Any]
 
 # What a resumed run may change: where things lie, what is written, and how the same steps are computed.

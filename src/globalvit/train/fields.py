@@ -145,7 +145,9 @@ class TrainConfig:
 
     output: str = option(RUN, "runs", "folder of the runs")
     tag: str | None = option(RUN, None, "name of this run's folder; the recipe's name and a number unless given")
-    resume: str | None = option(RUN, None, "run folder or checkpoint folder to go on from")
+    resume: str | None = option(
+        RUN, None, "run folder or checkpoint folder to go on from; `auto`: that of --tag, if there is one"
+    )
     val_interval: int = option(RUN, 1, "epochs between evaluations; the last epoch is always evaluated")
     early_stop: int = option(RUN, 0, "evaluations without a better score after which to stop; 0 never stops early")
     checkpoint_every: int = option(

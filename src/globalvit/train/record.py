@@ -54,15 +54,21 @@ class Recorder:
         self.log.close()
 
 
-def new_folder(output: Path, tag: str | None, recipe: str) -> Path:
+def new_folder(output: Path, tag: str | None, recipe: str, *, may_exist: bool = False) -> Path:
     """Make the folder of a new run: OUTPUT/TAG, or OUTPUT/RECIPE-N with the first free N.
+
+    Args:
+        output: the folder of runs.
+        tag: the run's name.
+        recipe: what numbered folders are called.
+        may_exist: take over the folder of the tag, which a run left that ended before it saved anything.
 
     Raises:
         FileExistsError: OUTPUT/TAG is there already; runs are never overwritten.
     """
     output.mkdir(parents=True, exist_ok=True)
     if tag is not None:
-        return _made(output / tag)
+        return output / tag if may_exist and (output / tag).is_dir() else _made(output / tag)
     number = 1
     while True:
         try:

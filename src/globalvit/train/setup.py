@@ -15,7 +15,7 @@ from globalvit.data.transforms import EvalTransform
 from globalvit.tasks.task import Task
 from globalvit.train.autobatch import choose_batch
 from globalvit.train.checkpoint import Checkpoints, find_checkpoint
-from globalvit.train.config import check_resumable, scale_lr, share_batch, to_yaml
+from globalvit.train.config import AUTO, check_resumable, scale_lr, share_batch, to_yaml
 from globalvit.train.engine import Engine, local_processes
 from globalvit.train.fields import TrainConfig
 from globalvit.train.inputs import Inputs, Splits, evaluation_transform, open_splits, settle_transform
@@ -67,7 +67,7 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session
     Raises:
         ValueError, OSError: something the user asked for is not to be had; the text says what and why.
     """
-    checkpoint = find_checkpoint(config.resume) if config.resume else None
+    checkpoint = _find_checkpoint(config, engine)
     state, saved = (State(), None) if checkpoint is None else read_state(checkpoint)
     splits = open_splits(config)
     config, transform = _settle(config, saved, splits, engine)
@@ -77,6 +77,21 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session
     folder = _open_folder(config, recipe, checkpoint, state, splits, engine)
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint_hist)
     return Session(config, folder, task, ema, schedule, inputs, checkpoints, state)
+
+
+def _find_checkpoint(config: TrainConfig, engine: Engine) -> Path | None:
+    """The checkpoint to go on from, the same on every process; None begins a new run.
+
+    `auto` is the run of the tag where it has saved something, so that one command both starts a job and restarts it.
+    """
+    if config.resume is None:
+        return None
+    if config.resume != AUTO:
+        return find_checkpoint(config.resume)
+    if config.tag is None:
+        raise ValueError("--resume auto goes on with the run of --tag; give a --tag")
+    run = Path(config.output) / config.tag
+    return engine.from_main(find_checkpoint(run) if engine.is_main and any(run.glob("checkpoints/step-*")) else None)
 
 
 def build_task(config: TrainConfig, weights: str | None, splits: Splits, transform: EvalTransform) -> Task:
@@ -94,7 +109,7 @@ def build_task(config: TrainConfig, weights: str | None, splits: Splits, transfo
         preprocessing=transform,
     )
     if config.grad_checkpointing:
-        task.backbone.set_checkpointing(True)  # pyright: ignore[reportCallIssue]
+        task.backbone.set_checkpointing(True)
     return task.to(memory_format=torch.channels_last) if config.channels_last else task
 
 
@@ -157,7 +172,9 @@ def _open_folder(
     """The run's folder, the same on every process, with config.yaml and classes.json."""
     opened: tuple[Path, bool] | None = None
     if engine.is_main:
-        folder = _run_of(checkpoint) or new_folder(Path(config.output), config.tag, recipe)
+        folder = _run_of(checkpoint) or new_folder(
+            Path(config.output), config.tag, recipe, may_exist=config.resume == AUTO
+        )
         has_best = Checkpoints(folder / "checkpoints", config.checkpoint_hist).rewind(state.step, state.best_step)
         cut_metrics(folder, state.step, state.evaluated)
         atomic.write_text(folder / "config.yaml", to_yaml(replace(config, resume=None)))
