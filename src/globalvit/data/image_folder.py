@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # Where a split goes by several names, these are tried in turn.
 OTHER_NAMES = {"val": ("val", "validation", "test")}
 MOST_NAMED = 10
+# The file in the folder of an LMDB database.
+DATABASE = "data.mdb"
 
 
 class Source(Protocol):
@@ -107,13 +109,13 @@ def open_split(data_dir: str | PathLike[str], split: str, classes: Sequence[str]
     """Open one split of a data set.
 
     Args:
-        data_dir: a folder with a folder for each split, or `digits`.
+        data_dir: a folder with a folder or an LMDB database for each split, or `digits`.
         split: the split's folder; `val` also stands for `validation` and `test` where there is no `val`.
         classes: the classes expected, such as those of the training split.
 
     Raises:
         FileNotFoundError: no such folder; the text says which there are.
-        ValueError: what `ImageFolder` refuses.
+        ValueError: what `ImageFolder` refuses, or a database that is not complete.
     """
     if str(data_dir) == BUILT_IN:
         if Path(BUILT_IN).is_dir():
@@ -121,7 +123,18 @@ def open_split(data_dir: str | PathLike[str], split: str, classes: Sequence[str]
         digits = Digits(split)
         match_classes(digits.classes, classes or digits.classes, f"{BUILT_IN}/{split}")
         return digits
-    return ImageFolder(_find_split(Path(data_dir), split), classes)
+    root = _find_split(Path(data_dir), split)
+    if is_database(root):
+        # Imported here, since the package lmdb is an extra.
+        from globalvit.data.lmdb_source import open_database
+
+        return open_database(root, classes)
+    return ImageFolder(root, classes)
+
+
+def is_database(root: Path) -> bool:
+    """Whether a folder is an LMDB database."""
+    return (root / DATABASE).is_file()
 
 
 def split_folders(data_dir: Path) -> list[str]:
@@ -185,6 +198,11 @@ def _find_split(data_dir: Path, split: str) -> Path:
             if name != split:
                 logger.info("no folder %r in %s: the split is taken from %r", split, data_dir, name)
             return data_dir / name
+    if is_database(data_dir):
+        raise FileNotFoundError(
+            f"{data_dir} is a single LMDB database; give the folder it lies in, {data_dir.absolute().parent}, and "
+            f"{data_dir.absolute().name} as the name of the split: --train-split or --val-split"
+        )
     there = f"it holds {listed(folders)}" if folders else "it holds no folders"
     raise FileNotFoundError(
         f"no folder {split!r} in {data_dir}; {there}. Expected {data_dir}/{split}/CLASS/PICTURE.jpg; "

@@ -1,0 +1,214 @@
+"""Packs image folders into LMDB databases, which can be stopped at any moment and gone on with.
+
+Pictures are written in batches, each in one transaction together with the record of what it holds. The last transaction
+writes the index and marks the database complete. So a build that was killed has whole batches and knows them; the next
+one reads only files that are new or have another size or time than recorded. All databases are begun before the first
+is finished: a set of splits is complete when each of them is.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from globalvit.data.lmdb import MEBIBYTE, Database
+from globalvit.data.lmdb_files import READERS, has_changed, read_ahead
+from globalvit.data.lmdb_index import (
+    DONE,
+    HEADER,
+    NAMES,
+    RECORDS,
+    Header,
+    Record,
+    check_form,
+    pack_keys,
+    pack_records,
+    unpack,
+)
+from globalvit.data.lmdb_splits import Listing, check_target, find_splits
+
+# Pictures and bytes of one transaction: what is lost at most when a build is killed.
+BATCH_PICTURES, BATCH_BYTES = 1000, 64 * MEBIBYTE
+# Key, bytes and record of a picture.
+Picture = tuple[bytes, bytes, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What became of one split: pictures and bytes in all, and pictures written, left as they were, and removed."""
+
+    split: str
+    classes: int
+    pictures: int
+    total_bytes: int
+    written: int
+    kept: int
+    removed: int
+
+
+def build(
+    src: Path,
+    dst: Path,
+    *,
+    splits: Sequence[str] | None = None,
+    readers: int = READERS,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_picture: Callable[[], None] = lambda: None,
+) -> list[Packed]:
+    """Pack an image folder, or bring its databases up to date.
+
+    Each split becomes the database DST/SPLIT; a folder without splits becomes the database DST. Nobody may read a
+    database while it is brought up to date.
+
+    Args:
+        src: the image folder.
+        dst: the folder for the databases.
+        splits: the splits to pack; None takes all.
+        readers: files read at a time.
+        on_start: called with the number of pictures to write before the first is read.
+        on_picture: called after each picture.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        ValueError: the folder is not as training wants it, a path is too long, or `dst` holds something else.
+        OSError: a file cannot be read or the databases cannot be written; the next build goes on.
+    """
+    names = find_splits(src, splits)
+    check_target(src, dst, names)
+    listings = {name: Listing(src / name) for name in names}
+    with _only_builder(dst), ExitStack() as stack:
+        packers = {name: _Packer(stack.enter_context(_opened(dst / name)), listings[name]) for name in names}
+        for name, packer in packers.items():
+            packer.begin(src, name)
+        on_start(sum(len(packer.due) for packer in packers.values()))
+        for packer in packers.values():
+            packer.pack(readers, on_picture)
+        return [packer.summary(name) for name, packer in packers.items()]
+
+
+class _Packer:
+    """Brings the database of one split to what its listing says.
+
+    Attributes:
+        due: keys of the pictures to write.
+    """
+
+    def __init__(self, database: Database, listing: Listing) -> None:
+        self.database, self.listing = database, listing
+        self.is_complete = self._is_complete()
+        self.notes = database.keys(DONE)
+        self.known = self._known()
+        self.due = [key for key in listing.keys if self._is_due(key)]
+        self.gone = self.known.keys() - set(listing.keys)
+
+    def begin(self, src: Path, split: str) -> None:
+        """Mark the database as half built, unless there is nothing to do."""
+        if self.due or self.gone or not self.is_complete:
+            self.is_complete = False
+            header = Header(is_complete=False, source=str(src.absolute()), split=split)
+            self.database.write([(HEADER, header.to_bytes())])
+
+    def pack(self, readers: int, on_picture: Callable[[], None]) -> None:
+        """Write what is due, then the index."""
+        for number, batch in enumerate(_in_batches(self._read(readers)), self._next_batch()):
+            self._write(number, batch)
+            for _ in batch:
+                on_picture()
+        if not self.is_complete:
+            self._finish()
+
+    def summary(self, split: str) -> Packed:
+        """What became of the split."""
+        total_bytes = sum(self.known[key].size for key in self.listing.keys)
+        pictures, written = len(self.listing.keys), len(self.due)
+        counts = (len(self.listing.classes), pictures, total_bytes, written, pictures - written, len(self.gone))
+        return Packed(split, *counts)
+
+    def _is_complete(self) -> bool:
+        data = self.database.value(HEADER)
+        if data is None:
+            if not self.database.is_empty:
+                raise ValueError(f"{self.database.root} is a database of another kind; give a new or an empty folder")
+            return False
+        header = Header.from_bytes(data)
+        check_form(header, self.database.root)
+        return header.is_complete
+
+    def _known(self) -> dict[bytes, Record]:
+        """The pictures that are in the database already; later notes count."""
+        known: dict[bytes, Record] = {}
+        for names, records in [(NAMES, RECORDS), *zip(self.notes[::2], self.notes[1::2], strict=True)]:
+            known |= unpack(self.database.value(names) or b"", self.database.value(records) or b"")
+        return known
+
+    def _is_due(self, key: bytes) -> bool:
+        record = self.known.get(key)
+        return record is None or has_changed(self.listing.path(key), record)
+
+    def _next_batch(self) -> int:
+        return 1 + max((int(key.split(b"/")[2]) for key in self.notes), default=0)
+
+    def _read(self, readers: int) -> Iterator[Picture]:
+        files = read_ahead(map(self.listing.path, self.due), readers)
+        return ((key, data, record) for key, (data, record) in zip(self.due, files, strict=True))
+
+    def _write(self, number: int, batch: Sequence[Picture]) -> None:
+        """One transaction: pictures, and the note of what they are."""
+        records = {key: record for key, _, record in batch}
+        place = b"%b%08d" % (DONE, number)
+        notes = _note(place + b"/names", place + b"/records", records)
+        self.database.write([*((key, data) for key, data, _ in batch), *notes])
+        self.known |= records
+        self.notes += [key for key, _ in notes]
+
+    def _finish(self) -> None:
+        """One transaction: drop what is gone and the notes of batches, write the index, mark it complete."""
+        records = {key: self.known[key] for key in self.listing.keys}
+        header = Header(
+            is_complete=True,
+            classes=self.listing.classes,
+            counts=self.listing.counts,
+            total_bytes=sum(record.size for record in records.values()),
+        )
+        index = _note(NAMES, RECORDS, records)
+        self.database.write([*index, (HEADER, header.to_bytes())], [*self.gone, *self.notes])
+
+
+def _note(names: bytes, records: bytes, of: dict[bytes, Record]) -> list[tuple[bytes, bytes]]:
+    return [(names, pack_keys(of)), (records, pack_records(of.values()))]
+
+
+def _in_batches(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    batch: list[Picture] = []
+    size = 0
+    for picture in pictures:
+        batch.append(picture)
+        size += len(picture[1])
+        if len(batch) == BATCH_PICTURES or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[Database]:
+    with closing(Database(root)) as database:
+        yield database
+
+
+@contextmanager
+def _only_builder(dst: Path) -> Iterator[None]:
+    """Keep other builds away from `dst`; the system ends this when the process dies.
+
+    Raises:
+        OSError: another build is at work there.
+    """
+    dst.mkdir(parents=True, exist_ok=True)
+    with (dst / ".build.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"another build is at work in {dst}; wait for it, or stop it") from error
+        yield

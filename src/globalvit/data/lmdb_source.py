@@ -1,0 +1,112 @@
+"""Labelled pictures out of an LMDB database, in place of a folder of them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from globalvit.data.image_folder import match_classes
+from globalvit.data.images import UnreadableImage
+from globalvit.data.lmdb import forget, located, value
+from globalvit.data.lmdb_decode import decode
+from globalvit.data.lmdb_index import NAMES, Header, Keys, read_header
+from globalvit.data.lmdb_published import open_labels
+
+
+class LmdbPictures:
+    """Pictures of a database as a `Source`; every process opens it at its first read.
+
+    Args:
+        root: the database's folder.
+        classes: names of the labels.
+        keys: of all pictures the database holds.
+        labels: of all these pictures.
+        order: positions in `keys` of picture 0, 1, …
+        is_direct: whether simplejpeg decodes where it may.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        classes: Sequence[str],
+        keys: Keys,
+        labels: np.ndarray,
+        order: np.ndarray,
+        *,
+        is_direct: bool = True,
+    ) -> None:
+        self.root = root
+        self.classes = tuple(classes)
+        self.is_direct = is_direct
+        self._path = located(root)
+        self._keys, self._labels, self._order = keys, labels[order], order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def label(self, index: int) -> int:
+        """The label of picture `index`."""
+        return int(self._labels[index])
+
+    def key(self, index: int) -> bytes:
+        """The key of picture `index`."""
+        return self._keys[self._order[index]]
+
+    def name(self, index: int) -> str:
+        """The database's folder and the key of picture `index`."""
+        return str(self.root / os.fsdecode(self.key(index)))
+
+    def data(self, index: int) -> bytes:
+        """The bytes of picture `index`.
+
+        Raises:
+            UnreadableImage: the picture is not there any more.
+            OSError: the database cannot be read.
+        """
+        data = value(self._path, self.key(index))
+        if data is None:
+            raise UnreadableImage(f"{self.name(index)} is not in the database any more; it was built anew meanwhile")
+        return data
+
+    def read(self, index: int) -> Image.Image:
+        """Picture `index` as RGB; raises what `data` and `read_image` raise."""
+        return decode(self.data(index), self.name(index), is_direct=self.is_direct)
+
+
+def open_database(
+    root: str | os.PathLike[str], classes: Sequence[str] | None = None, *, is_direct: bool = True
+) -> LmdbPictures:
+    """Open a database made by `globalvit data lmdb build`, or one of the old published form.
+
+    Args:
+        root: the folder that holds `data.mdb`.
+        classes: the classes expected, in the order of their labels; None takes the database's.
+        is_direct: whether simplejpeg decodes where it may; the pixels are the same.
+
+    Raises:
+        HalfBuilt: its build was not finished.
+        FileNotFoundError: an old database has no text file of labels.
+        ValueError: other classes than those expected, or another kind of database.
+        OSError: it cannot be read.
+    """
+    root = Path(root)
+    # Another process may have put another database there since this one looked.
+    path = located(root)
+    forget(path)
+    header = read_header(root)
+    if header is None:
+        own, keys, labels = open_labels(root, classes)
+        return LmdbPictures(root, own, keys, labels, np.arange(len(keys)), is_direct=is_direct)
+    keys = Keys(value(path, NAMES) or b"")
+    ordered = match_classes(header.classes, classes or header.classes, str(root))
+    labels, order = _arrange(header, ordered)
+    return LmdbPictures(root, classes or header.classes, keys, labels, order, is_direct=is_direct)
+
+
+def _arrange(header: Header, ordered: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the pictures as they are packed, and their positions in the order of the labels."""
+    label_of = {name: label for label, name in enumerate(ordered)}
+    labels = np.repeat([label_of[name] for name in header.classes], header.counts).astype(np.int32)
+    return labels, np.argsort(labels, kind="stable")

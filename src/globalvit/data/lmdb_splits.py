@@ -1,0 +1,138 @@
+"""Which folders of an image folder are packed into which databases, and what speaks against it."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from globalvit.data.image_folder import OTHER_NAMES, ImageFolder, is_database, listed, split_folders
+from globalvit.data.images import SUFFIXES
+from globalvit.data.lmdb import LOCK, LONGEST_KEY
+
+logger = logging.getLogger(__name__)
+USUAL = ("train", *OTHER_NAMES["val"])
+# The name of the one split of a folder that has none.
+WHOLE = ""
+
+
+def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
+    """Names of the splits in an image folder; one empty name where its own folders are the classes.
+
+    Args:
+        src: the image folder.
+        asked: the splits to take; None takes all folders that hold class folders.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder, or no such split.
+        ValueError: it is a database, or it cannot be told whether it holds splits or classes.
+    """
+    folders = split_folders(src)
+    if is_database(src) or any(is_database(src / name) for name in folders):
+        raise ValueError(f"{src} holds LMDB databases; give the folder of pictures")
+    lacking = [name for name in asked or () if name not in folders]
+    if lacking:
+        raise FileNotFoundError(f"no folder {listed(lacking)} in {src}; it holds {listed(folders)}")
+    if asked:
+        return list(asked)
+    if any(name in folders for name in USUAL):
+        return _with_classes(src, folders)
+    if any(_holds_pictures(src / name) for name in folders):
+        return [WHOLE]
+    raise ValueError(
+        f"{src} has neither a folder {', '.join(USUAL)} nor class folders with pictures in them; if its folders are "
+        f"splits, name them: --splits {','.join(folders) or 'NAME'}"
+    )
+
+
+def find_databases(dst: Path) -> list[str]:
+    """Names of the databases in a folder; one empty name where the folder itself is one.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        ValueError: it holds none.
+    """
+    folders = split_folders(dst)
+    if is_database(dst):
+        return [WHOLE]
+    found = [name for name in folders if is_database(dst / name)]
+    if not found:
+        raise ValueError(f"{dst} holds no LMDB database; make one by `globalvit data lmdb build SRC {dst}`")
+    return found
+
+
+class Listing:
+    """What one split of an image folder holds.
+
+    Args:
+        root: the split's folder.
+
+    Attributes:
+        classes: names of the class folders, sorted by code point.
+        counts: pictures in each of them.
+        keys: of all pictures, by class and sorted within it.
+
+    Raises:
+        ValueError: what `ImageFolder` refuses, or a path of more than 511 bytes.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        source = ImageFolder(root)
+        if source.other_files:
+            logger.info("%s: %d files that are no pictures are left out", root, source.other_files)
+        self.classes = source.classes
+        self.keys = [_as_key(source.name(index), root) for index in range(len(source))]
+        labels = Counter(map(source.label, range(len(source))))
+        self.counts = tuple(labels[label] for label in range(len(self.classes)))
+
+    def path(self, key: bytes) -> str:
+        """The file that a key stands for."""
+        return os.path.join(self.root, os.fsdecode(key))  # noqa: PTH118 (a million)
+
+
+def check_target(src: Path, dst: Path, names: Sequence[str]) -> None:
+    """Refuse a target that is part of the source, or whose folders hold something else.
+
+    Raises:
+        ValueError: it is; the text names the folder.
+    """
+    if dst.resolve().is_relative_to(src.resolve()):
+        raise ValueError(f"{dst} lies in {src}, the folder to pack; give another one")
+    if WHOLE not in names and is_database(dst):
+        raise ValueError(f"{dst} is a database without splits, and {src} has splits; give a new or an empty folder")
+    for root in (dst / name for name in names):
+        if _is_used(root) and not is_database(root):
+            raise ValueError(f"{root} holds something else; give a new or an empty folder")
+
+
+def _as_key(path: str, root: Path) -> bytes:
+    key = os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))
+    if len(key) > LONGEST_KEY:
+        raise ValueError(
+            f"{path}: its path below {root} has {len(key)} bytes, and a key of LMDB has at most {LONGEST_KEY}; shorten "
+            "the name of the file or of its folders"
+        )
+    return key
+
+
+def _with_classes(src: Path, folders: Sequence[str]) -> list[str]:
+    """The folders that are splits: those of the usual names, and others whose own folders hold pictures."""
+    found = [name for name in folders if name in USUAL or any(map(_holds_pictures, _folders_in(src / name)))]
+    left = [name for name in folders if name not in found]
+    if left:
+        logger.warning("left out, since no class folders with pictures are in them: %s of %s", listed(left), src)
+    return found
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [folder / name for name in split_folders(folder)]
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any(Path(entry.name).suffix.lower() in SUFFIXES for entry in os.scandir(folder))
+
+
+def _is_used(folder: Path) -> bool:
+    # A build that was killed at once leaves no more than LMDB's lock.
+    return folder.is_dir() and any(entry.name != LOCK and entry.name[0] != "." for entry in os.scandir(folder))

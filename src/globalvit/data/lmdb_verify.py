@@ -1,0 +1,122 @@
+"""Compares databases with the image folder they were built from, byte for byte."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from globalvit.data.lmdb import forget, keys, located, value
+from globalvit.data.lmdb_files import READERS, read_ahead
+from globalvit.data.lmdb_index import NAMES, RECORDS, Record, read_header, unpack
+from globalvit.data.lmdb_splits import WHOLE, Listing, find_databases, find_splits
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What was found; files are named as in the image folder.
+
+    Attributes:
+        equal: pictures whose bytes are the same.
+        missing: pictures that only the folder has.
+        extra: pictures that only the database has.
+        differing: pictures of other bytes.
+        index: pictures of which the database's own index says something else than it holds.
+    """
+
+    equal: int = 0
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+    index: list[str] = field(default_factory=list)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.missing or self.extra or self.differing or self.index)
+
+
+def verify(
+    dst: Path,
+    src: Path,
+    *,
+    splits: Sequence[str] | None = None,
+    readers: int = READERS,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Compare names and bytes of all pictures, and the index with what it stands for.
+
+    Args:
+        dst: the folder of the databases.
+        src: the image folder.
+        splits: the splits to compare; None takes all that either has.
+        readers: files read at a time.
+        on_start: called with the number of pictures to compare before the first is read.
+        on_picture: called after each picture.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        ValueError: no databases, half-built ones, those of the old published form, or splits on one side only.
+        OSError: a file or a database cannot be read.
+    """
+    there, wanted = find_databases(dst), find_splits(src, splits)
+    if (WHOLE in there) != (WHOLE in wanted):
+        whole, parted = (dst, src) if WHOLE in there else (src, dst)
+        raise ValueError(f"{parted} has splits and {whole} has none; give the two that belong together")
+    databases = {name: _Content(dst / name) for name in there if splits is None or name in wanted}
+    listings = {name: Listing(src / name) for name in wanted}
+    on_start(sum(len(listing.keys) for listing in listings.values()))
+    found = Comparison()
+    for name in sorted(databases.keys() | listings.keys()):
+        _compare(databases.get(name), listings.get(name), name, found, readers, on_picture)
+    return found
+
+
+class _Content:
+    """What a database holds, and what its index says."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = located(root)
+        forget(self.path)
+        if read_header(root) is None:
+            raise ValueError(
+                f"{root} has the old published form, whose JPEGs were encoded anew; only what `globalvit data lmdb "
+                "build` made can be compared"
+            )
+        self.keys = {key for key in keys(self.path) if not key.startswith(b"/")}
+        self.records = unpack(value(self.path, NAMES) or b"", value(self.path, RECORDS) or b"")
+
+
+def _compare(
+    content: _Content | None,
+    listing: Listing | None,
+    split: str,
+    found: Comparison,
+    readers: int,
+    on_picture: Callable[[], None],
+) -> None:
+    """Add what one split shows to `found`; the database or the folder may be lacking."""
+    there: set[bytes] = content.keys if content else set()
+    wanted = listing.keys if listing else []
+    found.missing += _named(split, (key for key in wanted if key not in there))
+    found.extra += _named(split, there.difference(wanted))
+    if content is None:
+        return
+    found.index += _named(split, content.records.keys() ^ there)
+    if listing is None:
+        return
+    common = [key for key in wanted if key in there]
+    for key, (data, record) in zip(common, read_ahead(map(listing.path, common), readers), strict=True):
+        is_same = value(content.path, key) == data
+        found.equal += is_same
+        found.differing += [] if is_same else _named(split, [key])
+        found.index += _named(split, [key]) if is_same and _contradicts(content.records.get(key), record) else []
+        on_picture()
+
+
+def _contradicts(noted: Record | None, record: Record) -> bool:
+    return noted is not None and (noted.size, noted.checksum) != (record.size, record.checksum)
+
+
+def _named(split: str, keys: Iterable[bytes]) -> list[str]:
+    return [str(Path(split, os.fsdecode(key))) for key in sorted(keys)]
