@@ -1,4 +1,4 @@
-"""`globalvit data`: look a data folder over, and see what training makes of it."""
+"""`globalvit data`: look a data folder over, see what training makes of it, and pack it."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from globalvit.atomic import replace_with
-from globalvit.cli import tables
+from globalvit.cli import data_lmdb, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
 from globalvit.cli.progress import Progress
 from globalvit.data.imagenet import readable
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from globalvit.data.check import Problem, Report
 
-SUMMARY = "Check a data folder, or preview what training sees"
+SUMMARY = "Check a data folder, preview what training sees, or pack pictures into LMDB databases"
 COMMANDS = {
     "check": "Find unreadable pictures, empty or differing classes, and pictures that lie in two splits",
     "preview": "Draw a sheet of augmented training pictures, as a recipe makes them",
+    "lmdb": data_lmdb.SUMMARY,
 }
 # Problems of one kind that are printed; --json writes all.
 MOST_PRINTED = 20
@@ -62,7 +63,7 @@ class PreviewOptions:
 def run(argv: Sequence[str], prog: str) -> int:
     """Run one of the commands; return the exit status."""
     name, rest = choose(COMMANDS, argv, prog, SUMMARY)
-    return {"check": run_check, "preview": run_preview}[name](rest, f"{prog} {name}")
+    return {"check": run_check, "preview": run_preview, "lmdb": data_lmdb.run}[name](rest, f"{prog} {name}")
 
 
 def run_check(argv: Sequence[str], prog: str) -> int:

@@ -5,7 +5,7 @@ Every picture is read whole, as training reads it. Needs no torch, so it starts 
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from globalvit.data.digits import BUILT_IN
-from globalvit.data.image_folder import class_folders, list_pictures, listed, split_folders
+from globalvit.data.image_folder import class_folders, is_database, list_pictures, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 
 # Below this many pictures, starting processes takes longer than reading.
@@ -25,11 +25,13 @@ PICTURES_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Where a picture lies."""
+    """Where a picture lies: in a file, or under a key of a database."""
 
     split: str
     class_name: str
     path: str
+    database: str = ""
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +93,27 @@ def check_folder(
     names = split_folders(data_dir)
     if not names:
         raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/PICTURE.jpg")
-    pictures = [picture for name in names for picture in _look_into(data_dir / name, report)]
-    report.problems += _differing_classes(data_dir, names)
+    pictures: list[Picture] = []
+    classes: dict[str, set[str]] = {}
+    for name in names:
+        classes[name], found = _look_into(data_dir / name, report)
+        pictures += found
+    report.problems += _differing_classes(classes)
     on_start(len(pictures))
     places = _read_all(pictures, workers, report, on_picture)
     _find_doubles(places.values(), report)
     return report
 
 
-def _look_into(root: Path, report: Report) -> list[Picture]:
-    """List the pictures of one split; empty classes are problems."""
+def _look_into(root: Path, report: Report) -> tuple[set[str], list[Picture]]:
+    """Classes and pictures of one split; empty classes are problems."""
     try:
+        if is_database(root):
+            return _look_into_database(root, report)
         folders = class_folders(root)
     except ValueError as error:
-        report.problems.append(Problem("no classes", str(error)))
-        return []
+        report.problems.append(Problem("database" if is_database(root) else "no classes", str(error)))
+        return set(), []
     pictures: list[Picture] = []
     others = 0
     for folder in folders:
@@ -115,17 +123,27 @@ def _look_into(root: Path, report: Report) -> list[Picture]:
         if not found:
             report.problems.append(Problem("empty class", f"no pictures in {root / folder}"))
     report.splits.append(Split(root.name, len(folders), len(pictures), others))
-    return pictures
+    return set(folders), pictures
 
 
-def _differing_classes(data_dir: Path, names: Sequence[str]) -> Iterator[Problem]:
-    """Compare every split's class folders with those of `train`, or of the first."""
-    first = "train" if "train" in names else names[0]
-    expected = set(split_folders(data_dir / first))
-    for name in names:
-        found = set(split_folders(data_dir / name))
-        parts = [("lacks", expected - found), ("has besides", found - expected)]
-        differences = [f"{verb} {listed(sorted(classes))}" for verb, classes in parts if classes]
+def _look_into_database(root: Path, report: Report) -> tuple[set[str], list[Picture]]:
+    from globalvit.data.lmdb_source import open_database
+
+    source = open_database(root)
+    report.splits.append(Split(root.name, len(source.classes), len(source), 0))
+    pictures = [
+        Picture(root.name, source.classes[source.label(index)], source.name(index), source.path, source.key(index))
+        for index in range(len(source))
+    ]
+    return set(source.classes), pictures
+
+
+def _differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
+    """Compare every split's classes with those of `train`, or of the first."""
+    first = "train" if "train" in classes else next(iter(classes))
+    for name, found in classes.items():
+        parts = [("lacks", classes[first] - found), ("has besides", found - classes[first])]
+        differences = [f"{verb} {listed(sorted(names))}" for verb, names in parts if names]
         if differences:
             yield Problem("other classes", f"compared with {first}, {name} {' and '.join(differences)}")
 
@@ -136,7 +154,7 @@ def _read_all(
     """Read every picture; returns where each content lies."""
     places: dict[bytes, list[Picture]] = defaultdict(list)
     splits = {split.name: split for split in report.splits}
-    results = _results([picture.path for picture in pictures], workers)
+    results = _results(pictures, workers)
     for picture, (problem, digest) in zip(pictures, results, strict=True):
         on_picture()
         if problem:
@@ -147,28 +165,36 @@ def _read_all(
     return places
 
 
-def _results(paths: Sequence[str], workers: int) -> Iterator[tuple[Problem | None, bytes]]:
-    if not workers or len(paths) < FEWEST_FOR_PROCESSES:
-        yield from map(_read_one, paths)
+def _results(pictures: Sequence[Picture], workers: int) -> Iterator[tuple[Problem | None, bytes]]:
+    if not workers or len(pictures) < FEWEST_FOR_PROCESSES:
+        yield from map(_read_one, pictures)
         return
     # Forked processes could inherit a lock that a progress bar's thread holds.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
-            yield from pool.map(_read_one, paths, chunksize=PICTURES_AT_ONCE)
+            yield from pool.map(_read_one, pictures, chunksize=PICTURES_AT_ONCE)
         except BrokenProcessPool as error:
             raise OSError("a reading process died, most often for want of memory; lower --workers") from error
 
 
-def _read_one(path: str) -> tuple[Problem | None, bytes]:
-    """Read one file; returns what is wrong with it, and a fingerprint of its bytes."""
+def _read_one(picture: Picture) -> tuple[Problem | None, bytes]:
+    """Read one picture; returns what is wrong with it, and a fingerprint of its bytes."""
     try:
-        data = Path(path).read_bytes()
-        read_image(data, path)
+        data = _bytes_of(picture)
+        read_image(data, picture.path)
     except OversizedImage as error:
-        return Problem("oversized", str(error), (path,)), b""
+        return Problem("oversized", str(error), (picture.path,)), b""
     except (UnreadableImage, OSError) as error:
-        return Problem("unreadable", str(error), (path,)), b""
+        return Problem("unreadable", str(error), (picture.path,)), b""
     return None, blake2b(data, digest_size=16).digest()
+
+
+def _bytes_of(picture: Picture) -> bytes:
+    if not picture.database:
+        return Path(picture.path).read_bytes()
+    from globalvit.data.lmdb import value
+
+    return value(picture.database, picture.key) or b""
 
 
 def _find_doubles(places: Iterable[Sequence[Picture]], report: Report) -> None:

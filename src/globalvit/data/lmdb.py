@@ -61,11 +61,22 @@ def keys(root: str) -> list[bytes]:
 
 
 def forget(root: str) -> None:
-    """Close what readers of a database share, so that the next read finds what lies there by then."""
+    """Close what readers of a database share; the next read opens what lies there by then."""
     with _lock:
         environment = _shared.pop(root, None)
         if environment:
             environment.close()
+
+
+@contextmanager
+def only_now(root: Path) -> Iterator[str]:
+    """Read a database as it is now, and leave it closed; yields what readers call it."""
+    path = located(root)
+    forget(path)
+    try:
+        yield path
+    finally:
+        forget(path)
 
 
 class Database:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from globalvit.data.image_folder import match_classes
 from globalvit.data.images import UnreadableImage
-from globalvit.data.lmdb import forget, located, value
+from globalvit.data.lmdb import located, only_now, value
 from globalvit.data.lmdb_decode import decode
 from globalvit.data.lmdb_index import NAMES, Header, Keys, read_header
 from globalvit.data.lmdb_published import open_labels
@@ -25,6 +25,9 @@ class LmdbPictures:
         labels: of all these pictures.
         order: positions in `keys` of picture 0, 1, …
         is_direct: whether simplejpeg decodes where it may.
+
+    Attributes:
+        path: the database, as `lmdb.value` wants it called.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class LmdbPictures:
         self.root = root
         self.classes = tuple(classes)
         self.is_direct = is_direct
-        self._path = located(root)
+        self.path = located(root)
         self._keys, self._labels, self._order = keys, labels[order], order
 
     def __len__(self) -> int:
@@ -65,7 +68,7 @@ class LmdbPictures:
             UnreadableImage: the picture is not there any more.
             OSError: the database cannot be read.
         """
-        data = value(self._path, self.key(index))
+        data = value(self.path, self.key(index))
         if data is None:
             raise UnreadableImage(f"{self.name(index)} is not in the database any more; it was built anew meanwhile")
         return data
@@ -92,16 +95,15 @@ def open_database(
         OSError: it cannot be read.
     """
     root = Path(root)
-    # Another process may have put another database there since this one looked.
-    path = located(root)
-    forget(path)
-    header = read_header(root)
-    if header is None:
-        own, keys, labels = open_labels(root, classes)
-        return LmdbPictures(root, own, keys, labels, np.arange(len(keys)), is_direct=is_direct)
-    keys = Keys(value(path, NAMES) or b"")
-    ordered = match_classes(header.classes, classes or header.classes, str(root))
-    labels, order = _arrange(header, ordered)
+    # Whatever this process had open there may be another database by now.
+    with only_now(root) as path:
+        header = read_header(root)
+        if header is None:
+            own, keys, labels = open_labels(root, classes)
+            return LmdbPictures(root, own, keys, labels, np.arange(len(keys)), is_direct=is_direct)
+        ordered = match_classes(header.classes, classes or header.classes, str(root))
+        labels, order = _arrange(header, ordered)
+        keys = Keys(value(path, NAMES) or b"")
     return LmdbPictures(root, classes or header.classes, keys, labels, order, is_direct=is_direct)
 
 

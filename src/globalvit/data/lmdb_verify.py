@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from globalvit.data.lmdb import forget, keys, located, value
+from globalvit.data.lmdb import keys, only_now, value
 from globalvit.data.lmdb_files import READERS, read_ahead
 from globalvit.data.lmdb_index import NAMES, RECORDS, Record, read_header, unpack
 from globalvit.data.lmdb_splits import WHOLE, Listing, find_databases, find_splits
@@ -63,21 +64,22 @@ def verify(
     if (WHOLE in there) != (WHOLE in wanted):
         whole, parted = (dst, src) if WHOLE in there else (src, dst)
         raise ValueError(f"{parted} has splits and {whole} has none; give the two that belong together")
-    databases = {name: _Content(dst / name) for name in there if splits is None or name in wanted}
-    listings = {name: Listing(src / name) for name in wanted}
-    on_start(sum(len(listing.keys) for listing in listings.values()))
-    found = Comparison()
-    for name in sorted(databases.keys() | listings.keys()):
-        _compare(databases.get(name), listings.get(name), name, found, readers, on_picture)
+    compared = sorted({*wanted, *(there if splits is None else ())})
+    with ExitStack() as stack:
+        databases = {name: _Content(dst / name, stack) for name in there if name in compared}
+        listings = {name: Listing(src / name) for name in wanted}
+        on_start(sum(len(listing.keys) for listing in listings.values()))
+        found = Comparison()
+        for name in compared:
+            _compare(databases.get(name), listings.get(name), name, found, readers, on_picture)
     return found
 
 
 class _Content:
     """What a database holds, and what its index says."""
 
-    def __init__(self, root: Path) -> None:
-        self.path = located(root)
-        forget(self.path)
+    def __init__(self, root: Path, stack: ExitStack) -> None:
+        self.path = stack.enter_context(only_now(root))
         if read_header(root) is None:
             raise ValueError(
                 f"{root} has the old published form, whose JPEGs were encoded anew; only what `globalvit data lmdb "
