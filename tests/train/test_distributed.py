@@ -54,6 +54,17 @@ def test_a_run_of_two_processes_goes_on_with_one(command, finish, tmp_path, metr
     assert [record["loss"] for record in after] == pytest.approx([record["loss"] for record in before], abs=1e-5)
 
 
+def test_batch_norms_are_the_same_on_both(command, finish, tmp_path, metrics):
+    finish(*TORCHRUN, *command(tag="norms", model="gpvit_l1", **PLAIN | {"epochs": 2}))
+    run, output = tmp_path / "runs" / "norms", tmp_path / "validated"
+    # Each process scored its share; one that scores all of it with what was saved finds the same.
+    finish(command()[0], "validate", f"--checkpoint={run / 'checkpoints' / 'last'}", f"--output={output}")
+    last = metrics(run, "evaluate")[-1]
+    alone = json.loads((output / "summary.json").read_text())
+    assert (alone["top1"], alone["count"]) == (last["top1"], last["count"])
+    assert alone["loss"] == pytest.approx(last["loss"], abs=1e-6)
+
+
 def test_sigterm_to_one_of_two_processes_stops_both(command, start, tmp_path):
     process = start(*TORCHRUN, *command(tag="pair", workers=1, **PLAIN | {"epochs": 500}))
     folder = tmp_path / "runs" / "pair"

@@ -1,4 +1,4 @@
-"""`globalvit` with its smallest variant made tiny, for runs in processes of their own: python toy.py train ..."""
+"""`globalvit` with the smallest variant of each family made tiny, for runs in processes of their own: python toy.py train ..."""
 
 import sys
 from dataclasses import replace
@@ -12,4 +12,5 @@ if __name__ == "__main__":
     from globalvit.cli.main import main
 
     VARIANTS["gcvit_xxtiny"] = TOY
+    VARIANTS["gpvit_l1"] = replace(VARIANTS["gpvit_l1"], width=24)
     sys.exit(main())

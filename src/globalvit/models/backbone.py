@@ -31,6 +31,10 @@ class Backbone(nn.Module):
         """Draw fresh weights as the paper's code does, from torch's random state."""
 
     @abstractmethod
+    def block_modules(self) -> list[nn.Module]:
+        """Every block in order: the parts that checkpointing recomputes and sharding splits."""
+
+    @abstractmethod
     def no_decay_names(self) -> set[str]:
         """Parameters with two axes or more that weight decay should spare; those with fewer are spared anyway."""
 

@@ -250,6 +250,10 @@ class GCViT(Backbone):
             if isinstance(module, WindowAttention):
                 nn.init.trunc_normal_(module.bias_table, std=INIT_STD)
 
+    def block_modules(self) -> list[nn.Module]:
+        """The blocks of all stages."""
+        return [block for stage in cast("list[Stage]", self.stages) for block in stage.blocks]
+
     def no_decay_names(self) -> set[str]:
         """The tables of position biases."""
         return {name for name, _ in self.named_parameters() if name.endswith("bias_table")}

@@ -261,6 +261,10 @@ class GPViT(Backbone):
             if isinstance(module, GroupBlock):
                 nn.init.trunc_normal_(module.group_tokens, std=INIT_STD)
 
+    def block_modules(self) -> list[nn.Module]:
+        """Local and group propagation blocks."""
+        return list(self.blocks)
+
     def no_decay_names(self) -> set[str]:
         """Position embedding and group tokens (the published recipe)."""
         spared = ("position_embedding", "group_tokens")

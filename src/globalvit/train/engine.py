@@ -116,6 +116,18 @@ class Engine:
         """Update the parameters and clear the gradients; with fp16 an overflow leaves the parameters as they are."""
         self.stepper.step()
         self.stepper.zero_grad()
+        self._average_buffers()
+
+    def _average_buffers(self) -> None:
+        """Give every process the mean of the batch norms' statistics, so that all evaluate and save the same model."""
+        buffers = [buffer for buffer in self.task.buffers() if buffer.is_floating_point()]
+        if self.world == 1 or not buffers:
+            return
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.all_reduce(flat)
+        means = (flat / self.world).split([buffer.numel() for buffer in buffers])
+        for buffer, mean in zip(buffers, means, strict=True):
+            buffer.copy_(mean.view_as(buffer))
 
     def forget_gradients(self) -> None:
         """Clear the gradients without an update."""
@@ -212,9 +224,8 @@ def choose_precision(config: TrainConfig, device: str) -> Precision:
 
 def shard(task: Task) -> None:
     """Split parameters, gradients and optimiser state over the processes (FSDP2), one group for each block."""
-    for stage in cast(Any, task.backbone).stages:
-        for block in stage.blocks:
-            fully_shard(block)
+    for block in task.backbone.block_modules():
+        fully_shard(block)
     fully_shard(task)
 
 

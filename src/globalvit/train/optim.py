@@ -31,7 +31,7 @@ def parameter_groups(task: Task, weight_decay: float, layer_decay: float | None 
     Returns:
         Groups for an optimiser; `lr_scale` is layer_decay^(blocks from the head), which timm's schedules multiply with.
     """
-    spared = {f"backbone.{name}" for name in cast(Any, task.backbone).no_decay_names()}
+    spared = {f"backbone.{name}" for name in task.backbone.no_decay_names()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
@@ -117,5 +117,5 @@ def _options(config: TrainConfig) -> dict[str, Any]:
 def _lr_scale(task: Task, name: str, layer_decay: float | None) -> float:
     if layer_decay is None or not name.startswith("backbone."):
         return 1.0
-    backbone = cast(Any, task.backbone)
-    return layer_decay ** (backbone.num_depths - backbone.depth_of(name.removeprefix("backbone.")))
+    depth = task.backbone.depth_of(name.removeprefix("backbone."))
+    return layer_decay ** (task.backbone.num_depths - depth)
