@@ -23,7 +23,11 @@ LIGHT = (
     "globalvit.train.config",
     *(f"globalvit.cli.{name}" for name in ("main", "options", *COMMANDS)),
 )
-HELP_PAGES = ([], *([name] for name in COMMANDS if name != "data"), ["data"], ["data", "check"], ["data", "preview"])
+DATA_PAGES = (
+    ["data"],
+    *(["data", *name.split()] for name in ("check", "preview", "lmdb", "lmdb build", "lmdb verify")),
+)
+HELP_PAGES = ([], *([name] for name in COMMANDS if name != "data"), *DATA_PAGES)
 IMPORT_EACH = """
 import importlib, json, sys
 heavy, light = json.loads(sys.argv[1])

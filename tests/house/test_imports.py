@@ -37,6 +37,7 @@ KNOWN_BY = {
     "accelerate": {"train/engine.py"},
     "jsonargparse": {"cli/flags.py"},
     "lmdb": {"data/lmdb.py"},
+    "simplejpeg": {"data/lmdb_decode.py"},
     "pycocotools": {"metrics/coco_ap.py", "data/coco.py"},
     "faster_coco_eval": {"metrics/coco_ap.py", "data/coco.py"},
 }

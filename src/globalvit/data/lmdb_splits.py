@@ -130,9 +130,9 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(Path(entry.name).suffix.lower() in SUFFIXES for entry in os.scandir(folder))
+    return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def _is_used(folder: Path) -> bool:
     # A build that was killed at once leaves no more than LMDB's lock.
-    return folder.is_dir() and any(entry.name != LOCK and entry.name[0] != "." for entry in os.scandir(folder))
+    return folder.is_dir() and any(path.name != LOCK and path.name[0] != "." for path in folder.iterdir())
