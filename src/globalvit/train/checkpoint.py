@@ -46,13 +46,17 @@ class Checkpoints:
         """The checkpoint with the best score so far."""
         return _target(self.folder / "best")
 
+    def at(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step}"
+
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
         """Let `write` fill a folder, then make it `step-N` and `last`, and remove what is no longer kept.
 
         Raises:
             OSError: it could not be written, for example because the disk is full; earlier checkpoints are intact.
         """
-        target = self.folder / f"step-{step}"
+        target = self.at(step)
         try:
             self._write(target, write)
             _link(self.folder / "last", target)
@@ -77,7 +81,7 @@ class Checkpoints:
                 logger.info("resuming at step %d: %s is removed", step, path)
                 shutil.rmtree(path)
         for name, kept in (("last", step), ("best", best_step)):
-            target = self.folder / f"step-{kept}"
+            target = self.at(kept)
             if target.is_dir():
                 _link(self.folder / name, target)
             else:

@@ -1,4 +1,4 @@
-"""Curves, confusion matrix and a grid of training images as PNG files."""
+"""Curves and confusion matrix as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,6 @@ Record = dict[str, Any]
 # More classes than this have no room for their names and counts.
 MOST_NAMES = 30
 MOST_COUNTS = 15
-GRID = 8
 
 
 def plot_run(folder: Path, records: Sequence[Record]) -> None:
@@ -75,26 +74,6 @@ def plot_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequenc
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= MOST_COUNTS:
         _write_counts(axes, counts_KK, shares_KK)
-    _save(figure, path)
-
-
-def plot_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
-    """Draw a grid of training images.
-
-    Args:
-        path: PNG file.
-        images: (B, H, W, 3) or (B, H, W, 1), floats in 0..1.
-        titles: a line above each image.
-    """
-    shown = min(len(images), GRID * GRID)
-    columns = min(GRID, shown)
-    rows = -(-shown // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
-    for index in range(shown):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.imshow(images[index].squeeze(-1) if images.shape[-1] == 1 else images[index], cmap="gray", vmin=0, vmax=1)
-        axes.set_title(titles[index], fontsize=7)
-        axes.set_axis_off()
     _save(figure, path)
 
 

@@ -5,6 +5,7 @@ are functions of the step and need no saving.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -71,6 +72,16 @@ class State:
         else:
             self.stale += 1
         return is_best
+
+    def add_loss(self, loss: float, seconds: float) -> None:
+        """Count a step that was done."""
+        self.loss_sum += loss
+        self.loss_count += 1
+        self.seconds += seconds
+
+    def count_overflow(self, loss: float, norm: float) -> None:
+        """Count steps in a row with a number that is not finite."""
+        self.overflows = 0 if math.isfinite(loss) and math.isfinite(norm) else self.overflows + 1
 
     def take_mean_loss(self) -> float:
         """The mean loss since the last call."""

@@ -55,6 +55,21 @@ class Session:
         """Steps of the whole run."""
         return self.config.total_epochs * self.inputs.steps_per_epoch
 
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.state.step / self.inputs.steps_per_epoch
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether early stopping ends the run."""
+        return 0 < self.config.early_stop <= self.state.stale
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.state.step >= self.total_steps or self.is_stale
+
 
 def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session:
     """Start a run, or take up the one that `config.resume` names.

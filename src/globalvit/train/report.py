@@ -1,0 +1,154 @@
+"""What a run tells while it goes: records, the progress display, the summary, pictures. Only rank 0 speaks."""
+
+import json
+import logging
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from globalvit import atomic
+from globalvit.data.loading import Batch
+from globalvit.metrics.metric import Metric
+from globalvit.train.engine import Engine
+from globalvit.train.plots import plot_batch, plot_confusion, plot_run
+from globalvit.train.progress import memory_mib, open_display
+from globalvit.train.record import Recorder, read_metrics
+from globalvit.train.session import Session
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.json"
+# Seconds between two drawings of the curves while the run goes on.
+DRAW_EVERY = 300.0
+
+
+class Reporter:
+    """Everything a run writes beside its checkpoints; entered, it holds the log files open."""
+
+    def __init__(self, session: Session, engine: Engine) -> None:
+        self.session, self.engine = session, engine
+        self.state = session.state
+        self.recorder: Recorder | None = None
+        self.clock = self.drawn = time.monotonic()
+
+    def __enter__(self) -> "Reporter":
+        session, engine = self.session, self.engine
+        with ExitStack() as stack:
+            if engine.is_main:
+                self.recorder = Recorder(session.folder, self.state.step)
+                stack.callback(self.recorder.close)
+                self._announce()
+            display = open_display(session.total_steps, self.state.step, engine.device, is_main=engine.is_main)
+            self.display = stack.enter_context(display)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.stack.close()
+
+    def start_clock(self) -> None:
+        """Count the time from here, as after an evaluation."""
+        self.clock = time.monotonic()
+
+    def step(self, loss: float, norm: float, lr: float) -> None:
+        """Show a step that was done, and record the mean loss where an interval or an epoch ends."""
+        session, state = self.session, self.state
+        seconds = time.monotonic() - self.clock
+        self.start_clock()
+        speed = (session.config.global_batch or 0) / max(seconds, 1e-9)
+        state.add_loss(loss, seconds)
+        self.display.show(state.step, session.epoch, loss, speed)
+        if state.step % session.config.log_interval and state.step % session.inputs.steps_per_epoch:
+            return
+        usage = {"time": state.seconds, "speed": speed, "memory": memory_mib(self.engine.device)}
+        self._record("train", {"loss": state.take_mean_loss(), "lr": lr, "grad_norm": norm} | usage)
+
+    def evaluation(self, scores: dict[str, float], skipped: int) -> None:
+        """Record the scores of the present step."""
+        self._record("evaluate", scores)
+        logger.info("epoch %g: %s%s", self.session.epoch, _in_words(scores), f", {skipped} skipped" if skipped else "")
+
+    def best(self, metric: Metric) -> None:
+        """Keep the details behind the best score: rows by class and the confusion matrix."""
+        if self.recorder is not None:
+            atomic.write_text(self.session.folder / REPORT_FILE, json.dumps(metric.report()) + "\n")
+
+    def summarise(self, *, is_finished: bool) -> None:
+        """Write summary.json, and now and then the curves."""
+        if self.recorder is None:
+            return
+        session, state = self.session, self.state
+        about: dict[str, Any] = {
+            "model": session.config.model,
+            "weights": "model" if session.ema is None else "ema",
+            "step": state.best_step,
+            "epoch": state.best_step / session.inputs.steps_per_epoch,
+            "steps_done": state.step,
+            "finished": is_finished,
+            "seconds": round(state.seconds, 1),
+        }
+        self.recorder.summarise(state.scores | about)
+        if is_finished or time.monotonic() - self.drawn > DRAW_EVERY:
+            self.draw()
+
+    def samples(self, batch: Batch) -> None:
+        """Draw a grid of the first batch as the network sees it, Mixup and random erasing included."""
+        if self.recorder is None:
+            return
+        inputs = self.session.inputs
+        ready = inputs.ready(batch, 0, 0)
+        images = inputs.transform.denormalise(ready["images"]).permute(0, 2, 3, 1).cpu().numpy() / 255
+        titles = [inputs.splits.classes[label] for label in batch["labels"].tolist()]
+        plot_batch(self.session.folder / "samples" / "train_batch.png", images, titles)
+
+    def draw(self) -> None:
+        """Draw the curves of metrics.jsonl and the confusion matrix of the best checkpoint."""
+        folder = self.session.folder
+        plot_run(folder / "plots", read_metrics(folder))
+        report = folder / REPORT_FILE
+        if report.exists():
+            counts = json.loads(report.read_text())["confusion_matrix"]
+            plot_confusion(folder / "plots" / "confusion_matrix.png", counts, self.session.inputs.splits.classes)
+        self.drawn = time.monotonic()
+
+    def sync(self) -> None:
+        """Force the records to disk, before a checkpoint that builds on them."""
+        if self.recorder is not None:
+            self.recorder.sync()
+
+    def conclude(self, stopped_by: str) -> None:
+        """Say how the run ended, and leave its summary and pictures; `stopped_by` is empty at its proper end."""
+        if self.recorder is None:
+            return
+        state, folder = self.state, self.session.folder
+        self.summarise(is_finished=not stopped_by)
+        if stopped_by:
+            self.draw()
+            logger.info("stopped by %s at step %d; go on with --resume %s", stopped_by, state.step, folder)
+            return
+        if self.session.is_stale:
+            logger.info("early stopping: no better score in %d evaluations", state.stale)
+        logger.info("done in %.0f s: %s; run folder %s", state.seconds, _in_words(state.scores), folder)
+
+    def _record(self, kind: str, values: dict[str, float]) -> None:
+        if self.recorder is not None:
+            self.recorder.add({"kind": kind, "step": self.state.step, "epoch": self.session.epoch, **values})
+
+    def _announce(self) -> None:
+        config, session, inputs = self.session.config, self.session, self.session.inputs
+        logger.info(
+            "%s on %s: %d pictures to train on, %d to evaluate on, %d classes, %d px, %s, %d process(es) on %s",
+            *(config.model, config.data_dir, len(inputs.splits.train), len(inputs.splits.val)),
+            *(len(inputs.splits.classes), max(inputs.transform.image_size), self.engine.precision),
+            *(self.engine.world, self.engine.device),
+        )
+        logger.info(
+            "%d steps of %s images, %d an epoch; run folder %s",
+            *(session.total_steps, config.global_batch, inputs.steps_per_epoch, session.folder),
+        )
+        if self.state.step:
+            logger.info("resumed at step %d, epoch %.2f", self.state.step, session.epoch)
+
+
+def _in_words(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
