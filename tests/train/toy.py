@@ -1,4 +1,4 @@
-"""`globalvit` with the smallest variant of each family made tiny, for runs in processes of their own: python toy.py train ..."""
+"""`globalvit` with the smallest variant of each family made tiny: python toy.py train ..."""
 
 import sys
 from dataclasses import replace
