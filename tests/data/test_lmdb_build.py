@@ -57,14 +57,25 @@ def test_names_are_taken_as_splits_only_where_that_is_sure(make_folder, caplog):
     assert find_splits(data / "train") == [""]
 
 
+def test_a_class_may_be_called_train(make_folder):
+    assert find_splits(make_folder({"vehicles": {"train": 2, "bus": 1}}) / "vehicles") == [""]
+
+
 def test_folders_that_may_be_splits_or_classes_must_be_named(make_folder):
     data = make_folder({"Train": {"a": 1}, "dev": {"a": 1}})
-    text = r"neither a folder train, val, validation, test nor class folders .* name them: --splits Train,dev"
-    with pytest.raises(ValueError, match=text):
+    text = (
+        r"the folders of .*data may be splits or classes: expected train, .* if they are splits, name them: --splits "
+    )
+    with pytest.raises(ValueError, match=text + "Train,dev"):
         find_splits(data)
-    assert find_splits(data, ("Train", "dev")) == ["Train", "dev"]
+    assert find_splits(data, ("Train", "dev", "Train")) == ["Train", "dev"]
     with pytest.raises(FileNotFoundError, match=r"no folder 'train' in .*; it holds 'Train', 'dev'"):
         find_splits(data, ("train",))
+    (data / "Train" / "a" / "000.png").rename(data / "Train" / "loose.png")
+    (data / "dev").rename(data / "val")
+    (data / "val" / "loose.png").touch()
+    with pytest.raises(ValueError, match=text + "Train,val"):
+        find_splits(data)
 
 
 def test_a_second_build_finds_nothing_to_do(data, dst):

@@ -78,7 +78,7 @@ def read_labels(file: Path) -> tuple[list[str], np.ndarray]:
     """
     names: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(file.read_text(errors="surrogateescape").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
         words = line.rsplit(maxsplit=1)
         if not words:
             continue

@@ -34,14 +34,16 @@ def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
     if lacking:
         raise FileNotFoundError(f"no folder {listed(lacking)} in {src}; it holds {listed(folders)}")
     if asked:
-        return list(asked)
-    if any(name in folders for name in USUAL):
+        return list(dict.fromkeys(asked))
+    usual = [src / name for name in folders if name in USUAL]
+    if usual and not any(map(_holds_pictures, usual)):
         return _with_classes(src, folders)
-    if any(_holds_pictures(src / name) for name in folders):
+    # A class may be called train.
+    if any(_holds_pictures(src / name) for name in folders) and not any(map(_holds_classes, usual)):
         return [WHOLE]
     raise ValueError(
-        f"{src} has neither a folder {', '.join(USUAL)} nor class folders with pictures in them; if its folders are "
-        f"splits, name them: --splits {','.join(folders) or 'NAME'}"
+        f"the folders of {src} may be splits or classes: expected {', '.join(USUAL)} with class folders in them, or "
+        f"class folders with pictures in them; if they are splits, name them: --splits {','.join(folders) or 'NAME'}"
     )
 
 
@@ -118,15 +120,15 @@ def _as_key(path: str, root: Path) -> bytes:
 
 def _with_classes(src: Path, folders: Sequence[str]) -> list[str]:
     """The folders that are splits: those of the usual names, and others whose own folders hold pictures."""
-    found = [name for name in folders if name in USUAL or any(map(_holds_pictures, _folders_in(src / name)))]
+    found = [name for name in folders if name in USUAL or _holds_classes(src / name)]
     left = [name for name in folders if name not in found]
     if left:
         logger.warning("left out, since no class folders with pictures are in them: %s of %s", listed(left), src)
     return found
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    return [folder / name for name in split_folders(folder)]
+def _holds_classes(folder: Path) -> bool:
+    return any(_holds_pictures(folder / name) for name in split_folders(folder))
 
 
 def _holds_pictures(folder: Path) -> bool:
