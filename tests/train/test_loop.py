@@ -10,7 +10,6 @@ import yaml
 from globalvit.data import loading
 from globalvit.tasks.classify import Classifier
 from globalvit.train import evaluate as evaluation
-from globalvit.train import loop
 from globalvit.train.loop import Trainer, train
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -255,4 +254,3 @@ def test_elsewhere_there_are_lines(config, caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         train(config(epochs=1))
     assert "step 6/6, epoch 1.0, loss" in caplog.text
-    assert loop.logger.name == "globalvit.train.loop"

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from globalvit.train import evaluate as evaluation
+from globalvit.train.checkpoint import Checkpoints
 from globalvit.train.config import load_config
 from globalvit.train.loop import Trainer, train
+from globalvit.train.report import Reporter
 
 
 @pytest.fixture
@@ -120,14 +122,16 @@ def test_a_signal_during_evaluation_gives_it_up_and_repeats_it(config, monkeypat
 
 
 @pytest.mark.usefixtures("toy")
-@pytest.mark.parametrize("crash", ["_keep", "_summarise"])
+@pytest.mark.parametrize(
+    "crash", [(Trainer, "_keep_best"), (Checkpoints, "mark_best"), (Reporter, "summarise")], ids=lambda crash: crash[1]
+)
 def test_a_crash_between_evaluation_and_its_traces_is_mended(config, monkeypatch, runs, rich, straight, same, crash):
 
     def fail(self, *args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, crash, fail)
+        patch.setattr(*crash, fail)
         with pytest.raises(KeyboardInterrupt):
             train(config(tag="crashed", **rich))
     crashed = runs / "crashed"
@@ -172,7 +176,7 @@ def test_other_settings_are_refused_by_name(config):
 @pytest.mark.usefixtures("toy")
 def test_the_chosen_batch_is_kept_without_choosing_again(config, monkeypatch):
     folder = train(config(epochs=1, auto_batch=True))
-    monkeypatch.setattr("globalvit.train.setup.choose_batch", None)
+    monkeypatch.setattr("globalvit.train.session.choose_batch", None)
     train(load_config(folder / "config.yaml", {"resume": str(folder)}))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from globalvit import atomic
 from globalvit.data.loading import Batch
+from globalvit.data.preview import sample_sheet
 from globalvit.metrics.metric import Metric
 from globalvit.train.engine import Engine
-from globalvit.train.plots import plot_batch, plot_confusion, plot_run
+from globalvit.train.plots import plot_confusion, plot_run
 from globalvit.train.progress import memory_mib, open_display
 from globalvit.train.record import Recorder, read_metrics
 from globalvit.train.session import Session
@@ -92,14 +93,13 @@ class Reporter:
             self.draw()
 
     def samples(self, batch: Batch) -> None:
-        """Draw a grid of the first batch as the network sees it, Mixup and random erasing included."""
+        """Draw a sheet of the first batch as the network sees it, Mixup and random erasing included."""
         if self.recorder is None:
             return
         inputs = self.session.inputs
-        ready = inputs.ready(batch, 0, 0)
-        images = inputs.transform.denormalise(ready["images"]).permute(0, 2, 3, 1).cpu().numpy() / 255
-        titles = [inputs.splits.classes[label] for label in batch["labels"].tolist()]
-        plot_batch(self.session.folder / "samples" / "train_batch.png", images, titles)
+        sheet = sample_sheet(inputs.ready(batch, 0, 0), inputs.splits.classes, inputs.transform)
+        with atomic.replace_with(self.session.folder / "samples" / "train_batch.png") as temporary:
+            sheet.save(temporary, format="PNG")
 
     def draw(self) -> None:
         """Draw the curves of metrics.jsonl and the confusion matrix of the best checkpoint."""
