@@ -68,14 +68,16 @@ def test_folders_are_numbered_and_tags_are_never_taken_twice(tmp_path):
 def test_curves_are_drawn(tmp_path):
     plot_run(tmp_path, RECORDS)
     for name in ("loss.png", "accuracy.png", "lr.png"):
-        assert len(Image.open(tmp_path / name).convert("RGB").getcolors(10**6)) > 10, name
+        with Image.open(tmp_path / name) as picture:
+            assert len(picture.convert("RGB").getcolors(10**6)) > 10, name
 
 
 @pytest.mark.parametrize("classes", [2, 20, 40])
 def test_a_confusion_matrix_is_drawn_with_the_names_that_fit(tmp_path, classes):
     counts = [[3 if row == column else row % 2 for column in range(classes)] for row in range(classes)]
     plot_confusion(tmp_path / "matrix.png", counts, [f"class {number}" for number in range(classes)])
-    assert Image.open(tmp_path / "matrix.png").size[0] > 300
+    with Image.open(tmp_path / "matrix.png") as picture:
+        assert picture.size[0] > 300
 
 
 def test_a_class_without_pictures_does_not_spoil_the_matrix(tmp_path):
