@@ -23,7 +23,7 @@ def images():
 
 
 def test_every_model_is_registered():
-    assert set(timm.list_models("globalvit_gcvit_*")) == {f"globalvit_{name}" for name in list_models("gcvit_*")}
+    assert set(timm.list_models("globalvit_*")) == {f"globalvit_{name}" for name in list_models()}
     tagged = {f"globalvit_{record.model}.{record.weights}" for record in catalog.RECORDS}
     assert set(timm.list_pretrained("globalvit_*")) >= tagged
     assert timm.is_model(NAME)
@@ -36,6 +36,19 @@ def test_features_only():
     with torch.inference_mode():
         maps = model(torch.randn(1, 3, 64, 96))
     assert [tuple(x.shape) for x in maps] == [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
+
+
+def test_gpvit_gives_its_one_map_and_its_logits(golden):
+    plain = "globalvit_gpvit_l1"
+    model = timm.create_model(plain, features_only=True).eval()
+    assert (model.feature_info.channels(), model.feature_info.reduction()) == ([216], [8])
+    with torch.inference_mode():
+        assert [tuple(x.shape) for x in model(torch.randn(1, 3, 64, 96))] == [(1, 216, 8, 12)]
+    vectors = golden("gpvit_cls_L1")
+    overlay = {"state_dict": vectors.state_dict()}
+    model = timm.create_model(plain, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    with torch.inference_mode():
+        vectors.check("logits", model(vectors.images()))
 
 
 def test_features_are_the_backbones_maps(official, images):
