@@ -4,6 +4,7 @@ On a GPU batches are tried until one does not fit. On a CPU nothing can be caugh
 process is killed. There two small batches are measured and a straight line through them is drawn to the limit.
 """
 
+import ctypes
 import gc
 import logging
 import threading
@@ -142,6 +143,8 @@ def _extrapolated(step: Callable[[int], None], limit: int, processes: int) -> tu
         if growth >= CLEAR_GROWTH or 4 * small >= min(LARGEST_SMALL_BATCH, limit):
             break
         small *= 2
+    # Growth below what stands out is taken for all that the noise can hide: too small a batch costs less than none.
+    points[1] = (points[1][0], max(points[1][1], points[0][1] + CLEAR_GROWTH))
     found = extrapolate(points[0], points[1], budget)
     why = ", ".join(f"{batch} images take {peak / MIB:.0f} MiB" for batch, peak in points)
     return min(found, limit), f"{why}, {budget / MIB:.0f} MiB may be used, room for {found}"
@@ -154,9 +157,17 @@ def resident() -> int:
 
 def peak_memory(step: Callable[[int], None], batch_size: int) -> float:
     """Largest resident memory in bytes during a step, watched from another thread."""
+    _return_freed_memory()
     with _watching() as peaks:
         step(batch_size)
     return float(max(peaks))
+
+
+def _return_freed_memory() -> None:
+    """Give what earlier steps freed back to the system: a step that finds it at hand would seem to need nothing."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # only glibc has the call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @contextmanager
