@@ -79,6 +79,20 @@ def test_keys_without_meaning_here_are_listed_in_one_line(file, caplog):
     ]
 
 
+def test_what_would_change_the_training_is_refused_unless_it_is_off(file):
+    load_config(file("bce_loss: false\ndrop: 0.0\n"))
+    with pytest.raises(
+        ValueError, match=r"bce_loss=True in .* is not offered and would change the training; take it out"
+    ):
+        load_config(file("bce_loss: true\n"))
+
+
+def test_pretrained_stands_for_the_published_weights(file):
+    assert load_config(file("pretrained: true\n")).weights == "published"
+    assert load_config(file("pretrained: false\n")).weights is None
+    assert load_config(file("pretrained: true\nweights: mine.safetensors\n")).weights == "mine.safetensors"
+
+
 # The keys and habits of the official repository's files and commands, with timm's names.
 OFFICIAL = """
 model: gc_vit_tiny

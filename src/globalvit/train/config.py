@@ -15,7 +15,8 @@ import yaml
 from globalvit.closest import suggest
 from globalvit.models.variants import ALIASES
 from globalvit.train.fields import TrainConfig
-from globalvit.train.foreign import FOREIGN_KEYS, RENAMED
+from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, UNMET
+from globalvit.weights.catalog import FIRST
 
 logger = logging.getLogger(__name__)
 
@@ -157,15 +158,23 @@ def _typed(layer: Layer, origin: str) -> Layer:
     """The layer's known keys with values of their fields' types; foreign keys are named and left out."""
     hints = get_type_hints(TrainConfig)
     layer = {RENAMED.get(key, key): value for key, value in sorted(layer.items(), key=lambda item: item[0] in hints)}
-    for key in layer:
-        if key not in hints and key not in FOREIGN_KEYS:
-            raise ValueError(f"unknown key {key!r} in {origin}.{suggest(key, [*hints, 'base'])}")
+    if layer.pop("pretrained", False):
+        layer.setdefault("weights", FIRST)
+    _refuse(layer, hints, origin)
     ignored = [f"{key}={value}" for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints]
     if ignored:
         logger.warning("ignored in %s, they mean nothing here: %s", origin, ", ".join(ignored))
     typed = {key: _convert(key, value, hints[key], origin) for key, value in layer.items() if key in hints}
     # In timm's files an empty value stands for the default.
     return {key: value for key, value in typed.items() if value is not None or _allows_none(hints[key])}
+
+
+def _refuse(layer: Layer, hints: Layer, origin: str) -> None:
+    for key, value in layer.items():
+        if key not in hints and key not in FOREIGN_KEYS:
+            raise ValueError(f"unknown key {key!r} in {origin}.{suggest(key, [*hints, 'base'])}")
+        if key in UNMET and value:
+            raise ValueError(f"{key}={value} in {origin} is not offered and would change the training; take it out")
 
 
 def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:

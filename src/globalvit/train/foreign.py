@@ -33,6 +33,12 @@ _RUNNING = """
 
 FOREIGN_KEYS = frozenset("\n".join([_DATA, _MODEL, _OPTIMISATION, _RUNNING]).split())
 
+# What would make another training of it and is not offered: refused unless it is switched off.
+_UNMET = """
+    aug_splits jsd jsd_loss bce_loss drop drop_rate drop_connect drop_block attn_drop attn_drop_rate
+"""
+UNMET = frozenset(_UNMET.split())
+
 # Other names of what is known here by timm's present one.
 RENAMED = {
     "data": "data_dir",
