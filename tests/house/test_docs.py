@@ -12,6 +12,8 @@ import sys
 import pytest
 
 from globalvit.cli.main import main
+from globalvit.models.variants import PUBLISHED
+from globalvit.weights import catalog
 
 BLOCK = re.compile(r"(?:<!-- *(?P<mark>[^>]*?) *-->\s*\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
@@ -59,3 +61,14 @@ def test_commands_are_understood(root, tmp_path, monkeypatch, capsys):
     for place, words in shown:
         harmless = ["--print-config"] if words[0] == "train" else []
         assert main([*words, *harmless]) != 2, f"{place}: {capsys.readouterr().err}"
+
+
+def test_the_table_of_models_is_that_of_the_registry(root):
+    rows = [line.strip("| ").split(" | ") for line in (root / "README.md").read_text().splitlines() if "in1k |" in line]
+    assert [row[0] for row in rows] == list(PUBLISHED)
+    for name, params, gmacs, gflops, top1, weights in rows:
+        figures = PUBLISHED[name]
+        assert (float(params), float(gmacs)) == (round(figures.params / 1e6, 2), figures.gmacs)
+        printed = ["–" if value is None else f"{value:.1f}" for value in (figures.published_gflops, figures.top1)]
+        assert [gflops, top1] == printed
+        assert weights.split(", ") == [record.weights for record in catalog.records(name)]
