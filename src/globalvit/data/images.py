@@ -77,7 +77,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _from_16_bit(image)
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _read_stream(stream: BinaryIO, name: str) -> Image.Image:
