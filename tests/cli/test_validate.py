@@ -197,3 +197,8 @@ def test_a_run_that_was_trained_is_measured_exactly_as_training_did(tmp_path):
     assert {name: trained[name] for name in ("top1", "top5", "loss")} == {
         name: again[name] for name in ("top1", "top5", "loss")
     }
+
+
+def test_a_missing_checkpoint_is_named_before_anything_else(capsys):
+    assert main(["validate", "--checkpoint", "nowhere"]) == 1
+    assert "globalvit: error: nowhere does not exist; give a weight file, a checkpoint" in capsys.readouterr().err

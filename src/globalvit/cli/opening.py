@@ -76,7 +76,15 @@ class ModelOptions:
         TrainConfig(**self._given())
 
     def settings(self) -> TrainConfig:
-        """The settings of the checkpoint's run, or the defaults, with what was given over them."""
+        """The settings of the checkpoint's run, or the defaults, with what was given over them.
+
+        Raises:
+            FileNotFoundError: the checkpoint is not there.
+        """
+        if self.checkpoint is not None and not self.checkpoint.exists():
+            raise FileNotFoundError(
+                f"{self.checkpoint} does not exist; give a weight file, a checkpoint folder or a run folder"
+            )
         run = self.checkpoint and run_folder(self.checkpoint)
         return replace(read_run_config(run) if run else TrainConfig(), **self._given())
 
