@@ -1,0 +1,1 @@
+"""Between backbone and detection heads: maps in, maps out."""
