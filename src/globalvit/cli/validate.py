@@ -31,7 +31,7 @@ class ValidateOptions(ModelOptions):
     """What `globalvit validate` is asked for."""
 
     data_dir: str | None = field(
-        default=None, metadata=about(DATA, "folder that holds val/CLASS/PICTURE, or digits for the built-in images")
+        default=None, metadata=about(DATA, "folder that holds val/CLASS/PICTURE, or digits or shapes, built in")
     )
     val_split: str | None = field(
         default=None, metadata=about(DATA, "name of the folder to measure on; val, validation or test unless given")

@@ -14,8 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from globalvit.data.digits import BUILT_IN
-from globalvit.data.image_folder import class_folders, is_database, list_pictures, listed, split_folders
+from globalvit.data.image_folder import BUILT_IN, class_folders, is_database, list_pictures, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 
 # Below this many pictures, starting processes takes longer than reading.
@@ -87,8 +86,8 @@ def check_folder(
         ValueError: it holds no splits, or the built-in set was named.
         OSError: a reading process died.
     """
-    if str(data_dir) == BUILT_IN and not data_dir.exists():
-        raise ValueError(f"the built-in {BUILT_IN} need no check; give a folder with a folder for each split")
+    if str(data_dir) in BUILT_IN and not data_dir.exists():
+        raise ValueError(f"the built-in {data_dir} need no check; give a folder with a folder for each split")
     report = Report()
     names = split_folders(data_dir)
     if not names:

@@ -11,16 +11,20 @@ import numpy as np
 from PIL import Image
 
 from globalvit.closest import suggest
-from globalvit.data.digits import BUILT_IN, Digits
+from globalvit.data import digits, shapes
+from globalvit.data.digits import Digits
 from globalvit.data.imagenet import readable
 from globalvit.data.images import SUFFIXES, read_image
 from globalvit.data.names import Names
+from globalvit.data.shapes import ClassifyShapes
 
 logger = logging.getLogger(__name__)
 
 # Where a split goes by several names, these are tried in turn.
 OTHER_NAMES = {"val": ("val", "validation", "test")}
 MOST_NAMED = 10
+# Names that stand for sets which come with the package.
+BUILT_IN = (digits.BUILT_IN, shapes.BUILT_IN)
 # The file in the folder of an LMDB database.
 DATABASE = "data.mdb"
 
@@ -109,7 +113,7 @@ def open_split(data_dir: str | PathLike[str], split: str, classes: Sequence[str]
     """Open one split of a data set.
 
     Args:
-        data_dir: a folder with a folder or an LMDB database for each split, or `digits`.
+        data_dir: a folder with a folder or an LMDB database for each split, or `digits` or `shapes`.
         split: the split's folder; `val` also stands for `validation` and `test` where there is no `val`.
         classes: the classes expected, such as those of the training split.
 
@@ -117,12 +121,10 @@ def open_split(data_dir: str | PathLike[str], split: str, classes: Sequence[str]
         FileNotFoundError: no such folder; the text says which there are.
         ValueError: what `ImageFolder` refuses, or a database that is not complete.
     """
-    if str(data_dir) == BUILT_IN:
-        if Path(BUILT_IN).is_dir():
-            logger.warning("%s is the built-in set; for the folder of that name write ./%s", BUILT_IN, BUILT_IN)
-        digits = Digits(split)
-        match_classes(digits.classes, classes or digits.classes, f"{BUILT_IN}/{split}")
-        return digits
+    if is_built_in(data_dir, *BUILT_IN):
+        source = Digits(split) if str(data_dir) == digits.BUILT_IN else ClassifyShapes(split)
+        match_classes(source.classes, classes or source.classes, f"{data_dir}/{split}")
+        return source
     root = _find_split(Path(data_dir), split)
     if is_database(root):
         # Imported here, since the package lmdb is an extra.
@@ -130,6 +132,15 @@ def open_split(data_dir: str | PathLike[str], split: str, classes: Sequence[str]
 
         return open_database(root, classes)
     return ImageFolder(root, classes)
+
+
+def is_built_in(data_dir: str | PathLike[str], *names: str) -> bool:
+    """Whether `data_dir` is one of the built-in sets `names`; that a folder is called so too is logged."""
+    if str(data_dir) not in names:
+        return False
+    if Path(data_dir).is_dir():
+        logger.warning("%s is the built-in set; for the folder of that name write ./%s", data_dir, data_dir)
+    return True
 
 
 def is_database(root: Path) -> bool:
@@ -144,7 +155,8 @@ def split_folders(data_dir: Path) -> list[str]:
         FileNotFoundError, NotADirectoryError: there is no such folder.
     """
     if not data_dir.exists():
-        hint = suggest(str(data_dir), [BUILT_IN]) or f" Give an existing folder, or {BUILT_IN} for the built-in images."
+        built_in = " or ".join(BUILT_IN)
+        hint = suggest(str(data_dir), BUILT_IN) or f" Give an existing folder, or {built_in} for built-in images."
         raise FileNotFoundError(f"data folder {data_dir} does not exist.{hint}")
     if not data_dir.is_dir():
         raise NotADirectoryError(f"{data_dir} is a file; give the folder that holds train/ and val/")

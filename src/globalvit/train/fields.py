@@ -42,9 +42,7 @@ class TrainConfig:
         MODEL, False, "recompute activations in the backward pass, which saves memory and costs time"
     )
 
-    data_dir: str | None = option(
-        DATA, None, "folder with a folder for each split, or `digits` for the built-in images"
-    )
+    data_dir: str | None = option(DATA, None, "folder with a folder for each split, or `digits` or `shapes`, built in")
     train_split: str = option(DATA, "train", "name of the folder to train on")
     val_split: str | None = option(
         DATA, None, "name of the folder to evaluate on; `val`, `validation` or `test` unless given"
