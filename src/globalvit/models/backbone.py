@@ -1,6 +1,7 @@
 """What every backbone offers to heads, necks, optimisers and the command line."""
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class Backbone(nn.Module):
                 f"create the model with in_channels= for another number of channels"
             )
 
-    def run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
         """Call a block, keeping its activations or, under checkpointing, recomputing them in the backward pass."""
         if self.is_checkpointed and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
