@@ -60,3 +60,9 @@ def test_a_saved_model_opens_as_it_was(tmp_path):
     assert opened.classes == model.classes
     assert opened.preprocessing == model.preprocessing
     assert not opened.training
+
+
+def test_heads_are_listed_where_they_are_asked_for():
+    assert len(gv.list_models("*_upernet")) == 14
+    assert gv.list_models("gpvit_l1_*mask_rcnn") == ["gpvit_l1_mask_rcnn", "gpvit_l1_cascade_mask_rcnn"]
+    assert gv.list_models("gpvit_l1*", kind="segment") == ["gpvit_l1_upernet", "gpvit_l1_segformer"]

@@ -1,6 +1,6 @@
 """Models by name: `create_model`, `list_models`, `model_info`, and opening what a training left behind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from os import PathLike
@@ -9,31 +9,43 @@ from typing import Any
 from torch import nn
 
 from globalvit.closest import suggest
+from globalvit.data.fit import FitTransform
 from globalvit.data.imagenet import imagenet_names
 from globalvit.data.transforms import EvalTransform
-from globalvit.heads.classify import ClassifyHead, GroupPool, MeanPool
 from globalvit.models.backbone import Backbone
 from globalvit.models.gcvit import GCViT
 from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import (
     ALIASES,
+    FORMS,
+    MODELS,
     PUBLISHED,
     VARIANTS,
     Form,
     GCViTConfig,
     GPViTConfig,
+    Kind,
     ModelSpec,
     Published,
     Window,
     as_size,
     choose_window,
+    split_name,
 )
-from globalvit.tasks.classify import Classifier
-from globalvit.tasks.task import Task
+from globalvit.tasks.classify import build_classifier
+from globalvit.tasks.task import Preprocessing, Task
 from globalvit.weights import catalog, load
 from globalvit.weights.load import LoadReport
 
 IMAGENET_CLASSES = 1000
+# Classes where none are asked for: those of ImageNet, ADE20K and COCO.
+DEFAULT_CLASSES = {"classify": IMAGENET_CLASSES, "segment": 150, "detect": 80}
+# Sides of the pictures in the papers' segmentation (ADE20K) and detection (COCO) systems.
+FITS = {
+    "segment": FitTransform(short_side=512, long_side=2048, multiple=32),
+    "detect": FitTransform(short_side=800, long_side=1333),
+}
+BUILDERS: dict[str, Callable[..., Task]] = {"classify": build_classifier}
 Source = str | PathLike[str] | Mapping[str, Any]
 
 
@@ -54,9 +66,19 @@ class ModelInfo:
     weights: tuple[catalog.WeightRecord, ...]
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names that `create_model` knows and that match a shell-style `pattern`, in the order of size."""
-    return [name for name in VARIANTS if fnmatchcase(name, pattern)]
+def list_models(pattern: str = "*", *, kind: Kind | None = None) -> list[str]:
+    """Names that `create_model` knows and that match a shell-style `pattern`, in the order of size.
+
+    Args:
+        pattern: such as `gcvit_*` or `*_upernet`.
+        kind: `classify`, `segment` or `detect`. Without it, classifiers are meant where some match the pattern: every
+            name of a segmenter or detector begins with one's.
+    """
+    names = [name for name in MODELS if fnmatchcase(name, pattern)]
+    classifiers = [name for name in names if name in VARIANTS]
+    if kind is None:
+        return classifiers or names
+    return [name for name in names if ModelSpec(model=name).kind == kind]
 
 
 def model_info(name: str) -> ModelInfo:
@@ -66,7 +88,10 @@ def model_info(name: str) -> ModelInfo:
         ValueError: no model has this name; the text gives the closest ones.
     """
     name = resolve_name(name)
-    return ModelInfo(name=name, published=PUBLISHED[name], config=VARIANTS[name], weights=catalog.records(name))
+    backbone, _ = split_name(name)
+    return ModelInfo(
+        name=name, published=PUBLISHED[backbone], config=VARIANTS[backbone], weights=catalog.records(backbone)
+    )
 
 
 def resolve_name(name: str) -> str:
@@ -76,8 +101,8 @@ def resolve_name(name: str) -> str:
         ValueError: no model has this name; the text gives the closest ones.
     """
     resolved = ALIASES.get(name, name)
-    if resolved not in VARIANTS:
-        hint = suggest(name, [*VARIANTS, *ALIASES]) or " `globalvit models` lists them."
+    if resolved not in MODELS:
+        hint = suggest(name, [*MODELS, *ALIASES]) or " `globalvit models` lists them."
         raise ValueError(f"model {name!r} is not known.{hint}")
     return resolved
 
@@ -92,19 +117,21 @@ def create_model(
     window: Window | str | None = None,
     drop_path: float | None = None,
     classes: Sequence[str] | None = None,
-    preprocessing: EvalTransform | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Task:
     """Build a model for a task, with fresh weights or given ones.
 
     Args:
         name: one of `list_models`, or an alias such as `gc_vit_tiny`.
         weights: a name of the catalogue (`nvidia_in1k`), a file, or a state dict; None starts afresh.
-        num_classes: outputs of the head; by default as many as `classes`, else 1000.
+        num_classes: outputs of the head; by default as many as `classes`, else 1000, of segmenters 150, of detectors
+            80.
         in_channels: channels of the images.
         image_size: side or (height, width) in pixels that the windows are chosen for, 32 or more; it never restricts
             the images. None is the model's own.
-        window: tokens a side of the attention windows in the four stages, or `"ratio"` for the paper's proportion to
-            `image_size`; None is the variant's own, or the proportion under 224 pixels.
+        window: tokens a side of the attention windows in the four stages, `"ratio"` for the paper's proportion to
+            `image_size`, `"own"` for the variant's own; None is the variant's own, or the proportion under 224 pixels,
+            and 24 in detectors.
         drop_path: rate of the last block in place of the variant's own.
         classes: names of the labels 0 … num_classes − 1.
         preprocessing: evaluation transform in place of the weights' own.
@@ -117,16 +144,15 @@ def create_model(
         OSError: the weights are not at hand and cannot be fetched; the text names the address and a folder for a copy.
     """
     name = resolve_name(name)
-    record = catalog.find(name, weights) if catalog.is_name(weights) else None
-    spec = ModelSpec(
-        model=name,
-        num_classes=num_classes or (len(classes) if classes else IMAGENET_CLASSES),
-        in_channels=in_channels,
+    spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path)
+    spec = replace(
+        spec,
+        num_classes=num_classes or (len(classes) if classes else DEFAULT_CLASSES[spec.kind]),
         image_size=None if image_size is None else as_size(image_size),
-        window=None if window is None else _window(VARIANTS[name], image_size, window),
-        drop_path=drop_path,
+        window=None if window is None else _window(VARIANTS[spec.backbone], image_size, window),
     )
-    if classes is None and record is not None and spec.num_classes == IMAGENET_CLASSES:
+    record = catalog.find(spec.backbone, weights) if catalog.is_name(weights) else None
+    if classes is None and record is not None and spec.kind == "classify" and spec.num_classes == IMAGENET_CLASSES:
         classes = imagenet_names()
     task = build_task(spec, preprocessing or _preprocessing(spec, record), tuple(classes) if classes else None)
     if weights is not None:
@@ -134,7 +160,7 @@ def create_model(
     return task
 
 
-def build_task(spec: ModelSpec, preprocessing: EvalTransform, classes: tuple[str, ...] | None = None) -> Task:
+def build_task(spec: ModelSpec, preprocessing: Preprocessing, classes: tuple[str, ...] | None = None) -> Task:
     """The task module of a `ModelSpec`, with fresh weights.
 
     Raises:
@@ -143,15 +169,14 @@ def build_task(spec: ModelSpec, preprocessing: EvalTransform, classes: tuple[str
     if spec.num_classes < 1:
         raise ValueError(f"num_classes={spec.num_classes} must be at least 1")
     backbone = create_backbone(
-        spec.model,
+        spec.backbone,
+        form=FORMS[spec.head],
         in_channels=spec.in_channels,
         image_size=spec.image_size,
         window=spec.window,
         drop_path=spec.drop_path,
     )
-    head = ClassifyHead(_pool(spec.model), backbone.channels[-1], spec.num_classes)
-    head.init_weights()
-    return Classifier(spec, backbone, head, preprocessing, classes)
+    return BUILDERS[spec.kind](spec, backbone, preprocessing, classes)
 
 
 def create_backbone(
@@ -168,7 +193,8 @@ def create_backbone(
 
     Args:
         name: one of `list_models`.
-        form: `detection` is the published detection backbone of GC ViT: windows of 24 and an LN on every map.
+        form: `segmentation` gives four maps, each with an LN; `detection` is the published detection backbone of GC
+            ViT: windows of 24 and an LN on every map; `one_stage` is its form for detectors without a region stage.
         in_channels: channels of the images.
         image_size: as in `create_model`.
         window: as in `create_model`.
@@ -179,14 +205,12 @@ def create_backbone(
     Raises:
         ValueError: a name is not known or a value does not fit; the text says what would.
     """
-    name = resolve_name(name)
-    config = replace(VARIANTS[name], in_channels=in_channels)
-    if drop_path is not None:
-        config = replace(config, drop_path=drop_path)
+    config = replace(VARIANTS[resolve_name(name)], in_channels=in_channels)
+    chosen = {} if drop_path is None else {"drop_path": drop_path}
     if isinstance(config, GPViTConfig):
-        backbone = GPViT(_gpvit_config(config, form, image_size, window, outputs))
+        backbone = GPViT(replace(_gpvit_config(config, form, image_size, window, outputs), **chosen))
     else:
-        backbone = GCViT(_gcvit_config(config, form, image_size, window, outputs))
+        backbone = GCViT(replace(_gcvit_config(config, form, image_size, window, outputs), **chosen))
     backbone.init_weights()
     return backbone
 
@@ -200,11 +224,13 @@ def _gcvit_config(
 ) -> GCViTConfig:
     if outputs is not None:
         raise ValueError(f"outputs={outputs} chooses blocks of GPViT; GC ViT gives the maps of its four stages")
-    if form == "detection":
+    chosen = choose_window(config, image_size, window)
+    if form == "segmentation":
+        config = config.segmentation_form()
+    if form in ("detection", "one_stage"):
         config = config.detection_form()
-    if form == "classification" or window is not None:
-        config = replace(config, window=choose_window(config, image_size, window))
-    return config
+        chosen = config.window if window is None else chosen
+    return replace(config, window=chosen)
 
 
 def _gpvit_config(
@@ -214,8 +240,8 @@ def _gpvit_config(
     window: Window | str | None,
     outputs: tuple[int, ...] | None,
 ) -> GPViTConfig:
-    if form == "detection":
-        raise ValueError("form='detection' is GC ViT's; choose GPViT's maps with outputs=(2, 5, 8, 11)")
+    if form == "segmentation":
+        config = config.segmentation_form()
     if window is not None:
         _window(config, image_size, window)
     if image_size is not None:
@@ -231,17 +257,24 @@ def _window(
     return choose_window(config, image_size, window)
 
 
-def _pool(name: str) -> nn.Module:
-    config = VARIANTS[name]
-    return GroupPool(config.width) if isinstance(config, GPViTConfig) and config.pooling == "group" else MeanPool()
-
-
-def _preprocessing(spec: ModelSpec, record: catalog.WeightRecord | None) -> EvalTransform:
-    """The transform of the weights, or of the model's first ones, at the size and channels asked for."""
+def _preprocessing(spec: ModelSpec, record: catalog.WeightRecord | None) -> Preprocessing:
+    """The transform of the task: a classifier's as its weights were evaluated, at the size and channels asked for."""
+    if spec.kind != "classify":
+        return _fit(spec).for_channels(spec.in_channels)
     values = asdict(record.preprocessing if record else catalog.default_preprocessing(spec.model))
     if spec.image_size is not None:
         values["image_size"] = spec.image_size
     return EvalTransform(**values).for_channels(spec.in_channels)
+
+
+def _fit(spec: ModelSpec) -> FitTransform:
+    """Bounds of the sides as in the papers' systems, or in proportion for another image size."""
+    published = FITS[spec.kind]
+    assert published.short_side is not None
+    if spec.image_size is None:
+        return published
+    short = min(spec.image_size)
+    return replace(published, short_side=short, long_side=round(short * published.long_side / published.short_side))
 
 
 def load_weights(model: nn.Module, source: Source | catalog.WeightRecord) -> LoadReport:
@@ -274,14 +307,14 @@ def save_weights(model: Task, path: str | PathLike[str]) -> None:
     load.save_weights(path, model, model.spec, model.classes, model.preprocessing)
 
 
-def preprocessing(name: str, weights: str | None = None) -> EvalTransform:
+def preprocessing(name: str, weights: str | None = None) -> Preprocessing:
     """The evaluation transform of a model's weights: from a PIL image to a float tensor (3, H, W).
 
     Raises:
         ValueError: the model or the weights' name is not known.
     """
-    name = resolve_name(name)
-    return _preprocessing(ModelSpec(model=name), catalog.find(name, weights) if weights else None)
+    spec = ModelSpec(model=resolve_name(name))
+    return _preprocessing(spec, catalog.find(spec.backbone, weights) if weights else None)
 
 
 def open_checkpoint(
@@ -303,8 +336,14 @@ def open_checkpoint(
         ValueError: the file does not say its model and `model` is None, or it does not fit the model.
     """
     found = load.resolve_checkpoint(path, which=which, use_ema=use_ema, model=model and resolve_name(model))
-    given = found.preprocessing
-    transform = EvalTransform(**asdict(given)) if given else _preprocessing(found.spec, found.record)
+    transform = as_transform(found.preprocessing) or _preprocessing(found.spec, found.record)
     task = build_task(found.spec, transform, found.classes)
     load_weights(task, found.file)
     return task.eval()
+
+
+def as_transform(saved: catalog.Preprocessing | catalog.Fit | None) -> Preprocessing | None:
+    """The transform that was saved with weights; None where none was."""
+    if saved is None:
+        return None
+    return FitTransform(**asdict(saved)) if isinstance(saved, catalog.Fit) else EvalTransform(**asdict(saved))

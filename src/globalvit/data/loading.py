@@ -8,128 +8,31 @@ Legend: `B` images · `C` channels · `H W` pixels.
 
 import atexit
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from globalvit.data.erasing import Erasure, erase
-from globalvit.data.image_folder import Source
-from globalvit.data.images import OversizedImage, UnreadableImage
-from globalvit.data.randomness import Purpose, derive
-from globalvit.data.skipped import SkippedFiles, TooManyUnreadableError, most_unreadable
-from globalvit.data.transforms import EvalTransform, TrainTransform, check_channels
+from globalvit.data.erasing import erase
+from globalvit.data.fit import FitTransform
+from globalvit.data.plans import EvalPlan, TrainPlan
+from globalvit.data.samples import (
+    Batch,
+    Collate,
+    EvalSamples,
+    Samples,
+    TrainSamples,
+    collate_erased,
+    collate_labelled,
+)
+from globalvit.data.skipped import SkippedFiles
+from globalvit.data.statistics import ChannelStatistics, check_channels
+from globalvit.data.transforms import EvalTransform, TrainTransform
 
-Batch = dict[str, Any]
-Skipped = list[tuple[str, str]]
-# What no other picture can stand in for. Loader processes send these instead of a batch, to be raised with their own
-# text; any other error is a mistake of ours and comes with its traceback.
-FATAL = (OversizedImage, TooManyUnreadableError, MemoryError)
 SECONDS_AFTER_SIGTERM = 60
 _open_loaders: WeakSet["Loader"] = WeakSet()
-
-
-class Request(NamedTuple):
-    """What a loader process is asked for: one batch."""
-
-    indices: tuple[int, ...]
-    epoch: int = 0
-    image_size: tuple[int, int] | None = None
-
-
-class TrainSamples(Dataset):
-    """Batches of augmented pictures; in place of an unreadable one stands the next readable one of the source."""
-
-    def __init__(self, source: Source, transform: TrainTransform, seed: int) -> None:
-        self.source = source
-        self.transform = transform
-        self.seed = seed
-
-    def __getitem__(self, request: Request) -> Batch | Exception:
-        transform = self.transform
-        if request.image_size:
-            transform = replace(transform, image_size=request.image_size)
-        samples: list[tuple[int, torch.Tensor]] = []
-        erasures: list[Erasure] = []
-        skipped: Skipped = []
-        try:
-            for wanted in request.indices:
-                index, picture = _read_next(self.source, wanted, skipped)
-                image, erasure = transform(picture, self.seed, request.epoch, index)
-                samples.append((index, image))
-                erasures.append(erasure)
-        except FATAL as error:
-            return error
-        return _collate(self.source, samples, skipped) | {"erase": erasures}
-
-
-class EvalSamples(Dataset):
-    """Batches of pictures as they are evaluated; unreadable ones are left out, so a batch may be smaller, or empty."""
-
-    def __init__(self, source: Source, transform: EvalTransform) -> None:
-        self.source = source
-        self.transform = transform
-
-    def __getitem__(self, request: Request) -> Batch | Exception:
-        samples: list[tuple[int, torch.Tensor]] = []
-        skipped: Skipped = []
-        try:
-            for index in request.indices:
-                picture = _read(self.source, index, skipped)
-                if picture is not None:
-                    samples.append((index, self.transform.to_uint8(picture)))
-        except FATAL as error:
-            return error
-        return _collate(self.source, samples, skipped)
-
-
-class EvalPlan:
-    """The batches of one rank in evaluation: the indices rank, rank + world, rank + 2·world and so on."""
-
-    def __init__(self, total: int, batch_size: int, rank: int, world: int) -> None:
-        self.indices = range(rank, total, world)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Request]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield Request(tuple(self.indices[start : start + self.batch_size]))
-
-
-class TrainPlan:
-    """The batches of one rank in an epoch of training.
-
-    Raises:
-        ValueError: the pictures do not fill one global batch.
-    """
-
-    def __init__(self, total: int, batch_size: int, seed: int, rank: int, world: int) -> None:
-        self.total, self.batch_size, self.seed, self.rank, self.world = total, batch_size, seed, rank, world
-        self.batches_per_epoch = total // (batch_size * world)
-        if not self.batches_per_epoch:
-            raise ValueError(
-                f"{total} training pictures do not fill one batch of {batch_size} on {world} process(es); lower "
-                "--batch-size"
-            )
-        self.epoch, self.start_batch = 0, 0
-        self.image_size: tuple[int, int] | None = None
-
-    def __len__(self) -> int:
-        return max(self.batches_per_epoch - self.start_batch, 0)
-
-    def __iter__(self) -> Iterator[Request]:
-        generator = np.random.Generator(np.random.PCG64(derive(Purpose.ORDER, self.seed, self.epoch)))
-        order = generator.permutation(self.total)[: self.batches_per_epoch * self.world * self.batch_size]
-        mine = order.reshape(self.batches_per_epoch, self.world, self.batch_size)[self.start_batch :, self.rank]
-        epoch, image_size = self.epoch, self.image_size
-        return (Request(tuple(indices.tolist()), epoch, image_size) for indices in mine)
 
 
 class _Batches(DataLoader):
@@ -140,8 +43,8 @@ class _Batches(DataLoader):
 class Loader:
     """Batches of one split, in a fixed order; its processes start at the first batch and serve every later epoch.
 
-    Each batch is a dict: `images` uint8 (B, C, H, W), `labels` (B,) and `indices` (B,) int64, `skipped`, a list of
-    (name, reason); of training also `erase`, a list of `Erasure`.
+    Each batch is a dict: `indices` (B,) int64, `skipped`, a list of (name, reason), and what `collate` makes: of
+    classification `images` uint8 (B, C, H, W) and `labels` (B,) int64, in training also `erase`, a list of `Erasure`.
 
     Attributes:
         skipped: the unreadable pictures met so far; the loader keeps this account itself.
@@ -149,13 +52,12 @@ class Loader:
 
     def __init__(
         self,
-        samples: TrainSamples | EvalSamples,
+        samples: Samples,
         plan: TrainPlan | EvalPlan,
         workers: int,
         pin_memory: bool,
         start_method: str | None,
     ) -> None:
-        check_channels(samples.transform.channels)
         self.skipped = SkippedFiles(len(samples.source))
         self._plan = plan
         self._batches = _Batches(
@@ -188,7 +90,7 @@ class Loader:
             if isinstance(item, Exception):
                 raise item
             self.skipped.add(item["skipped"])
-            if len(item["labels"]):
+            if len(item["indices"]):
                 yield item
 
     def close(self) -> None:
@@ -232,8 +134,8 @@ class TrainLoader(Loader):
 
 
 def train_loader(
-    source: Source,
-    transform: TrainTransform,
+    source: Any,
+    transform: Any,
     *,
     batch_size: int,
     seed: int,
@@ -244,16 +146,18 @@ def train_loader(
     workers: int = 0,
     pin_memory: bool = False,
     start_method: str | None = None,
+    collate: Collate = collate_erased,
+    plan: type[TrainPlan] = TrainPlan,
 ) -> TrainLoader:
     """Shuffled, augmented batches of one epoch; `start_at` of the loader goes on to others with the same processes.
 
-    With a global batch of batch_size × world pictures, global batch k is the k-th piece of the epoch's order, and rank
+    With a global batch of batch_size × world samples, global batch k is the k-th piece of the epoch's order, and rank
     r has the r-th part of it. The last, incomplete global batch is dropped.
 
     Args:
-        source: the pictures.
-        transform: makes uint8 tensors of them.
-        batch_size: pictures in a batch of this process.
+        source: the samples.
+        transform: called with (sample, seed, epoch, index), makes an item; has `channels` and `prepare()`.
+        batch_size: samples in a batch of this process.
         seed: of order and augmentation.
         epoch: likewise.
         start_batch: batches of the epoch to leave out.
@@ -262,22 +166,24 @@ def train_loader(
         workers: loader processes of this process; 0 loads in the process itself.
         pin_memory: put batches into page-locked memory, for a GPU.
         start_method: of the loader processes: `fork`, `spawn` or `forkserver`; None is the platform's.
+        collate: makes a batch of items.
+        plan: which samples share a batch, and when.
 
     Raises:
-        ValueError: the pictures do not fill one global batch, or the transform's options are not understood.
+        ValueError: the samples do not fill one global batch, or the transform's options are not understood.
     """
+    check_channels(transform.channels)
     # Finds mistakes now, and imports timm once for all processes that are forked later.
     transform.prepare()
-    plan = TrainPlan(len(source), batch_size, seed, rank, world)
-    samples = TrainSamples(source, transform, seed)
-    loader = TrainLoader(samples, plan, workers, pin_memory, start_method)
+    samples = TrainSamples(source, transform, seed, collate)
+    loader = TrainLoader(samples, plan.over(source, batch_size, seed, rank, world), workers, pin_memory, start_method)
     loader.start_at(epoch, start_batch)
     return loader
 
 
 def eval_loader(
-    source: Source,
-    transform: EvalTransform,
+    source: Any,
+    transform: EvalTransform | FitTransform,
     *,
     batch_size: int,
     rank: int = 0,
@@ -285,25 +191,41 @@ def eval_loader(
     workers: int = 0,
     pin_memory: bool = False,
     start_method: str | None = None,
+    make: Callable[[Any], Any] | None = None,
+    collate: Collate = collate_labelled,
 ) -> Loader:
-    """Batches of the pictures rank, rank + world, rank + 2·world, …: every picture once over all ranks, none padded.
+    """Batches of the samples rank, rank + world, rank + 2·world, …: every sample once over all ranks, none padded.
 
-    The arguments are those of `train_loader`.
+    The arguments are those of `train_loader`, and `make`, from a sample to an item; by default samples are pictures,
+    and items `transform.to_uint8` of them.
     """
-    plan, samples = EvalPlan(len(source), batch_size, rank, world), EvalSamples(source, transform)
+    check_channels(transform.channels)
+    plan, samples = (
+        EvalPlan(len(source), batch_size, rank, world),
+        EvalSamples(source, make or transform.to_uint8, collate),
+    )
     return Loader(samples, plan, workers, pin_memory, start_method)
 
 
-def to_device(batch: Batch, transform: EvalTransform | TrainTransform, device: torch.device | str) -> Batch:
-    """A loader's batch on a device, its images normalised float32 and erased where their records say so."""
-    moved = {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
-    moved["images"] = transform.normalise(moved["images"])
+def to_device(batch: Batch, transform: ChannelStatistics, device: torch.device | str) -> Batch:
+    """A loader's batch on a device, its images normalised float32 and erased where their records say so.
+
+    Images of several sizes are a list, and stay one.
+    """
+    moved = {key: _moved(value, device) for key, value in batch.items()}
+    images = moved["images"]
+    if isinstance(images, list):
+        return moved | {"images": [transform.normalise(image) for image in images]}
+    images = transform.normalise(images)
     if isinstance(transform, TrainTransform):
-        erase(moved["images"], batch["erase"], transform.remode)
-    return moved
+        erase(images, batch["erase"], transform.remode)
+    return moved | {"images": images}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
 def _unchanged(item: Any) -> Any:
@@ -322,38 +244,3 @@ def _close_all() -> None:
     # Must come before multiprocessing's own cleaning up at exit, which would wait for processes that outlive SIGTERM.
     for loader in list(_open_loaders):
         loader.close()
-
-
-def _read(source: Source, index: int, skipped: Skipped) -> Image.Image | None:
-    """Picture `index`, or None and an entry in `skipped`."""
-    try:
-        return source.read(index)
-    except (UnreadableImage, OSError) as error:
-        skipped.append((source.name(index), str(error)))
-        return None
-
-
-def _read_next(source: Source, index: int, skipped: Skipped) -> tuple[int, Image.Image]:
-    """The first readable picture from `index` on, and its index.
-
-    Raises:
-        TooManyUnreadableError: so many in a row are unreadable that the run must stop.
-    """
-    total = len(source)
-    for step in range(min(total, most_unreadable(total) + 1)):
-        candidate = (index + step) % total
-        image = _read(source, candidate, skipped)
-        if image is not None:
-            return candidate, image
-    raise TooManyUnreadableError.of(total, dict(skipped))
-
-
-def _collate(source: Source, samples: Sequence[tuple[int, torch.Tensor]], skipped: Skipped) -> Batch:
-    indices = [index for index, _ in samples]
-    images = [image for _, image in samples]
-    return {
-        "images": torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
-        "labels": torch.tensor([source.label(index) for index in indices], dtype=torch.int64),
-        "indices": torch.tensor(indices, dtype=torch.int64),
-        "skipped": skipped,
-    }

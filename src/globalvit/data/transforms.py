@@ -9,17 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from globalvit.data.augment import Augmentation, build_pipeline
 from globalvit.data.erasing import Erasure, Mode, draw_erasure
 from globalvit.data.randomness import Purpose, derive, seeded
+from globalvit.data.statistics import IMAGENET_MEAN, IMAGENET_STD, ChannelStatistics, to_tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -30,39 +27,8 @@ INTERPOLATIONS = {
 MOST_ENLARGED = 32
 
 
-class _ImageTensor:
-    """What both transforms share: size, channels, statistics, and the last step."""
-
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def _check(self) -> None:
-        set_ = object.__setattr__
-        set_(self, "image_size", _as_size(self.image_size))
-        set_(self, "mean", tuple(map(float, self.mean)))
-        set_(self, "std", tuple(map(float, self.std)))
-        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
-            raise ValueError(f"mean={self.mean} and std={self.std} need one value a channel each, std above 0")
-
-    @property
-    def channels(self) -> int:
-        """Channels of the tensors: 3 for RGB, 1 for grey."""
-        return len(self.mean)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Values 0 … 255 of any dtype (…, C, H, W) → float32, less the mean, in units of the deviation."""
-        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
-        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
-
-    def denormalise(self, images: Tensor) -> Tensor:
-        """Undo `normalise`: float (…, C, H, W) → uint8, rounded and clipped."""
-        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
-        return images.mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-
-
 @dataclass(frozen=True, kw_only=True)
-class EvalTransform(_ImageTensor):
+class EvalTransform(ChannelStatistics):
     """How pictures are prepared for evaluation and prediction.
 
     Args:
@@ -86,7 +52,8 @@ class EvalTransform(_ImageTensor):
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        self._check()
+        self.check_statistics()
+        object.__setattr__(self, "image_size", _as_size(self.image_size))
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio={self.crop_ratio} must be above 0 and at most 1")
         if self.crop_mode not in ("center", "squash"):
@@ -111,7 +78,7 @@ class EvalTransform(_ImageTensor):
             top, left = (_first(side, kept) for side, kept in zip((height, width), self.image_size, strict=True))
             bottom, right = top + self.image_size[0], left + self.image_size[1]
             cropped = image.resize((width, height), interpolation).crop((left, top, right, bottom))
-        return _to_tensor(cropped, self.channels)
+        return to_tensor(cropped, self.channels)
 
     def kept_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of what is kept of a picture, in its own pixels."""
@@ -122,10 +89,7 @@ class EvalTransform(_ImageTensor):
 
     def for_channels(self, channels: int) -> Self:
         """The same for images of another number of channels: for 1, the mean of the statistics."""
-        if channels == self.channels:
-            return self
-        mean, std = (sum(values) / self.channels for values in (self.mean, self.std))
-        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
+        return replace(self, **self.statistics_for(channels))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width from which the crop is taken, rounded as timm rounds them."""
@@ -141,7 +105,7 @@ class EvalTransform(_ImageTensor):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTransform(_ImageTensor):
+class TrainTransform(ChannelStatistics):
     """How pictures are augmented for training; every choice is a function of (seed, epoch, index).
 
     Args:
@@ -179,7 +143,8 @@ class TrainTransform(_ImageTensor):
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        self._check()
+        self.check_statistics()
+        object.__setattr__(self, "image_size", _as_size(self.image_size))
         object.__setattr__(self, "scale", _as_range("scale", self.scale))
         object.__setattr__(self, "ratio", _as_range("ratio", self.ratio))
         if isinstance(self.color_jitter, Sequence):
@@ -195,7 +160,7 @@ class TrainTransform(_ImageTensor):
         key = (seed, epoch, index)
         with seeded(derive(Purpose.AUGMENT, *key)):
             image = self.prepare()(image)
-        return _to_tensor(image, self.channels), draw_erasure(self.image_size, self.reprob, self.recount, key)
+        return to_tensor(image, self.channels), draw_erasure(self.image_size, self.reprob, self.recount, key)
 
     def prepare(self) -> Augmentation:
         """Build timm's pipeline, or take the one built before; raises ValueError where `aa` is not understood."""
@@ -211,25 +176,6 @@ class TrainTransform(_ImageTensor):
             # What the augmentations fill in; they work on RGB.
             mean=self.mean if self.channels == 3 else self.mean[:1] * 3,
         )
-
-
-def check_channels(channels: int) -> None:
-    """Refuse a number of channels that picture files do not give.
-
-    Raises:
-        ValueError: it is neither 3 nor 1.
-    """
-    if channels not in (1, 3):
-        raise ValueError(
-            f"picture files give 3 channels, or 1 as grey, not {channels}; for other data make float tensors "
-            f"(B, {channels}, H, W) yourself and give them to the model"
-        )
-
-
-def _to_tensor(image: Image.Image, channels: int) -> Tensor:
-    check_channels(channels)
-    values = np.array(image if channels == 3 else image.convert("L"))
-    return torch.from_numpy(values.reshape(image.height, image.width, channels)).permute(2, 0, 1).contiguous()
 
 
 def _first(resized: int, kept: int) -> int:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from math import floor
 from typing import Any, Literal
 
-Form = Literal["classification", "detection"]
+Form = Literal["classification", "segmentation", "detection", "one_stage"]
+Kind = Literal["classify", "segment", "detect"]
 Window = tuple[int, int, int, int]
 Size = tuple[int, int]
 
@@ -17,6 +18,8 @@ WINDOW_PARTS: Window = (32, 32, 16, 32)
 # Smaller images get windows in proportion, larger ones the variant's own.
 OWN_WINDOW_FROM = 224
 DETECTION_WINDOW: Window = (24, 24, 24, 24)
+# Blocks of GPViT that its segmentation systems look at.
+SEGMENTATION_OUTPUTS = (2, 5, 8, 11)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +69,10 @@ class GCViTConfig:
     def channels(self) -> tuple[int, int, int, int]:
         """Channels of the four stages."""
         return (self.width, self.width * 2, self.width * 4, self.width * 8)
+
+    def segmentation_form(self) -> "GCViTConfig":
+        """The backbone of segmenters: as for classification, with an LN on every output."""
+        return replace(self, output_norms="every")
 
     def detection_form(self) -> "GCViTConfig":
         """The published detection backbone: window 24, a pooled query in stage 3, an LN on every output."""
@@ -141,6 +148,10 @@ class GPViTConfig:
         """Channels of the maps."""
         return (self.width,) * len(self.outputs)
 
+    def segmentation_form(self) -> "GPViTConfig":
+        """The published segmentation backbone: the maps of four blocks, drop path 0.1."""
+        return replace(self, outputs=SEGMENTATION_OUTPUTS, drop_path=0.1)
+
 
 GPVIT: dict[str, GPViTConfig] = {
     "gpvit_l1": GPViTConfig(width=216, stem_convs=0, pooling="group"),
@@ -152,8 +163,38 @@ GPVIT: dict[str, GPViTConfig] = {
 # Every backbone by name, in the order of the papers' tables.
 VARIANTS: dict[str, GCViTConfig | GPViTConfig] = {**GCVIT, **GPVIT}
 
+# What can be put on a backbone, and the kind of task it makes; without a head a model classifies.
+HEADS: dict[str, Kind] = {
+    "upernet": "segment",
+    "segformer": "segment",
+    "mask_rcnn": "detect",
+    "cascade_mask_rcnn": "detect",
+    "retinanet": "detect",
+}
+# The form of the backbone that a head is put on.
+FORMS: dict[str | None, Form] = {
+    None: "classification",
+    "upernet": "segmentation",
+    "segformer": "segmentation",
+    "mask_rcnn": "detection",
+    "cascade_mask_rcnn": "detection",
+    "retinanet": "one_stage",
+}
+
+# Every model by name: the backbones, which classify, then each of them with each head.
+MODELS: tuple[str, ...] = (*VARIANTS, *(f"{name}_{head}" for head in HEADS for name in VARIANTS))
+
 # The names people type from the official repository and from timm.
-ALIASES: dict[str, str] = {name.replace("gcvit_", "gc_vit_"): name for name in GCVIT}
+ALIASES: dict[str, str] = {name.replace("gcvit_", "gc_vit_"): name for name in MODELS if name.startswith("gcvit_")}
+
+
+def split_name(model: str) -> tuple[str, str | None]:
+    """A model's backbone and head: `gpvit_l1_upernet` → (`gpvit_l1`, `upernet`), `gpvit_l1` → (`gpvit_l1`, None)."""
+    # The longest first: `cascade_mask_rcnn` ends in `mask_rcnn`.
+    for head in sorted(HEADS, key=len, reverse=True):
+        if model.endswith(f"_{head}"):
+            return model.removesuffix(f"_{head}"), head
+    return model, None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +288,21 @@ class ModelSpec:
     window: Window | None = None
     drop_path: float | None = None
 
+    @property
+    def backbone(self) -> str:
+        """The backbone's name, a key of `VARIANTS`."""
+        return split_name(self.model)[0]
+
+    @property
+    def head(self) -> str | None:
+        """A key of `HEADS`; None for a classifier."""
+        return split_name(self.model)[1]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of task."""
+        return "classify" if self.head is None else HEADS[self.head]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and YAML."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -283,16 +339,18 @@ def choose_window(config: GCViTConfig, image_size: int | Size | None, window: Wi
     """Windows of a GC ViT made for `image_size`.
 
     The variant's own from 224 pixels up (shorter side), the paper's proportion below; `window` chooses others:
-    four sides, or `"ratio"` for the proportion at any size.
+    four sides, `"ratio"` for the proportion at any size, `"own"` for the variant's own at any size.
 
     Raises:
-        ValueError: `window` is neither four whole numbers from 1 up nor `"ratio"`, or `image_size` is no size.
+        ValueError: `window` is neither four whole numbers from 1 up nor one of the words, or `image_size` is no size.
     """
     size = as_size(config.image_size if image_size is None else image_size)
     if isinstance(window, str):
-        if window != "ratio":
-            raise ValueError(f"window={window!r} is not known; give four sides such as (7, 7, 14, 7) or 'ratio'")
-        return ratio_window(size)
+        if window not in ("ratio", "own"):
+            raise ValueError(
+                f"window={window!r} is not known; give four sides such as (7, 7, 14, 7), or 'ratio' or 'own'"
+            )
+        return ratio_window(size) if window == "ratio" else config.window
     if window is not None:
         sides = tuple(window)
         if len(sides) != 4 or not all(isinstance(side, int) and side >= 1 for side in sides):

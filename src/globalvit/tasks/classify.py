@@ -8,16 +8,35 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from globalvit.data.transforms import EvalTransform
+from globalvit.heads.classify import ClassifyHead, GroupPool, MeanPool
 from globalvit.metrics.accuracy import Accuracy
 from globalvit.metrics.metric import Metric
+from globalvit.models.backbone import Backbone
+from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
 from globalvit.tasks.inputs import batches
 from globalvit.tasks.task import Batch, Task
 
 
 class Classifier(Task):
-    """`model(images)`: (B, C, H, W) float → logits (B, K), for any H and W."""
+    """`model(images)`: (B, C, H, W) float → logits (B, K), for any H and W.
+
+    Attributes:
+        head: the last map → logits.
+    """
 
     kind = "classify"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backbone: Backbone,
+        head: ClassifyHead,
+        preprocessing: EvalTransform,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, preprocessing, classes)
+        self.head = head
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, K)."""
@@ -67,3 +86,16 @@ class Classifier(Task):
     def _answer(self, labels: list[int], scores: list[float]) -> dict[str, Any]:
         names = [self.class_names[label] for label in labels]
         return {"labels": labels, "names": names, "scores": scores}
+
+
+def build_classifier(
+    spec: ModelSpec, backbone: Backbone, preprocessing: EvalTransform, classes: tuple[str, ...] | None
+) -> Classifier:
+    """A classifier with a fresh head on `backbone`."""
+    config = VARIANTS[spec.backbone]
+    has_group_pool = isinstance(config, GPViTConfig) and config.pooling == "group"
+    head = ClassifyHead(
+        GroupPool(config.width) if has_group_pool else MeanPool(), backbone.channels[-1], spec.num_classes
+    )
+    head.init_weights()
+    return Classifier(spec, backbone, head, preprocessing, classes)

@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from globalvit.data.fit import FitTransform
 from globalvit.data.images import read_image, to_rgb
 from globalvit.data.transforms import EvalTransform
 
 
-def batches(images: Any, preprocessing: EvalTransform, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+def batches(
+    images: Any, preprocessing: EvalTransform | FitTransform, batch_size: int
+) -> Iterator[tuple[list[int], Tensor]]:
     """Yield (positions in `images`, (B, C, H, W) float tensor), at most `batch_size` images of one size at a time.
 
     Args:
@@ -40,7 +43,7 @@ def batches(images: Any, preprocessing: EvalTransform, batch_size: int) -> Itera
         yield _stack(group)
 
 
-def as_tensor(image: Any, preprocessing: EvalTransform) -> Tensor:
+def as_tensor(image: Any, preprocessing: EvalTransform | FitTransform) -> Tensor:
     """One picture as a float tensor (C, H, W); see `batches` for what is accepted."""
     if isinstance(image, Tensor):
         if image.ndim == 3 and image.is_floating_point():

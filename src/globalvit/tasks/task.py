@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from globalvit.data.fit import FitTransform
 from globalvit.data.transforms import EvalTransform
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
 from globalvit.models.variants import ModelSpec
 
 Batch = dict[str, Any]
+Preprocessing = EvalTransform | FitTransform
 
 
 class Task(nn.Module):
@@ -23,7 +25,6 @@ class Task(nn.Module):
         kind: `classify`, `segment` or `detect`.
         spec: what `create_model` was asked for.
         backbone: images → feature maps.
-        head: feature maps → raw outputs.
         classes: names of the labels 0 … K−1, None where they are not known.
         preprocessing: from a picture to the tensor the model expects.
     """
@@ -34,8 +35,7 @@ class Task(nn.Module):
         self,
         spec: ModelSpec,
         backbone: Backbone,
-        head: nn.Module,
-        preprocessing: EvalTransform,
+        preprocessing: Preprocessing,
         classes: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
@@ -43,7 +43,6 @@ class Task(nn.Module):
             raise ValueError(f"{len(classes)} class names came for num_classes={spec.num_classes}; give one a class")
         self.spec = spec
         self.backbone = backbone
-        self.head = head
         self.preprocessing = preprocessing
         self.classes = classes
 

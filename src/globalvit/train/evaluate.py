@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from globalvit.data.loading import to_device
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.statistics import ChannelStatistics
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.task import Batch, Task
 from globalvit.train.fields import Precision
@@ -22,7 +22,7 @@ class StoppedError(Exception):
 def evaluate(
     task: Task,
     loader: Iterable[Batch],
-    transform: EvalTransform,
+    transform: ChannelStatistics,
     device: torch.device,
     precision: Precision = "fp32",
     *,
@@ -56,7 +56,7 @@ def evaluate(
             if was_stopped:
                 break
             on_batch(batch)
-            if len(batch["labels"]):
+            if len(batch["indices"]):
                 task.evaluate(to_device(batch, transform, device), metric)
     shares = gather((was_stopped, metric.state()))
     if any(stopped for stopped, _ in shares):

@@ -7,7 +7,7 @@ Scores are percent of ImageNet-1K's validation images, as the authors of the wei
 of NVIDIA's weights of 2022, for which no figure of its own is repeated here.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -48,11 +48,43 @@ class Preprocessing:
         """Plain values for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`."""
-        plain: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
-        return cls(**plain)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """How a picture becomes the tensor that a segmenter or detector was evaluated with.
+
+    Attributes:
+        short_side: of the resized picture, in pixels, unless the longer one would pass `long_side`; None leaves its
+            size.
+        long_side: in pixels.
+        multiple: both sides are rounded up to a multiple of this.
+        interpolation: of the resizing.
+        mean: subtracted from each channel of values in 0 … 1.
+        std: divides each channel after that.
+    """
+
+    short_side: int | None
+    long_side: int
+    multiple: int = 1
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def preprocessing_of(transform: Any) -> Preprocessing | Fit:
+    """The record of an evaluation transform, anything with the fields of one of the two."""
+    kind = Fit if hasattr(transform, "short_side") else Preprocessing
+    return kind(**{field.name: getattr(transform, field.name) for field in fields(kind)})
+
+
+def preprocessing_from_dict(values: dict[str, Any]) -> Preprocessing | Fit:
+    """The inverse of either's `to_dict`."""
+    plain: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+    return Fit(**plain) if "short_side" in plain else Preprocessing(**plain)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from globalvit.atomic import replace_with
-from globalvit.models.variants import ModelSpec
+from globalvit.models.variants import ModelSpec, split_name
 from globalvit.weights import catalog, forms
 from globalvit.weights.adapt import Adapted, adapt
-from globalvit.weights.catalog import Preprocessing, WeightRecord
+from globalvit.weights.catalog import (
+    Fit,
+    Preprocessing,
+    WeightRecord,
+    preprocessing_from_dict,
+    preprocessing_of,
+)
 from globalvit.weights.download import download
 from globalvit.weights.forms import Form, detect_form, infer_model, infer_spec
 from globalvit.weights.names import MOST_SHOWN
@@ -84,7 +90,7 @@ class Resolved:
     file: Path
     spec: ModelSpec
     classes: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: Preprocessing | Fit | None = None
     record: WeightRecord | None = None
     config: dict[str, Any] | None = None
 
@@ -219,7 +225,7 @@ def save_weights(
         weights: a task, or its state dict.
         spec: what builds the model again.
         classes: names of the labels 0 … K−1, None where they are not known.
-        preprocessing: the evaluation transform, anything with the fields of `Preprocessing`.
+        preprocessing: the evaluation transform, anything with the fields of `Preprocessing` or `Fit`.
         licence: of the weights, where somebody else's stand behind them.
         origin: the file they come from.
 
@@ -230,7 +236,7 @@ def save_weights(
     metadata = {
         "spec": spec.to_dict(),
         "classes": None if classes is None else list(classes),
-        "preprocessing": _as_preprocessing(preprocessing).to_dict(),
+        "preprocessing": preprocessing_of(preprocessing).to_dict(),
         "licence": licence,
         "origin": origin,
     }
@@ -255,7 +261,7 @@ def _find(source: str | PathLike[str] | WeightRecord, model: str | None, use_ema
     if isinstance(source, str) and catalog.is_name(source):
         if model is None:
             raise ValueError(f"weights {source!r} exist for several models; name the model, or give a file")
-        source = catalog.find(model, source)
+        source = catalog.find(split_name(model)[0], source)
     if isinstance(source, WeightRecord):
         return download(source)
     return find_file(source, use_ema=use_ema)
@@ -315,11 +321,7 @@ def _saved(file: Path) -> dict[str, Any]:
         return metadata and {
             "spec": ModelSpec.from_dict(metadata["spec"]),
             "classes": None if metadata["classes"] is None else tuple(metadata["classes"]),
-            "preprocessing": Preprocessing.from_dict(metadata["preprocessing"]),
+            "preprocessing": preprocessing_from_dict(metadata["preprocessing"]),
         }
     except (TypeError, KeyError) as error:
         raise ValueError(f"{file} was written by another version of globalvit ({error}); use that version") from error
-
-
-def _as_preprocessing(preprocessing: Any) -> Preprocessing:
-    return Preprocessing(**{field.name: getattr(preprocessing, field.name) for field in fields(Preprocessing)})

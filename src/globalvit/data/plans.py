@@ -1,0 +1,65 @@
+"""Which samples make a batch, and in which order: a function of (seed, epoch, batch, batch size, rank) alone."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from globalvit.data.randomness import Purpose, derive
+
+
+class Request(NamedTuple):
+    """What a loader process is asked for: one batch."""
+
+    indices: tuple[int, ...]
+    epoch: int = 0
+    image_size: tuple[int, int] | None = None
+
+
+class EvalPlan:
+    """The batches of one rank in evaluation: the indices rank, rank + world, rank + 2·world and so on."""
+
+    def __init__(self, total: int, batch_size: int, rank: int, world: int) -> None:
+        self.indices = range(rank, total, world)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Request]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield Request(tuple(self.indices[start : start + self.batch_size]))
+
+
+class TrainPlan:
+    """The batches of one rank in an epoch of training.
+
+    Raises:
+        ValueError: the pictures do not fill one global batch.
+    """
+
+    @classmethod
+    def over(cls, source: Any, batch_size: int, seed: int, rank: int, world: int) -> Self:
+        """The plan of a source's samples."""
+        return cls(len(source), batch_size, seed, rank, world)
+
+    def __init__(self, total: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self.total, self.batch_size, self.seed, self.rank, self.world = total, batch_size, seed, rank, world
+        self.batches_per_epoch = total // (batch_size * world)
+        if not self.batches_per_epoch:
+            raise ValueError(
+                f"{total} training pictures do not fill one batch of {batch_size} on {world} process(es); lower "
+                "--batch-size"
+            )
+        self.epoch, self.start_batch = 0, 0
+        self.image_size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return max(self.batches_per_epoch - self.start_batch, 0)
+
+    def __iter__(self) -> Iterator[Request]:
+        generator = np.random.Generator(np.random.PCG64(derive(Purpose.ORDER, self.seed, self.epoch)))
+        order = generator.permutation(self.total)[: self.batches_per_epoch * self.world * self.batch_size]
+        mine = order.reshape(self.batches_per_epoch, self.world, self.batch_size)[self.start_batch :, self.rank]
+        epoch, image_size = self.epoch, self.image_size
+        return (Request(tuple(indices.tolist()), epoch, image_size) for indices in mine)

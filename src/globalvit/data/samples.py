@@ -1,0 +1,132 @@
+"""What a loader process does: read the samples of a batch, transform them, put them together.
+
+Legend: `B` images · `C` channels · `H W` pixels.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from globalvit.data.image_folder import Source
+from globalvit.data.images import OversizedImage, UnreadableImage
+from globalvit.data.plans import Request
+from globalvit.data.skipped import TooManyUnreadableError, most_unreadable
+
+Batch = dict[str, Any]
+Skipped = list[tuple[str, str]]
+# What no other picture can stand in for. Loader processes send these instead of a batch, to be raised with their own
+# text; any other error is a mistake of ours and comes with its traceback.
+FATAL = (OversizedImage, TooManyUnreadableError, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One sample of a batch: its index in the source, and what the transform made of it."""
+
+    index: int
+    value: Any
+
+
+# From (source, items) to a batch without `indices` and `skipped`, which every batch has.
+Collate = Callable[[Any, Sequence[Item]], Batch]
+
+
+class Samples(Dataset):
+    """Batches of what a source gives, transformed.
+
+    Args:
+        source: the samples; see `Source` for what is asked of it.
+        collate: makes a batch of items.
+    """
+
+    def __init__(self, source: Any, collate: Collate) -> None:
+        self.source = source
+        self.collate = collate
+
+    def __getitem__(self, request: Request) -> Batch | Exception:
+        skipped: Skipped = []
+        try:
+            items = list(self.items(request, skipped))
+        except FATAL as error:
+            return error
+        indices = torch.tensor([item.index for item in items], dtype=torch.int64)
+        return self.collate(self.source, items) | {"indices": indices, "skipped": skipped}
+
+    def items(self, request: Request, skipped: Skipped) -> Iterator[Item]:
+        """The items of a batch; those that cannot be read are added to `skipped`."""
+        raise NotImplementedError
+
+
+class TrainSamples(Samples):
+    """Batches of augmented samples; in place of an unreadable one stands the next readable one of the source."""
+
+    def __init__(self, source: Any, transform: Any, seed: int, collate: Collate) -> None:
+        super().__init__(source, collate)
+        self.transform = transform
+        self.seed = seed
+
+    def items(self, request: Request, skipped: Skipped) -> Iterator[Item]:
+        """An item for each index; its own or that of the next sample that can be read."""
+        transform = self.transform
+        if request.image_size:
+            transform = replace(transform, image_size=request.image_size)
+        for wanted in request.indices:
+            index, sample = _read_next(self.source, wanted, skipped)
+            yield Item(index, transform(sample, self.seed, request.epoch, index))
+
+
+class EvalSamples(Samples):
+    """Batches of samples as they are evaluated; unreadable ones are left out, so a batch may be smaller, or empty."""
+
+    def __init__(self, source: Any, make: Callable[[Any], Any], collate: Collate) -> None:
+        super().__init__(source, collate)
+        self.make = make
+
+    def items(self, request: Request, skipped: Skipped) -> Iterator[Item]:
+        """An item for each index whose sample can be read."""
+        for index in request.indices:
+            sample = _read(self.source, index, skipped)
+            if sample is not None:
+                yield Item(index, self.make(sample))
+
+
+def collate_labelled(source: Source, items: Sequence[Item]) -> Batch:
+    """`images` uint8 (B, C, H, W) and `labels` (B,) int64 of pictures with one label each."""
+    images = [item.value for item in items]
+    return {
+        "images": torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
+        "labels": torch.tensor([source.label(item.index) for item in items], dtype=torch.int64),
+    }
+
+
+def collate_erased(source: Source, items: Sequence[Item]) -> Batch:
+    """The same of training's items (image, what to erase of it); the latter are `erase`."""
+    images = [Item(item.index, item.value[0]) for item in items]
+    return collate_labelled(source, images) | {"erase": [item.value[1] for item in items]}
+
+
+def _read(source: Any, index: int, skipped: Skipped) -> Any:
+    """Sample `index`, or None and an entry in `skipped`."""
+    try:
+        return source.read(index)
+    except (UnreadableImage, OSError) as error:
+        skipped.append((source.name(index), str(error)))
+        return None
+
+
+def _read_next(source: Any, index: int, skipped: Skipped) -> tuple[int, Any]:
+    """The first readable sample from `index` on, and its index.
+
+    Raises:
+        TooManyUnreadableError: so many in a row are unreadable that the run must stop.
+    """
+    total = len(source)
+    for step in range(min(total, most_unreadable(total) + 1)):
+        candidate = (index + step) % total
+        sample = _read(source, candidate, skipped)
+        if sample is not None:
+            return candidate, sample
+    raise TooManyUnreadableError.of(total, dict(skipped))
