@@ -1,0 +1,288 @@
+"""COCO's average precision and recall of boxes and masks, as pycocotools computes them.
+
+T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", 2014, and the evaluation code of its authors: ten
+thresholds of overlap, 101 points of recall, at most 100 detections a picture, crowds count for nothing. The areas that
+tell small from large are the data set's for objects; for detected masks they are the pixels of the mask.
+
+Legend: `N` objects or detections of a picture · `K` classes · `H W` pixels · of the evaluator's tables: `T` thresholds
+of overlap · `R` points of recall · `A` ranges of area · `D` limits of detections.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as coco_mask
+
+from globalvit.metrics.metric import Metric
+
+Kind = Literal["box", "mask"]
+Table = dict[str, np.ndarray]
+Row = dict[str, Any]
+Figure = float | None
+# The evaluator's names, and its order of thresholds, areas and limits.
+IOU_TYPES: dict[Kind, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
+THRESHOLDS = {"50": 0, "75": 5}
+AREAS = {"s": 1, "m": 2, "l": 3}
+LIMITS = {"1": 0, "10": 1, "100": 2}
+ALL_AREAS, MOST_DETECTIONS = 0, 2
+
+
+class _Found(NamedTuple):
+    """Detections: float64 boxes xyxy, int64 labels, float64 scores, masks compressed as COCO does it."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: list[bytes] | None
+
+
+class _Truth(NamedTuple):
+    """Objects: float64 boxes xyxy, int64 labels, float64 areas, flags of crowds, compressed masks."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    masks: list[bytes] | None
+
+
+class _Picture(NamedTuple):
+    size: tuple[int, int]
+    found: _Found
+    truth: _Truth
+
+
+class CocoAP(Metric):
+    """Detections and ground truth of every picture, masks compressed as they come.
+
+    A picture counts once, however often it comes. What the figures are does not depend on the order of the pictures.
+
+    Args:
+        classes: names of the labels 0 … K−1.
+        with_masks: score masks too; they are left out nevertheless where the ground truth has none.
+    """
+
+    def __init__(self, classes: Sequence[str], *, with_masks: bool = True) -> None:
+        self.classes = tuple(classes)
+        self.with_masks = with_masks
+        self._pictures: dict[int, _Picture] = {}
+        self._tables: dict[Kind, Table] = {}
+
+    def update(self, predictions: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> None:
+        """Add pictures.
+
+        Args:
+            predictions: of each picture `boxes` (N, 4) xyxy in its own pixels, `scores` (N,), `labels` (N,) and, where
+                masks are scored, `masks`: bool (N, H, W), or a list of COCO's compressed run lengths
+                `{"size", "counts"}`; tensors on any device, or arrays.
+            annotations: of each picture `image_id`, `size` (H, W), and of its objects `boxes` (N, 4) xyxy, `labels`,
+                `crowd` and `areas` (N,), `masks`: compressed run lengths, or None where there are none.
+
+        Raises:
+            ValueError: a prediction has no masks although they are scored.
+        """
+        for prediction, annotation in zip(predictions, annotations, strict=True):
+            image_id = int(annotation["image_id"])
+            if image_id not in self._pictures:
+                self._pictures[image_id] = self._picture(prediction, annotation)
+        self._tables = {}
+
+    def state(self) -> dict[int, _Picture]:
+        """Image id → what was found and what there is."""
+        return dict(self._pictures)
+
+    def merge(self, state: dict[int, _Picture]) -> None:
+        """Add another process's pictures."""
+        self._pictures = state | self._pictures
+        self._tables = {}
+
+    @property
+    def count(self) -> int:
+        """Pictures seen."""
+        return len(self._pictures)
+
+    def compute(self) -> dict[str, float]:
+        """COCO's twelve figures for boxes, then twelve for masks where they are scored, and `count`, the pictures.
+
+        All in percent: `ap_box`, `ap_box_50`, `ap_box_75`, by size `ap_box_s`, `ap_box_m`, `ap_box_l`; with 1, 10 and
+        100 detections a picture `ar_box_1`, `ar_box_10`, `ar_box_100`, by size `ar_box_s`, `ar_box_m`, `ar_box_l`;
+        likewise `ap_mask` and so on. A figure for which there are no objects is left out.
+
+        Raises:
+            ValueError: no picture was scored, or none of them shows an object.
+        """
+        scores: dict[str, float] = {}
+        for kind, table in self._evaluated().items():
+            figures = {f"ap_{kind}": _precision(table)}
+            figures |= {f"ap_{kind}_{name}": _precision(table, threshold=T) for name, T in THRESHOLDS.items()}
+            figures |= {f"ap_{kind}_{name}": _precision(table, area=A) for name, A in AREAS.items()}
+            figures |= {f"ar_{kind}_{name}": _recall(table, limit=D) for name, D in LIMITS.items()}
+            figures |= {f"ar_{kind}_{name}": _recall(table, area=A) for name, A in AREAS.items()}
+            scores |= {name: value for name, value in figures.items() if value is not None}
+        return scores | {"count": float(self.count)}
+
+    def report(self) -> dict[str, Any]:
+        """Rows `{label, name, objects, ap_box, ap_box_50, ap_box_75}`, likewise for masks; None without objects."""
+        tables = self._evaluated()
+        labels = [picture.truth.labels[~picture.truth.crowd] for picture in self._pictures.values()]
+        objects = np.bincount(np.concatenate(labels), minlength=len(self.classes)).tolist()
+        rows = []
+        for label, name in enumerate(self.classes):
+            row: dict[str, Any] = {"label": label, "name": name, "objects": objects[label]}
+            for kind, table in tables.items():
+                row[f"ap_{kind}"] = _precision(table, label=label)
+                row |= {f"ap_{kind}_{at}": _precision(table, threshold=T, label=label) for at, T in THRESHOLDS.items()}
+            rows.append(row)
+        return {"per_class": rows}
+
+    def results(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The detections as COCO's results JSON has them.
+
+        pycocotools takes the area of a detection from `bbox` where there is one, so for masks it gives this metric's
+        figures by size only if `bbox` is removed.
+
+        Args:
+            category_ids: the data set's own id of each label.
+
+        Returns:
+            Dicts `{image_id, category_id, bbox (xywh), score}`, with `segmentation` where there are masks.
+        """
+        rows: list[dict[str, Any]] = []
+        for image_id, (size, found, _) in sorted(self._pictures.items()):
+            boxes, labels, scores = _xywh(found.boxes).tolist(), found.labels.tolist(), found.scores.tolist()
+            for place, (box, label, score) in enumerate(zip(boxes, labels, scores, strict=True)):
+                row = {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+                if found.masks is not None:
+                    row["segmentation"] = {"size": list(size), "counts": found.masks[place].decode("ascii")}
+                rows.append(row)
+        return rows
+
+    def _picture(self, prediction: Mapping[str, Any], annotation: Mapping[str, Any]) -> _Picture:
+        masks = prediction.get("masks") if self.with_masks else None
+        if self.with_masks and masks is None:
+            raise ValueError("masks are scored, but a prediction has none; give `masks`, or score with_masks=False")
+        found = _Found(
+            _array(prediction["boxes"], np.float64).reshape(-1, 4),
+            _array(prediction["labels"], np.int64),
+            _array(prediction["scores"], np.float64),
+            _compressed(masks),
+        )
+        truth = _Truth(
+            _array(annotation["boxes"], np.float64).reshape(-1, 4),
+            _array(annotation["labels"], np.int64),
+            _array(annotation["areas"], np.float64),
+            _array(annotation["crowd"], bool),
+            _compressed(annotation["masks"]) if self.with_masks else None,
+        )
+        height, width = annotation["size"]
+        return _Picture((int(height), int(width)), found, truth)
+
+    def _evaluated(self) -> dict[Kind, Table]:
+        """The evaluator's tables, kept until another picture comes."""
+        if not self._tables:
+            pictures = self._pictures.values()
+            if not pictures:
+                raise ValueError("no image was scored; the validation split is empty or none of its files can be read")
+            if all(picture.truth.crowd.all() for picture in pictures):
+                raise ValueError(f"none of the {len(pictures)} images scored shows an object; give a set that has some")
+            has_masks = self.with_masks and all(picture.truth.masks is not None for picture in pictures)
+            kinds: tuple[Kind, ...] = ("box", "mask") if has_masks else ("box",)
+            self._tables = {kind: self._evaluate(kind) for kind in kinds}
+        return self._tables
+
+    def _evaluate(self, kind: Kind) -> Table:
+        """`precision` (T, R, K, A, D) and `recall` (T, K, A, D), −1 where there is nothing to find."""
+        # Pictures are numbered in the order of their ids, so equal scores rank alike however the pictures came.
+        pictures = [picture for _, picture in sorted(self._pictures.items())]
+        frame = {
+            "images": [{"id": at, "height": p.size[0], "width": p.size[1]} for at, p in enumerate(pictures)],
+            "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
+        }
+        truth = COCO(frame | {"annotations": _numbered([_truth_rows(p.truth, p.size, kind) for p in pictures])})
+        found = COCO(frame | {"annotations": _numbered([_found_rows(p.found, p.size, kind) for p in pictures])})
+        evaluator = COCOeval_faster(truth, found, IOU_TYPES[kind])
+        evaluator.evaluate()
+        evaluator.accumulate()
+        return {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
+
+
+def _truth_rows(truth: _Truth, size: tuple[int, int], kind: Kind) -> list[Row]:
+    columns = {"area": truth.areas.tolist(), "iscrowd": truth.crowd.astype(int).tolist()}
+    return _rows(truth.boxes, truth.labels, columns | _segmentations(truth.masks, size, kind))
+
+
+def _found_rows(found: _Found, size: tuple[int, int], kind: Kind) -> list[Row]:
+    segmentations = _segmentations(found.masks, size, kind)
+    if segmentations:
+        areas = np.asarray(coco_mask.area(segmentations["segmentation"])).tolist() if len(found.labels) else []
+    else:
+        areas = _xywh(found.boxes)[:, 2:].prod(1).tolist()
+    columns = {"area": areas, "score": found.scores.tolist(), "iscrowd": [0] * len(areas)}
+    return _rows(found.boxes, found.labels, columns | segmentations)
+
+
+def _segmentations(masks: list[bytes] | None, size: tuple[int, int], kind: Kind) -> dict[str, list[Any]]:
+    if kind == "box":
+        return {}
+    assert masks is not None
+    return {"segmentation": [{"size": list(size), "counts": counts} for counts in masks]}
+
+
+def _rows(boxes: np.ndarray, labels: np.ndarray, columns: Mapping[str, list[Any]]) -> list[Row]:
+    """One dict for each object, from columns of them."""
+    columns = {"bbox": _xywh(boxes).tolist(), "category_id": labels.tolist(), **columns}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _numbered(rows_of_pictures: Sequence[list[Row]]) -> list[Row]:
+    """Every row with the number of its picture and its own; numbers of rows begin at 1, since 0 is no match."""
+    rows = [row | {"image_id": at} for at, rows in enumerate(rows_of_pictures) for row in rows]
+    return [row | {"id": number} for number, row in enumerate(rows, 1)]
+
+
+def _precision(table: Table, threshold: int | None = None, area: int = ALL_AREAS, label: int | None = None) -> Figure:
+    """Mean of the precision over thresholds, points of recall and classes, or of one threshold or class of them."""
+    thresholds = slice(None) if threshold is None else slice(threshold, threshold + 1)
+    labels = slice(None) if label is None else slice(label, label + 1)
+    return _mean(table["precision"][thresholds, :, labels, area, MOST_DETECTIONS])
+
+
+def _recall(table: Table, area: int = ALL_AREAS, limit: int = MOST_DETECTIONS) -> Figure:
+    return _mean(table["recall"][:, :, area, limit])
+
+
+def _mean(values: np.ndarray) -> Figure:
+    """Mean in percent of what is not −1, or None."""
+    told = values[values > -1]
+    return 100.0 * float(told.mean()) if told.size else None
+
+
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _array(values: Any, dtype: type) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        # bfloat16, as scores may be, is unknown to NumPy.
+        values = (values.float() if values.is_floating_point() else values).cpu().numpy()
+    return np.asarray(values).astype(dtype)
+
+
+def _compressed(masks: Any) -> list[bytes] | None:
+    """Bitmaps (N, H, W), or run lengths with `counts`, as COCO's compressed run lengths."""
+    if masks is None:
+        return None
+    # One bitmap at a time: all at once would need as much memory again.
+    return [_counts(mask) if isinstance(mask, Mapping) else _encode(mask) for mask in masks]
+
+
+def _counts(mask: Mapping[str, Any]) -> bytes:
+    counts = mask["counts"]
+    return counts.encode("ascii") if isinstance(counts, str) else counts
+
+
+def _encode(bitmap_HW: Any) -> bytes:
+    return coco_mask.encode(np.asfortranarray(_array(bitmap_HW, np.uint8)))["counts"]
