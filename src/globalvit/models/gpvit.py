@@ -19,6 +19,7 @@ from globalvit.models.attention import Implementation, attention, stripe_attenti
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import (
     INIT_STD,
+    ConvNormReLU,
     DropPath,
     Mlp,
     drop_path_rates,
@@ -34,21 +35,6 @@ GROUP_EPS = 1e-5
 STEM_WIDTH = 64
 POSITION_GRID = 28
 PATCH = 4
-
-
-class ConvNormReLU(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
-
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
-        )
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C', ⌈H/stride⌉, ⌈W/stride⌉)."""
-        return F.relu(self.norm(self.conv(x_BCHW)))
 
 
 class Stem(nn.Module):

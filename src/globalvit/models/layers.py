@@ -32,6 +32,13 @@ def resize_bicubic(x_BCHW: Tensor, height: int, width: int) -> Tensor:
     return resized.to(x_BCHW.dtype)
 
 
+def resize_bilinear(x_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Resize bilinearly: half-pixel centres, edges replicated, no antialias."""
+    if x_BCHW.shape[-2:] == (height, width):
+        return x_BCHW
+    return F.interpolate(x_BCHW, size=(height, width), mode="bilinear", align_corners=False)
+
+
 class DropPath(nn.Module):
     """Leave out a residual branch for some images while training (stochastic depth, arXiv 1603.09382).
 
@@ -66,6 +73,21 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) → (…, C)."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ConvNormReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C', ⌈H/stride⌉, ⌈W/stride⌉)."""
+        return F.relu(self.norm(self.conv(x_BCHW)))
 
 
 def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
