@@ -24,7 +24,8 @@ _DOWNSAMPLE: list[Pair] = [
 ]
 _BLOCK = "levels.{n}.blocks.{n}."
 _OUR_BLOCK = "backbone.stages.{n}.blocks.{n}."
-PAIRS: list[Pair] = [
+# What the backbones of segmenters and detectors have: a norm for every output, neither the one of the last map nor a head.
+EVERY_NORM_BACKBONE: list[Pair] = [
     ("patch_embed.proj.{part}", "backbone.stem.conv.{part}"),
     *nest("patch_embed.conv_down.", "backbone.stem.downsample.", _DOWNSAMPLE),
     *nest("levels.{n}.q_global_gen.to_q_global.{n}.", "backbone.stages.{n}.global_query.blocks.{n}.", _BRANCH),
@@ -37,8 +38,11 @@ PAIRS: list[Pair] = [
     (f"{_BLOCK}mlp.fc{{n}}.{{part}}", f"{_OUR_BLOCK}mlp.fc{{n}}.{{part}}"),
     (f"{_BLOCK}gamma{{n}}", f"{_OUR_BLOCK}scale{{n}}"),
     *nest("levels.{n}.downsample.", "backbone.stages.{n}.downsample.", _DOWNSAMPLE),
-    ("norm.{part}", "backbone.norm.{part}"),
     ("norm{n}.{part}", "backbone.norms.{n}.{part}"),
+]
+PAIRS: list[Pair] = [
+    *EVERY_NORM_BACKBONE,
+    ("norm.{part}", "backbone.norm.{part}"),
     ("head.{part}", "head.linear.{part}"),
 ]
 INDEX = "relative_position_index"
@@ -67,12 +71,17 @@ def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: entries that the official networks do not have.
     """
-    renamed: dict[str, Any] = {}
-    for name, value in rename_all(state, _from_ours, TITLE).items():
-        renamed[name] = value
+    return with_indices(rename_all(state, _from_ours, TITLE))
+
+
+def with_indices(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries under official names, the index buffers put behind their tables."""
+    whole: dict[str, Any] = {}
+    for name, value in state.items():
+        whole[name] = value
         if name.endswith(TABLE):
-            renamed[name.replace(TABLE, INDEX)] = _like(value, position_index(value.shape[0]))
-    return renamed
+            whole[name.replace(TABLE, INDEX)] = _like(value, position_index(value.shape[0]))
+    return whole
 
 
 def position_index(rows: int) -> Any:

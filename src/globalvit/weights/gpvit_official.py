@@ -63,15 +63,19 @@ _STEM: list[Pair] = [
     ("convs.4.{norm}", "convs.2.norm.{norm}"),
     ("projection.{part}", "projection.{part}"),
 ]
-_BACKBONE: list[Pair] = [
-    ("pos_embed", "position_embedding"),
-    *nest("patch_embed.", "stem.", _STEM),
-    *nest("layers.{n}.", "blocks.{n}.", [*_LOCAL, *_GROUP]),
-    ("ln1.{part}", "norm.{part}"),
-    ("norm{n}.{part}", "norms.{n}.{part}"),
-]
+BACKBONE: list[Pair] = nest(
+    "backbone.",
+    "backbone.",
+    [
+        ("pos_embed", "position_embedding"),
+        *nest("patch_embed.", "stem.", _STEM),
+        *nest("layers.{n}.", "blocks.{n}.", [*_LOCAL, *_GROUP]),
+        ("ln1.{part}", "norm.{part}"),
+        ("norm{n}.{part}", "norms.{n}.{part}"),
+    ],
+)
 PAIRS: list[Pair] = [
-    *nest("backbone.", "backbone.", _BACKBONE),
+    *BACKBONE,
     ("neck.group_token", "head.pool.token"),
     ("neck.norm_query.{part}", "head.pool.norm.{part}"),
     ("neck.attn.k_proj.weight", "head.pool.key.weight"),
@@ -87,7 +91,7 @@ def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: entries that the official networks do not have.
     """
-    return {name: _our_shape(name, value) for name, value in rename_all(state, _to_ours, TITLE).items()}
+    return our_shapes(rename_all(state, _to_ours, TITLE))
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +100,17 @@ def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: entries that the official networks do not have.
     """
-    shaped = {name: _official_shape(name, value) for name, value in state.items()}
-    return rename_all(shaped, _from_ours, TITLE)
+    return rename_all(official_shapes(state), _from_ours, TITLE)
+
+
+def our_shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries under our names, from official shapes to ours."""
+    return {name: _our_shape(name, value) for name, value in state.items()}
+
+
+def official_shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries under our names, from our shapes to official ones."""
+    return {name: _official_shape(name, value) for name, value in state.items()}
 
 
 def _our_shape(name: str, value: Any) -> Any:
