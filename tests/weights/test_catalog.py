@@ -7,7 +7,7 @@ import timm
 
 from globalvit.models.variants import PUBLISHED, VARIANTS
 from globalvit.weights import catalog
-from globalvit.weights.catalog import RECORDS, Preprocessing
+from globalvit.weights.catalog import RECORDS, Preprocessing, preprocessing_from_dict
 
 CENTRE_1 = ("gcvit_xxtiny", "gcvit_tiny", "gcvit_base", "gcvit_large")
 CENTRE_0875 = ("gcvit_xtiny", "gcvit_tiny2", "gcvit_small", "gcvit_small2")
@@ -100,4 +100,4 @@ def test_names_and_paths_are_told_apart(tmp_path, monkeypatch):
 def test_preprocessing_goes_through_json():
     given = Preprocessing(image_size=(224, 320), crop_ratio=0.9, crop_mode="squash")
     assert given.to_dict()["image_size"] == [224, 320]
-    assert Preprocessing.from_dict(given.to_dict()) == given
+    assert preprocessing_from_dict(given.to_dict()) == given

@@ -1,6 +1,6 @@
 """Fitting weights to a model that differs in what may differ: head, windows, input channels, form."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from globalvit.weights import forms
+from globalvit.weights.heads import BACKBONE, Head, head_of
 
 State = dict[str, Tensor]
 TABLE = ".attention.bias_table"
 LAST_NORM = "backbone.norm."
-EVERY_NORM = "backbone.norms."
-HEAD = "head."
+# What backbones have for some tasks only: the norms of several outputs, detection's side path.
+EXTRA_PARTS = ("backbone.norms.", "backbone.adapter.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,7 +27,9 @@ class Adapted:
         dropped: names left out.
         resized: names of the tables that were resized.
         input_channels: of the source and the model, where they differ.
-        classes: of the source and the model, where the head is fresh.
+        classes: of the source (None without such a head) and the model, where the head is fresh or its class-wise
+            layers are.
+        heads: names of the source's head and the model's, where they are different ones.
     """
 
     state: State
@@ -35,6 +38,7 @@ class Adapted:
     resized: list[str] = field(default_factory=list)
     input_channels: tuple[int, int] | None = None
     classes: tuple[int | None, int] | None = None
+    heads: tuple[str, str] | None = None
 
 
 def adapt(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Adapted:
@@ -45,8 +49,9 @@ def adapt(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Adapted:
         own: the model's state dict, in our names.
     """
     adapted = Adapted(state=dict(state))
-    _adapt_norms(adapted, own)
-    _adapt_head(adapted, own)
+    source, model = head_of(state), head_of(own)
+    _adapt_parts(adapted, own, is_other_task=source is not None and source is not model)
+    _adapt_head(adapted, own, source, model)
     _adapt_tables(adapted, own)
     _adapt_stem(adapted, own)
     return adapted
@@ -76,23 +81,37 @@ def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
     return (repeated.float() * (old / channels)).to(kernel.dtype)
 
 
-def _adapt_norms(adapted: Adapted, own: Mapping[str, Tensor]) -> None:
-    """Classification weights in the detection form: their one norm goes, each output's norm is new."""
-    source_has, model_has = (any(name.startswith(EVERY_NORM) for name in names) for names in (adapted.state, own))
-    if model_has and not source_has:
-        _drop(adapted, LAST_NORM)
-        adapted.fresh += [name for name in own if name.startswith(EVERY_NORM)]
+def _adapt_parts(adapted: Adapted, own: Mapping[str, Tensor], *, is_other_task: bool) -> None:
+    """Parts of a backbone that some tasks have: those only the source has go, those only the model has are new.
+
+    From a classifier to other tasks the norm of the last map may go and the others may be new, whatever the source's
+    head; from those to a classifier only where the source's head says what it is.
+    """
+    for part in (LAST_NORM, *EXTRA_PARTS):
+        in_source, in_model = (any(name.startswith(part) for name in names) for names in (adapted.state, own))
+        if in_model and not in_source and (is_other_task or part != LAST_NORM):
+            adapted.fresh += [name for name in own if name.startswith(part)]
+        if in_source and not in_model and (is_other_task or part == LAST_NORM):
+            _drop(adapted, lambda name, part=part: name.startswith(part))
 
 
-def _adapt_head(adapted: Adapted, own: Mapping[str, Tensor]) -> None:
-    """A model without head takes none; one with another number of classes, or of headless weights, keeps its own."""
-    source, model = adapted.state.get(forms.HEAD), own.get(forms.HEAD)
+def _adapt_head(adapted: Adapted, own: Mapping[str, Tensor], source: Head | None, model: Head | None) -> None:
+    """A backbone alone takes no head; another task's is fresh; for other classes the class-wise layers are."""
     if model is None:
-        _drop(adapted, HEAD)
-    elif source is None or source.shape[0] != model.shape[0]:
-        adapted.classes = (None if source is None else source.shape[0], model.shape[0])
-        adapted.state = {name: value for name, value in adapted.state.items() if not name.startswith(HEAD)}
-        adapted.fresh += [name for name in own if name.startswith(HEAD)]
+        _drop(adapted, _is_head)
+    elif source is not model:
+        _drop(adapted, _is_head)
+        adapted.fresh += filter(_is_head, own)
+        adapted.classes = (None, model.num_classes(own))
+        adapted.heads = None if source is None else (source.name, model.name)
+    elif model.num_classes(adapted.state) != model.num_classes(own):
+        adapted.classes = (model.num_classes(adapted.state), model.num_classes(own))
+        adapted.state = {name: value for name, value in adapted.state.items() if not model.is_class_wise(name)}
+        adapted.fresh += filter(model.is_class_wise, own)
+
+
+def _is_head(name: str) -> bool:
+    return not name.startswith(BACKBONE)
 
 
 def _adapt_tables(adapted: Adapted, own: Mapping[str, Tensor]) -> None:
@@ -113,6 +132,6 @@ def _adapt_stem(adapted: Adapted, own: Mapping[str, Tensor]) -> None:
     adapted.state[stem] = adapt_channels(adapted.state[stem], own[stem].shape[1])
 
 
-def _drop(adapted: Adapted, prefix: str) -> None:
-    adapted.dropped += [name for name in adapted.state if name.startswith(prefix)]
-    adapted.state = {name: value for name, value in adapted.state.items() if not name.startswith(prefix)}
+def _drop(adapted: Adapted, is_dropped: Callable[[str], bool]) -> None:
+    adapted.dropped += filter(is_dropped, adapted.state)
+    adapted.state = {name: value for name, value in adapted.state.items() if not is_dropped(name)}

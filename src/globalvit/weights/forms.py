@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from globalvit.models.variants import GCVIT, GPVIT, GCViTConfig, ModelSpec, Window
+from globalvit.models.variants import DETECTION_WINDOW, GCVIT, GPVIT, HEADS, GCViTConfig, ModelSpec, Window, split_name
 from globalvit.weights import gcvit_official, gpvit_official, openmmlab, timm
+from globalvit.weights.heads import full_name, head_of
 from globalvit.weights.names import listed
 
 State = Mapping[str, Any]
 STEMS = ("backbone.stem.conv.weight", "backbone.stem.convs.0.conv.weight")
 POSITIONS = "backbone.position_embedding"
-HEAD = "head.linear.weight"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Form:
     Attributes:
         name: as the catalogue has it.
         title: in words, for reports.
-        marks: entries of which every state dict of this form has one, and none of another form has any.
+        marks: entries of which every state dict of this form has one; of forms with the same marks the first is meant.
         to_ours: the conversion.
         dropped: whether the conversion leaves an entry out.
     """
@@ -56,6 +56,14 @@ FORMS = (
         to_ours=gcvit_official.to_ours,
         dropped=gcvit_official.dropped,
     ),
+    # Before GPViT's own form, which has the same names for the backbone.
+    Form(
+        name="mm",
+        title=openmmlab.TITLE,
+        marks=openmmlab.MARKS,
+        to_ours=openmmlab.to_ours,
+        dropped=openmmlab.dropped,
+    ),
     Form(
         name="gpvit_official",
         title=gpvit_official.TITLE,
@@ -63,13 +71,6 @@ FORMS = (
         to_ours=gpvit_official.to_ours,
     ),
     Form(name="timm", title=timm.TITLE, marks=("stem.down.reduction.weight",), to_ours=timm.to_ours),
-    Form(
-        name="mm",
-        title=openmmlab.TITLE,
-        marks=("backbone.patch_embed.conv_down.reduction.weight",),
-        to_ours=openmmlab.to_ours,
-        dropped=openmmlab.dropped,
-    ),
 )
 
 
@@ -91,10 +92,15 @@ def detect_form(names: Iterable[str]) -> Form:
 
 
 def infer_model(state: State) -> str | None:
-    """The model whose sizes a state dict in our form has; None where there is no such model.
+    """The model whose sizes and head a state dict in our form has; None where there is no such model.
 
     Of models that differ in their windows only, the one with the state dict's windows is meant, else the first.
     """
+    backbone = _infer_backbone(state)
+    return None if backbone is None else full_name(backbone, head_of(state))
+
+
+def _infer_backbone(state: State) -> str | None:
     if POSITIONS in state:
         return next((name for name, config in GPVIT.items() if config.width == state[POSITIONS].shape[-1]), None)
     sizes = _sizes(state)
@@ -112,10 +118,10 @@ def infer_spec(state: State, model: str | None = None) -> ModelSpec:
     model = model or infer_model(state)
     if model is None:
         raise ValueError(f"no model has the sizes of these {len(state)} entries; name the model they belong to")
-    stem = stem_of(state)
+    stem, head = stem_of(state), head_of(state)
     return ModelSpec(
         model=model,
-        num_classes=state[HEAD].shape[0] if HEAD in state else 1000,
+        num_classes=head.num_classes(state) if head else 1000,
         in_channels=state[stem].shape[1] if stem else 3,
         window=_chosen_window(state, model),
     )
@@ -138,11 +144,16 @@ def window_of(rows: int) -> int:
 
 
 def _chosen_window(state: State, model: str) -> Window | None:
-    """The windows where they are not the variant's own."""
+    """The windows where they are not those that the model has by itself."""
     found = windows(state)
-    if len(found) != 4 or (model in GCVIT and found == GCVIT[model].window):
+    backbone, head = split_name(model)
+    if len(found) != 4 or (backbone in GCVIT and found == _own_window(backbone, head)):
         return None
     return found[0], found[1], found[2], found[3]
+
+
+def _own_window(backbone: str, head: str | None) -> Window:
+    return DETECTION_WINDOW if head is not None and HEADS[head] == "detect" else GCVIT[backbone].window
 
 
 def _sizes_of(config: GCViTConfig) -> tuple[Any, ...]:

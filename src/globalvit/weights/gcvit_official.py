@@ -24,7 +24,7 @@ _DOWNSAMPLE: list[Pair] = [
 ]
 _BLOCK = "levels.{n}.blocks.{n}."
 _OUR_BLOCK = "backbone.stages.{n}.blocks.{n}."
-# What the backbones of segmenters and detectors have: a norm for every output, neither the one of the last map nor a head.
+# The backbones of segmenters and detectors: a norm for every output, no norm of the last map alone, no head.
 EVERY_NORM_BACKBONE: list[Pair] = [
     ("patch_embed.proj.{part}", "backbone.stem.conv.{part}"),
     *nest("patch_embed.conv_down.", "backbone.stem.downsample.", _DOWNSAMPLE),

@@ -4,6 +4,7 @@ Everything outside `backbone.` belongs to the head. No torch here: entries are a
 another line of `HEADS`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 State = Mapping[str, Any]
 BACKBONE = "backbone."
 CLASSIFIER = "classifier"
+CLASSIFIER_WEIGHT = "head.linear.weight"
+RETINANET_ANCHORS = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,35 +23,54 @@ class Head:
     Attributes:
         name: as in a model's name; `classifier` where that has none.
         mark: an entry that every model with this head has, and none with another.
-        num_classes: the number of classes, from the shapes of the entries.
-        class_wise: beginnings of the entries that another number of classes leaves fresh.
+        outputs: the entry whose rows are the outputs for the classes.
+        class_wise: a pattern of what the entries begin with that another number of classes leaves fresh.
+        rows_to_classes: from the rows of `outputs` to the number of classes.
     """
 
     name: str
     mark: str
-    num_classes: Callable[[State], int]
-    class_wise: tuple[str, ...]
+    outputs: str
+    class_wise: str
+    rows_to_classes: Callable[[int], int] = int
 
+    def num_classes(self, state: State) -> int:
+        """The classes of a state dict with this head."""
+        return self.rows_to_classes(state[self.outputs].shape[0])
 
-def _rows(name: str) -> Callable[[State], int]:
-    return lambda state: state[name].shape[0]
+    def is_class_wise(self, name: str) -> bool:
+        """Whether another number of classes leaves an entry fresh."""
+        return re.match(self.class_wise, name) is not None
 
 
 def _segmenter(name: str, mark: str) -> Head:
+    return Head(name=name, mark=mark, outputs="head.classifier.weight", class_wise=r"(auxiliary_)?head\.classifier\.")
+
+
+def _two_stage(name: str, outputs: str) -> Head:
+    # The last row is the background's.
     return Head(
         name=name,
-        mark=mark,
-        num_classes=_rows("head.classifier.weight"),
-        class_wise=("head.classifier.", "auxiliary_head.classifier."),
+        mark=outputs,
+        outputs=outputs,
+        class_wise=r"roi\.(box|mask)_heads?\.(\d+\.)?(logits|deltas)\.",
+        rows_to_classes=lambda rows: rows - 1,
     )
 
 
 HEADS = (
-    Head(
-        name=CLASSIFIER, mark="head.linear.weight", num_classes=_rows("head.linear.weight"), class_wise=("head.",)
-    ),
+    Head(name=CLASSIFIER, mark=CLASSIFIER_WEIGHT, outputs=CLASSIFIER_WEIGHT, class_wise=r"head\."),
     _segmenter("upernet", "head.pyramid.merge.conv.weight"),
     _segmenter("segformer", "head.fusion.conv.weight"),
+    _two_stage("mask_rcnn", "roi.box_head.logits.weight"),
+    _two_stage("cascade_mask_rcnn", "roi.box_heads.0.logits.weight"),
+    Head(
+        name="retinanet",
+        mark="dense.logits.weight",
+        outputs="dense.logits.weight",
+        class_wise=r"dense\.logits\.",
+        rows_to_classes=lambda rows: rows // RETINANET_ANCHORS,
+    ),
 )
 
 

@@ -24,6 +24,7 @@ from globalvit.weights.catalog import (
 )
 from globalvit.weights.download import download
 from globalvit.weights.forms import Form, detect_form, infer_model, infer_spec
+from globalvit.weights.heads import BACKBONE
 from globalvit.weights.names import MOST_SHOWN
 from globalvit.weights.read import METADATA_KEY, Opened, open_weights, read_metadata, unwrap
 from globalvit.weights.report import LoadReport
@@ -49,7 +50,6 @@ __all__ = [
 Source = str | PathLike[str] | Mapping[str, Any] | WeightRecord
 MODEL_FILE, EMA_FILE = "model.safetensors", "ema.safetensors"
 CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
-BACKBONE = "backbone."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class Weights:
     """Weights in our names, and where they are from.
 
     Attributes:
-        state: our names, with `backbone.` and `head.`, → tensors.
+        state: our names, the backbone's under `backbone.`, → tensors.
         form: whose names they had.
         opened: as they were in the file.
         source: the file, in words.
@@ -120,11 +120,12 @@ def read_weights(source: Source, *, model: str | None = None, use_ema: bool = Tr
 def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> LoadReport:
     """Load weights into a task or a backbone; nothing is changed unless everything fits.
 
-    Another number of classes leaves the head fresh; other windows, other input channels and the detection form are
-    adapted to; anything else that differs is an error.
+    Weights of another task give their backbone and leave the head fresh; another number of classes leaves a
+    classifier's head fresh and the last layers of other heads; other windows, other input channels and the backbone's
+    form are adapted to; anything else that differs is an error.
 
     Args:
-        model: a task (names `backbone.*`, `head.*`) or a backbone.
+        model: a task (names `backbone.*` and those of its head) or a backbone.
         source: as in `read_weights`.
         use_ema: take the averaged weights where a checkpoint has both.
 
@@ -159,7 +160,8 @@ def require_match(
         return
     shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
     holds = infer_model(state)
-    remedy = f"; it holds {holds}, so create that model" if holds not in (None, model) else ""
+    is_other = holds is not None and (model is None or split_name(holds)[0] != split_name(model)[0])
+    remedy = f"; it holds {holds}, so create that model" if is_other else ""
     raise ValueError(
         f"{source} is a checkpoint of another model than {model or 'this one'}: {len(differing)} "
         f"{'entry differs' if len(differing) == 1 else 'entries differ'}: {shown}{remedy}"
@@ -283,6 +285,7 @@ def _report(weights: Weights, adapted: Adapted, own: Mapping[str, Tensor]) -> Lo
         windows=(forms.windows(weights.state), forms.windows(own)),
         input_channels=adapted.input_channels,
         classes=adapted.classes,
+        heads=adapted.heads,
         fresh=tuple(adapted.fresh),
         dropped=(*weights.dropped, *adapted.dropped),
     )

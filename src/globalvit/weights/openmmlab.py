@@ -1,33 +1,33 @@
 """Segmenters and detectors in the style of OpenMMLab ↔ ours.
 
 Pure dict → dict on anything with `shape` and `reshape`. The backbone is in its authors' form under `backbone.`: GPViT's
-as released, GC ViT's in the detection form. A table for each kind of head stands in a file of its own; to add one is to
-add its pairs to `PAIRS` and its marks to `MARKS`.
+as released, GC ViT's in the detection form. The tables of the other parts stand in files of their own.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from globalvit.weights import gcvit_official, gpvit_official, openmmlab_segment
+from globalvit.weights import gcvit_official, gpvit_official, openmmlab_detect, openmmlab_segment
 from globalvit.weights.names import Pair, nest, rename_all, renamer, swap
 
 TITLE = "the form of OpenMMLab"
-# Parts without a table, which are left out by name.
-OTHER_PARTS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.")
 # Entries of which every such checkpoint has one; GPViT's classifiers have none of them.
-MARKS = ("backbone.patch_embed.conv_down.reduction.weight", *openmmlab_segment.MARKS)
+MARKS = (
+    "backbone.patch_embed.conv_down.reduction.weight",
+    "decode_head.conv_seg.weight",
+    "rpn_head.rpn_cls.weight",
+    "bbox_head.retina_cls.weight",
+)
 PAIRS: list[Pair] = [
     *nest("backbone.", "", gcvit_official.EVERY_NORM_BACKBONE),
     *gpvit_official.BACKBONE,
+    *nest("backbone.", "backbone.", openmmlab_detect.ADAPTER),
     *openmmlab_segment.PAIRS,
+    *openmmlab_detect.PARTS,
 ]
 
 _to_ours, _from_ours = renamer(PAIRS), renamer(swap(PAIRS))
-
-
-def dropped(name: str) -> bool:
-    """Whether `to_ours` leaves an entry out: parts without a table, and the index buffers of GC ViT."""
-    return name.startswith(OTHER_PARTS) or gcvit_official.dropped(name)
+dropped = gcvit_official.dropped
 
 
 def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,5 +19,3 @@ PAIRS: list[Pair] = [
     *nest("decode_head.", "head.", [*_CLASSIFIER, *_UPERNET, *_SEGFORMER]),
     *nest("auxiliary_head.", "auxiliary_head.", [*_CLASSIFIER, *nest("convs.0.", "conv.", _CONV)]),
 ]
-# One of these is in every such checkpoint.
-MARKS = ("decode_head.conv_seg.weight",)

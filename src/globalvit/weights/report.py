@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from globalvit.weights.heads import BACKBONE, CLASSIFIER_WEIGHT
+
 Windows = tuple[int, ...]
 
 
@@ -21,7 +23,9 @@ class LoadReport:
         resized_tables: our names of the position tables that were resized.
         windows: the window sides of the source and of the model, stage by stage.
         input_channels: the stem's input channels in the source and in the model where they differ.
-        classes: outputs of the head in the source (None without a head) and in the model where the head is fresh.
+        classes: classes of the source (None without such a head) and of the model, where the head is fresh or its
+            class-wise layers are.
+        heads: names of the source's head and the model's, where they are different ones.
         fresh: our names of the parameters that keep the model's own values, the head's included.
         dropped: the source's names of the entries that were left out.
     """
@@ -35,12 +39,13 @@ class LoadReport:
     windows: tuple[Windows, Windows] = ((), ())
     input_channels: tuple[int, int] | None = None
     classes: tuple[int | None, int] | None = None
+    heads: tuple[str, str] | None = None
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     @property
     def head_is_fresh(self) -> bool:
-        """Whether the head keeps the model's own values."""
+        """Whether the head, or what of it follows from the classes, keeps the model's own values."""
         return self.classes is not None
 
     def __str__(self) -> str:
@@ -68,11 +73,16 @@ class LoadReport:
         if self.classes is None:
             return ""
         source, model = self.classes
+        if self.heads is not None:
+            return "The head is fresh: that of the weights is {}, that of the model {}.".format(*self.heads)
         has = "have no head" if source is None else f"have {source} classes"
-        return f"The head is fresh: the weights {has}, the model has {model}."
+        parts = [name for name in self.fresh if not name.startswith(BACKBONE)]
+        is_whole = source is None or CLASSIFIER_WEIGHT in parts
+        fresh = "The head is" if is_whole else f"The layers of the classes, {kinds(parts)}, are"
+        return f"{fresh} fresh: the weights {has}, the model has {model}."
 
     def _fresh(self) -> str:
-        others = [name for name in self.fresh if not name.startswith("head.")]
+        others = [name for name in self.fresh if name.startswith(BACKBONE)]
         return f"{len(others)} other parameters are fresh: {kinds(others)}." if others else ""
 
     def _dropped(self) -> str:
