@@ -1,5 +1,7 @@
 """Small data folders and sources for the tests of the data room."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,3 +54,24 @@ class Toys:
 def toys():
     """The class `Toys`."""
     return Toys
+
+
+@pytest.fixture
+def make_masks(tmp_path):
+    """Make pictures 24 wide and 20 high, and label pictures of classes 0 … K−1, as many as {split: number} says."""
+
+    def make(splits, classes=3, layout=("images/{}", "annotations/{}"), names=True):
+        root, random = tmp_path / "masks", np.random.default_rng(0)
+        for split, number in splits.items():
+            images, labels = (root / part.format(split) for part in layout)
+            images.mkdir(parents=True)
+            labels.mkdir(parents=True)
+            for index in range(number):
+                values = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(values).save(images / f"{index:03}.jpg")
+                Image.fromarray(random.integers(0, classes, (20, 24), dtype=np.uint8)).save(labels / f"{index:03}.png")
+        if names:
+            (root / "classes.json").write_text(json.dumps([f"class {number}" for number in range(classes)]))
+        return root
+
+    return make

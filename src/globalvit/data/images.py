@@ -5,10 +5,11 @@ Decided here: the content counts, not the extension; grey, palette and CMYK beco
 """
 
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -35,6 +36,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+T = TypeVar("T")
+
 
 class UnreadableImage(ValueError):  # noqa: N818 (it says what is there)
     """A file that is no readable picture; training and evaluation skip and count it."""
@@ -42,6 +45,10 @@ class UnreadableImage(ValueError):  # noqa: N818 (it says what is there)
 
 class OversizedImage(ValueError):  # noqa: N818
     """A picture of more than 179 megapixels; it is never skipped, since it would be lost or exhaust the memory."""
+
+
+class WrongLabels(ValueError):  # noqa: N818
+    """Labels that cannot belong to their picture; never skipped, since those of the whole set may be wrong."""
 
 
 def read_image(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> Image.Image:
@@ -56,11 +63,25 @@ def read_image(source: str | PathLike[str] | bytes | BinaryIO, name: str | None 
         UnreadableImage: empty, truncated, damaged, or in a format that is not read.
         OversizedImage: more than 179 megapixels.
     """
+    return decode_image(source, to_rgb, name)
+
+
+def decode_image(
+    source: str | PathLike[str] | bytes | BinaryIO,
+    convert: Callable[[Image.Image], T],
+    name: str | None = None,
+    formats: tuple[str, ...] = FORMATS,
+) -> T:
+    """Open a picture in one of `formats` and hand it to `convert`; the rest is as in `read_image`.
+
+    Raises:
+        WrongLabels: `convert` says so.
+    """
     if isinstance(source, (str, PathLike)):
         with Path(source).open("rb") as stream:
-            return _read_stream(stream, name or str(source))
+            return _decode_stream(stream, name or str(source), convert, formats)
     stream = BytesIO(source) if isinstance(source, bytes) else source
-    return _read_stream(stream, name or "the picture")
+    return _decode_stream(stream, name or "the picture", convert, formats)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -80,26 +101,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _read_stream(stream: BinaryIO, name: str) -> Image.Image:
+def _decode_stream(stream: BinaryIO, name: str, convert: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
     """Decode a stream; Pillow's warnings of odd metadata are not for the user, who gets the picture or an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decode(stream, name)
-        except (OversizedImage, MemoryError):
+            with Image.open(stream, formats=formats) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise _oversized(name)
+                return convert(image)
+        except (OversizedImage, WrongLabels, MemoryError):
             raise
         except Image.DecompressionBombError:
             raise _oversized(name) from None
         except Exception as error:
             # Decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, zlib.error …
-            raise UnreadableImage(f"{name} cannot be read as a picture: {_reason(error, stream)}") from error
-
-
-def _decode(stream: BinaryIO, name: str) -> Image.Image:
-    with Image.open(stream, formats=FORMATS) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise _oversized(name)
-        return to_rgb(image)
+            reason = _reason(error, stream, formats)
+            raise UnreadableImage(f"{name} cannot be read as a picture: {reason}") from error
 
 
 def _oversized(name: str) -> OversizedImage:
@@ -108,10 +126,10 @@ def _oversized(name: str) -> OversizedImage:
     )
 
 
-def _reason(error: Exception, stream: BinaryIO) -> str:
+def _reason(error: Exception, stream: BinaryIO, formats: tuple[str, ...]) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         stream.seek(0)
-        return f"it is none of {', '.join(FORMATS)}" if stream.read(1) else "the file is empty"
+        return f"it is none of {', '.join(formats)}" if stream.read(1) else "the file is empty"
     return " ".join(str(error).split()) or type(error).__name__
 
 

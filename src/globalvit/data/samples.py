@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from globalvit.data.image_folder import Source
-from globalvit.data.images import OversizedImage, UnreadableImage
+from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels
 from globalvit.data.plans import Request
 from globalvit.data.skipped import TooManyUnreadableError, most_unreadable
 
@@ -19,7 +19,7 @@ Batch = dict[str, Any]
 Skipped = list[tuple[str, str]]
 # What no other picture can stand in for. Loader processes send these instead of a batch, to be raised with their own
 # text; any other error is a mistake of ours and comes with its traceback.
-FATAL = (OversizedImage, TooManyUnreadableError, MemoryError)
+FATAL = (OversizedImage, WrongLabels, TooManyUnreadableError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from globalvit.data.digits import VALIDATION_NAMES
 from globalvit.data.instances import Instances, RunLengths
+from globalvit.data.palette import default_palette
 
 BUILT_IN = "shapes"
 KINDS = ("circle", "square", "triangle")
@@ -132,6 +133,11 @@ class SegmentShapes(_Shapes):
     """Pictures with a label for each pixel."""
 
     classes = (BACKGROUND, *KINDS)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """A colour for each class, uint8 (K, 3)."""
+        return default_palette(len(self.classes))
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Picture `index` as RGB, and its labels, uint8 (H, W)."""

@@ -1,0 +1,163 @@
+"""Label pictures: PNG files in which every pixel says its class.
+
+Decided here: grey and palette files hold class numbers, of 1 to 16 bits; in files with colours each pixel is looked up
+in the table of the classes' colours. 255 is `IGNORE`. A file that cannot be decoded is an unreadable picture; labels
+that no class has are an error that names the file.
+
+Legend: `K` classes · `H W` pixels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from globalvit.data.images import WrongLabels, decode_image, read_image
+
+IGNORE = 255
+MOST_CLASSES = 255
+# What Pillow multiplies grey values of fewer than 8 bits by.
+_SCALED = {2: 85, 4: 17}
+_GREY = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelReader:
+    """Reads label pictures as uint8 (H, W), 0 … K−1 or `IGNORE`.
+
+    Args:
+        total: number of classes K, at most 255.
+        reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
+        colours: of the classes, RGB, for files with colours; `reduce_zero_label` does not apply to these.
+
+    Raises:
+        ValueError: no classes, too many, or other colours than classes.
+    """
+
+    total: int
+    reduce_zero_label: bool = False
+    colours: tuple[tuple[int, int, int], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.total <= MOST_CLASSES:
+            raise ValueError(f"{self.total} classes: expected 1 to {MOST_CLASSES}, since {IGNORE} is to be ignored")
+        if self.colours is not None and len(set(self.colours)) != self.total:
+            raise ValueError(
+                f"{len(set(self.colours))} different colours for {self.total} classes; give each class its own"
+            )
+
+    def read(self, data: bytes, name: str) -> np.ndarray:
+        """The labels in a file's bytes; `name` is what errors call it.
+
+        Raises:
+            UnreadableImage: not a PNG file, truncated, or damaged.
+            WrongLabels: a label that no class has, or colours without a table.
+        """
+        return decode_image(data, lambda image: self._labels(image, data, name), name, ("PNG",))
+
+    def _labels(self, image: Image.Image, data: bytes, name: str) -> np.ndarray:
+        image.load()
+        if image.mode in ("RGB", "RGBA"):
+            return self._by_colour(np.asarray(image.convert("RGB")), name)
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            raise WrongLabels(f"{name} has mode {image.mode}; expected a grey or palette PNG of class numbers")
+        values_HW = np.asarray(image)
+        if image.mode == "L":
+            values_HW = values_HW // _grey_scale(data)
+        return self._by_number(values_HW, name)
+
+    def _by_number(self, values_HW: np.ndarray, name: str) -> np.ndarray:
+        values_HW = values_HW.astype(np.uint8) if values_HW.dtype == bool else values_HW
+        highest = int(values_HW.max())
+        if highest <= IGNORE and not self._is_refused[np.bincount(values_HW.ravel(), minlength=256) > 0].any():
+            return self._table[values_HW]
+        first = self.total + self.reduce_zero_label
+        bad = int(values_HW[(values_HW >= first) & (values_HW != IGNORE)][0])
+        raise WrongLabels(self._wrong_number(bad, name))
+
+    def _wrong_number(self, value: int, name: str) -> str:
+        shifted = ", less 1 by reduce_zero_label," if self.reduce_zero_label else ""
+        hint = " Labels that count from 1 need reduce_zero_label." if value == self.total else ""
+        return (
+            f"{name} has label {value}{shifted} but there are {self.total} classes, 0 … {self.total - 1}, and {IGNORE} "
+            f"for pixels to ignore; mend the file or the list of classes.{hint}"
+        )
+
+    def _by_colour(self, pixels_HWC: np.ndarray, name: str) -> np.ndarray:
+        if self.colours is None:
+            raise WrongLabels(
+                f"{name} holds colours, not class numbers; give each class its colour in classes.json, as in "
+                '[{"name": "sky", "color": [70, 130, 180]}], or save it as a grey or palette PNG'
+            )
+        packed_HW = _packed(pixels_HWC)
+        places = np.searchsorted(self._sorted_colours, packed_HW).clip(max=self.total - 1)
+        is_strange = self._sorted_colours[places] != packed_HW
+        if is_strange.any():
+            row, column = (int(found[0]) for found in np.nonzero(is_strange))
+            red, green, blue = pixels_HWC[row, column].tolist()
+            raise WrongLabels(
+                f"{name} has the colour {red},{green},{blue} at {column},{row}, which no class has; add it to "
+                "classes.json or mend the file (colours must not be blended at edges)"
+            )
+        return self._colour_order[places].astype(np.uint8)
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """From what a file says to the label."""
+        table = np.arange(256, dtype=np.int16) - self.reduce_zero_label
+        table[IGNORE] = IGNORE
+        return np.where(table < 0, IGNORE, table).astype(np.uint8)
+
+    @cached_property
+    def _is_refused(self) -> np.ndarray:
+        return (self._table >= self.total) & (self._table != IGNORE)
+
+    @cached_property
+    def _colour_order(self) -> np.ndarray:
+        return np.argsort(_packed(np.array(self.colours)))
+
+    @cached_property
+    def _sorted_colours(self) -> np.ndarray:
+        return _packed(np.array(self.colours))[self._colour_order]
+
+
+def read_labelled(
+    data: bytes,
+    label_data: bytes,
+    reader: LabelReader,
+    name: str,
+    label_name: str,
+    decode: Callable[[bytes, str], Image.Image] = read_image,
+) -> tuple[Image.Image, np.ndarray]:
+    """A picture as upright RGB and its labels, from the bytes of both files.
+
+    Raises:
+        UnreadableImage: one of them cannot be decoded.
+        OversizedImage: one of them has more than 179 megapixels.
+        WrongLabels: what `LabelReader.read` refuses, or the sizes differ.
+    """
+    image, labels_HW = decode(data, name), reader.read(label_data, label_name)
+    height, width = labels_HW.shape
+    if (width, height) != image.size:
+        turned = ""
+        if (width, height) == decode_image(data, lambda stored: stored.size, name):
+            turned = "; EXIF turns the picture, so turn the labels too"
+        raise WrongLabels(
+            f"{label_name} is {width}×{height}, but its picture {name} is {image.width}×{image.height}: every pixel "
+            f"needs one label{turned}"
+        )
+    return image, labels_HW
+
+
+def _grey_scale(data: bytes) -> int:
+    """What the grey values of a PNG file were multiplied by when it was opened."""
+    depth, colour_type = data[24], data[25]
+    return _SCALED.get(depth, 1) if colour_type == _GREY else 1
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    """RGB in the last axis as one number each."""
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    return red << 16 | green << 8 | blue

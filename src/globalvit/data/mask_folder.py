@@ -1,0 +1,263 @@
+"""Pictures with a label for each pixel, in folders, in an LMDB database, or built in.
+
+    DATA_DIR/images/{training,validation}   DATA_DIR/annotations/{training,validation}    as ADE20K has it
+    DATA_DIR/{train,val}/images             DATA_DIR/{train,val}/masks
+
+Either goes with `train` and `val` or `training` and `validation`. A label picture is the PNG file of its picture's
+stem. Pictures are turned upright by EXIF, so labels must be drawn for the upright picture.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from globalvit.data import shapes
+from globalvit.data.class_table import ClassTable, resolve_classes
+from globalvit.data.image_folder import is_built_in, list_pictures, listed, split_folders
+from globalvit.data.label_images import LabelReader, read_labelled
+from globalvit.data.names import Names
+from globalvit.data.palette import default_palette
+from globalvit.data.shapes import SegmentShapes
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "test")}
+# Where pictures and label pictures lie.
+LAYOUTS = (("images/{}", "annotations/{}"), ("{}/images", "{}/masks"), ("{}/images", "{}/annotations"))
+LABEL_SUFFIX = ".png"
+
+
+class MaskSource(Protocol):
+    """Pictures with labels by position 0 … len − 1; picklable, so that loader processes can hold it."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels 0 … K−1."""
+        ...
+
+    @property
+    def palette(self) -> np.ndarray:
+        """A colour for each class, uint8 (K, 3)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What to call picture `index` in messages: its path where it has one."""
+        ...
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Picture `index` as RGB, and its labels, uint8 (H, W), 0 … K−1 or 255.
+
+        Raises:
+            UnreadableImage, OversizedImage, WrongLabels, OSError: see `read_labelled`.
+        """
+        ...
+
+
+class Folders(NamedTuple):
+    """The folders of one split: pictures, and label pictures."""
+
+    images: Path
+    labels: Path
+
+
+class MaskFolder:
+    """One split of a folder of pictures and label pictures.
+
+    Hidden files and files that do not end as pictures do are left out; the latter are counted in `other_files`, label
+    pictures without a picture in `unused_labels`.
+
+    Args:
+        folders: where they lie.
+        table: names and colours of the classes.
+        reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
+
+    Raises:
+        ValueError: no pictures, pictures without labels, or two pictures of one stem.
+    """
+
+    def __init__(self, folders: Folders, table: ClassTable, *, reduce_zero_label: bool = False) -> None:
+        self.folders = folders
+        self.classes, self.palette = table.names, palette_of(table)
+        self.reader = reader_of(table, reduce_zero_label)
+        listing = MaskListing(folders)
+        listing.check()
+        self.other_files, self.unused_labels = listing.other_files, len(listing.unused)
+        if self.unused_labels:
+            logger.warning("%s: %d label pictures have no picture", folders.labels, self.unused_labels)
+        self._names = Names(listing.pictures)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """The path of picture `index`."""
+        return str(self.folders.images / self._names[index])
+
+    def label_name(self, index: int) -> str:
+        """The path of the label picture of picture `index`."""
+        return str(self.folders.labels / label_file(self._names[index]))
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Picture `index` as RGB, and its labels; raises what `read_labelled` raises, or OSError."""
+        name, label_name = self.name(index), self.label_name(index)
+        return read_labelled(Path(name).read_bytes(), Path(label_name).read_bytes(), self.reader, name, label_name)
+
+
+class MaskListing:
+    """What lies in the folders of one split; nothing is opened.
+
+    Attributes:
+        pictures: paths of the pictures below their folder, sorted.
+        without: those that have no label picture.
+        unused: label pictures below their folder that have no picture.
+        doubled: stems, below the folder, that several pictures have.
+        other_files: files that are no pictures.
+    """
+
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+        self.pictures, self.other_files = list_pictures(folders.images, "")
+        labels = {name for name in list_pictures(folders.labels, "")[0] if name.endswith(LABEL_SUFFIX)}
+        wanted = [label_file(name) for name in self.pictures]
+        self.without = [name for name, label in zip(self.pictures, wanted, strict=True) if label not in labels]
+        self.unused = sorted(labels.difference(wanted))
+        self.doubled = _repeated(wanted)
+
+    def check(self) -> None:
+        """Refuse what cannot be trained on.
+
+        Raises:
+            ValueError: no pictures, pictures without labels, or two pictures of one stem.
+        """
+        images, labels = self.folders
+        if not self.pictures:
+            raise ValueError(f"no pictures in {images}; expected {images}/NAME.jpg and {labels}/NAME.png")
+        if self.without:
+            raise ValueError(
+                f"{len(self.without)} of {len(self.pictures)} pictures in {images} have no label picture in {labels}: "
+                f"{listed(self.without)}; expected NAME.png for each NAME.jpg, so add them or remove the pictures"
+            )
+        if self.doubled:
+            raise ValueError(
+                f"several pictures in {images} share the label picture {listed(self.doubled)}; rename all but one"
+            )
+
+
+def open_masks(
+    data_dir: str | PathLike[str],
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    reduce_zero_label: bool = False,
+    class_file: str | None = None,
+) -> MaskSource:
+    """Open one split of a data set for segmentation.
+
+    Args:
+        data_dir: a folder as described above, a folder with an LMDB database for each split, or `shapes`.
+        split: `train` and `val` also stand for `training` and `validation`.
+        classes: the classes expected, such as those of the training split.
+        num_classes: how many are expected; where nothing names them, the classes are called by their numbers.
+        reduce_zero_label: 0 in the files is to be ignored, and every other label is one less than they say.
+        class_file: names and perhaps colours of the classes, if not in `data_dir`; or `ade20k` for its 150.
+
+    Raises:
+        FileNotFoundError: no such folder; the text says which there are.
+        ValueError: what `MaskFolder` and `resolve_classes` refuse, or a database that is not complete.
+    """
+    if is_built_in(data_dir, shapes.BUILT_IN):
+        return _open_shapes(split, classes, num_classes, reduce_zero_label)
+    root = Path(data_dir)
+    split_folders(root)
+    table = resolve_classes(root, classes=classes, num_classes=num_classes, class_file=class_file)
+    return MaskFolder(find_folders(root, split), table, reduce_zero_label=reduce_zero_label)
+
+
+def find_folders(data_dir: Path, split: str) -> Folders:
+    """The folders of one split.
+
+    Raises:
+        FileNotFoundError: there are none; the text says what was expected.
+    """
+    for name in SPLIT_NAMES.get(split, (split,)):
+        for folders in _layouts(data_dir, name):
+            if folders.images.is_dir() and folders.labels.is_dir():
+                if name != split:
+                    logger.info("the split %r of %s is taken from %r", split, data_dir, name)
+                return folders
+    half = next((found for found in _layouts(data_dir, split) if found.images.is_dir()), None)
+    if half:
+        raise FileNotFoundError(f"no folder {half.labels} of label pictures beside {half.images}; add it")
+    raise FileNotFoundError(
+        f"no split {split!r} in {data_dir}; it holds {listed(find_splits(data_dir)) or 'none'}. Expected "
+        f"{data_dir}/images/{split} and {data_dir}/annotations/{split}; other names of the splits are given by "
+        "--train-split and --val-split"
+    )
+
+
+def find_splits(data_dir: Path) -> list[str]:
+    """Names of the splits in a folder of pictures and label pictures.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+    """
+    names = split_folders(data_dir)
+    inner = split_folders(data_dir / "images") if "images" in names else []
+    candidates = dict.fromkeys([*inner, *names])
+    return [
+        name
+        for name in candidates
+        if any(images.is_dir() and labels.is_dir() for images, labels in _layouts(data_dir, name))
+    ]
+
+
+def label_file(picture: str) -> str:
+    """The label picture of a picture, both below their folders."""
+    return os.path.splitext(picture)[0] + LABEL_SUFFIX  # noqa: PTH122 (a million)
+
+
+def reader_of(table: ClassTable, reduce_zero_label: bool) -> LabelReader:
+    """What reads the label pictures of these classes."""
+    return LabelReader(total=len(table.names), reduce_zero_label=reduce_zero_label, colours=table.colours)
+
+
+def palette_of(table: ClassTable) -> np.ndarray:
+    """The classes' own colours, or the default ones: uint8 (K, 3)."""
+    return default_palette(len(table.names)) if table.colours is None else np.array(table.colours, np.uint8)
+
+
+def _layouts(data_dir: Path, split: str) -> Iterator[Folders]:
+    for images, labels in LAYOUTS:
+        yield Folders(data_dir / images.format(split), data_dir / labels.format(split))
+
+
+def _open_shapes(
+    split: str, classes: Sequence[str] | None, num_classes: int | None, reduce_zero_label: bool
+) -> SegmentShapes:
+    source = SegmentShapes(split)
+    if reduce_zero_label:
+        raise ValueError("the built-in shapes have the background as class 0; leave reduce_zero_label off")
+    is_other = classes is not None and tuple(classes) != source.classes
+    if is_other or num_classes not in (None, len(source.classes)):
+        raise ValueError(
+            f"the built-in shapes have {len(source.classes)} classes, {', '.join(source.classes)}, and not the "
+            f"{num_classes if classes is None else len(classes)} expected"
+        )
+    return source
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    repeated: set[str] = set()
+    for name in names:
+        (repeated if name in seen else seen).add(name)
+    return sorted(repeated)
