@@ -307,13 +307,20 @@ def save_weights(model: Task, path: str | PathLike[str]) -> None:
     load.save_weights(path, model, model.spec, model.classes, model.preprocessing)
 
 
-def preprocessing(name: str, weights: str | None = None) -> Preprocessing:
+def preprocessing(
+    name: str, weights: str | None = None, *, image_size: int | tuple[int, int] | None = None
+) -> Preprocessing:
     """The evaluation transform of a model's weights: from a PIL image to a float tensor (3, H, W).
+
+    Args:
+        name: one of `list_models`, or an alias.
+        weights: a name of the catalogue; the model's first ones unless given.
+        image_size: as in `create_model`.
 
     Raises:
         ValueError: the model or the weights' name is not known.
     """
-    spec = ModelSpec(model=resolve_name(name))
+    spec = ModelSpec(model=resolve_name(name), image_size=None if image_size is None else as_size(image_size))
     return _preprocessing(spec, catalog.find(spec.backbone, weights) if weights else None)
 
 

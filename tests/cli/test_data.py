@@ -91,7 +91,7 @@ def test_wrong_use_of_preview_is_one_line(capsys):
     assert main(["data", "preview", "--data-dir", "digits", "--images", "0"]) == 2
     assert "--images 0 must be 1 or more, --epoch 0 0 or more" in capsys.readouterr().err
     assert main(["data", "preview"]) == 2
-    assert "globalvit data preview needs --data-dir FOLDER, with train/CLASS/ in it" in capsys.readouterr().err
+    assert "globalvit data preview needs --data-dir FOLDER with train/CLASS/ and val/CLASS/" in capsys.readouterr().err
     assert main(["data", "preview", "--augment", "3"]) == 2
     assert "unknown option --augment" in capsys.readouterr().err
     assert main(["data", "prevew"]) == 2

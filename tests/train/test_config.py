@@ -243,3 +243,13 @@ def test_a_resumed_run_spreads_its_batch_over_other_processes():
 
 def test_the_yaml_of_a_config_has_every_field_in_order():
     assert list(yaml.safe_load(to_yaml(TrainConfig()))) == list(TrainConfig.__dataclass_fields__)
+
+
+def test_naming_epochs_ends_the_counting_in_steps(tmp_path):
+    (tmp_path / "steps.yaml").write_text("steps: 1000\nwarmup_steps: 100\nval_steps: 50\n")
+    shorter = load_config(tmp_path / "steps.yaml", {"steps": 20})
+    assert (shorter.steps, shorter.warmup_steps, shorter.val_steps) == (20, 2, 50)
+    in_epochs = load_config(tmp_path / "steps.yaml", {"epochs": 9})
+    assert (in_epochs.epochs, in_epochs.steps, in_epochs.warmup_steps, in_epochs.val_steps) == (9, None, None, None)
+    with pytest.raises(ValueError, match="warmup_steps=20 must be less than steps=20"):
+        load_config(tmp_path / "steps.yaml", {"steps": 20, "warmup_steps": 20})

@@ -107,6 +107,13 @@ def test_image_sizes_progress_in_equal_shares(config, monkeypatch):
     assert sizes == [32] * 6 + [48] * 6
 
 
+def test_a_run_may_be_counted_in_steps(config, metrics):
+    folder = train(config(steps=7, warmup_steps=2, val_steps=3))
+    assert [record["step"] for record in metrics(folder, "evaluate")] == [3, 6, 7]
+    assert max(record["step"] for record in metrics(folder, "train")) == 7
+    assert json.loads((folder / "summary.json").read_text())["steps_done"] == 7
+
+
 def test_evaluation_and_checkpoints_come_at_their_intervals(config, metrics):
     folder = train(config(epochs=5, val_interval=2, checkpoint_interval=3, checkpoint_every=7, checkpoint_hist=9))
     assert [record["step"] for record in metrics(folder, "evaluate")] == [12, 24, 30]

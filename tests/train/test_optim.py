@@ -129,3 +129,22 @@ def test_the_gradient_norm_is_over_all_parameters():
     ]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
     assert float(gradient_norm(parameters)) == pytest.approx(5.0)
+
+
+def test_a_schedule_may_be_counted_in_steps(task):
+    config = TrainConfig(steps=20, warmup_steps=5, sched="poly", decay_rate=1.0, lr=1.0, warmup_lr=0.5, min_lr=0.0)
+    schedule = Schedule(create_optimizer(task, config), config, steps_per_epoch=7)
+    rates = [schedule.set_lr(step) for step in range(20)]
+    assert rates == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9] + [1 - step / 20 for step in range(5, 20)])
+
+
+def test_a_schedule_may_fall_at_milestones(task):
+    config = TrainConfig(epochs=12, warmup_steps=2, sched="multistep", lr=1.0, warmup_lr=0.0)
+    schedule = Schedule(create_optimizer(task, config), config, steps_per_epoch=5)
+    rates = [schedule.set_lr(step) for step in (0, 1, 2, 39, 40, 54, 55, 59)]
+    assert rates == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_head_may_learn_faster(task):
+    groups = parameter_groups(task, 0.05, head_lr_scale=10.0)
+    assert names_of(task, groups, lr_scale=10.0) == {"head.linear.weight", "head.linear.bias"}

@@ -10,9 +10,9 @@ from globalvit.atomic import replace_with
 from globalvit.cli import data_lmdb, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
 from globalvit.cli.progress import Progress
-from globalvit.data.imagenet import readable
-from globalvit.train.config import DEFAULT_RECIPE, TrainConfig, load_config
-from globalvit.train.fields import AUGMENTATION
+from globalvit.models.variants import ModelSpec
+from globalvit.train.config import TrainConfig, load_config
+from globalvit.train.fields import AUGMENTATION, DETECTION, LAYOUTS, SEGMENTATION
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,7 +28,10 @@ COMMANDS = {
 # Problems of one kind that are printed; --json writes all.
 MOST_PRINTED = 20
 # Settings of training, beside augmentation, that decide about its pictures.
-SHOWN = ("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "mean", "std", "seed")
+SHOWN = (
+    *("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "num_classes"),
+    *("short_side", "long_side", "mean", "std", "seed"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,10 @@ class PreviewOptions:
         ValueError: a number is out of its range.
     """
 
-    config: str = field(default=DEFAULT_RECIPE, metadata={"help": "a shipped recipe or a YAML file"})
+    config: str | None = field(
+        default=None,
+        metadata={"help": "a shipped recipe or a YAML file; fine-tuning for the model's kind of task unless given"},
+    )
     output: Path = field(default=Path("preview.png"), metadata={"help": "PNG file to write"})
     images: int = field(default=32, metadata={"help": "pictures to draw"})
     epoch: int = field(default=0, metadata={"help": "epoch to look at"})
@@ -87,7 +93,8 @@ def run_preview(argv: Sequence[str], prog: str) -> int:
         raise UsageError(str(error)) from error
     config = load_config(options.config, given)
     if config.data_dir is None:
-        raise UsageError(f"{prog} needs --data-dir FOLDER, with train/CLASS/ in it; see {prog} --help")
+        layout = LAYOUTS[ModelSpec(model=config.model).kind]
+        raise UsageError(f"{prog} needs --data-dir FOLDER with {layout}; see {prog} --help")
     sheet = draw(config, options)
     with replace_with(options.output) as temporary:
         sheet.save(temporary, format="PNG")
@@ -99,24 +106,22 @@ def draw(config: TrainConfig, options: PreviewOptions) -> "Image.Image":
     """The first pictures of an epoch, augmented, erased and mixed as the config says."""
     import torch
 
-    from globalvit.data.image_folder import open_split
-    from globalvit.data.preview import sample_sheet
+    from globalvit.train.feed import feed_for
     from globalvit.train.inputs import Inputs, Splits, evaluation_transform
 
-    assert config.data_dir is not None
-    source = open_split(config.data_dir, config.train_split)
+    source = feed_for(config).open_split(config.train_split)
     # An even number, since pictures are mixed in pairs.
     count = min(options.images + options.images % 2, len(source) // 2 * 2) or 1
     config = replace(config, batch_size=count, grad_accum_steps=1, workers=0, channels_last=False)
     inputs = Inputs(config, Splits(source, source), evaluation_transform(config), torch.device("cpu"), 0, 1)
     (batch,) = next(inputs.steps(options.epoch, 0))
-    ready = inputs.ready(batch, options.epoch, options.epoch * inputs.steps_per_epoch)
-    return sample_sheet(ready, readable(source.classes), inputs.transform)
+    return inputs.sheet(inputs.ready(batch, options.epoch, options.epoch * inputs.steps_per_epoch))
 
 
 def _preview_flags() -> type:
     """The preview's own flags, and those settings of training that decide about its pictures."""
-    shown = [item for item in fields(TrainConfig) if item.metadata["group"] == AUGMENTATION or item.name in SHOWN]
+    groups = (AUGMENTATION, SEGMENTATION, DETECTION)
+    shown = [item for item in fields(TrainConfig) if item.metadata["group"] in groups or item.name in SHOWN]
     flags: list[Any] = [(item.name, item.type, field(default=item.default, metadata=item.metadata)) for item in shown]
     return make_dataclass("PreviewFlags", flags, bases=(PreviewOptions,), frozen=True, kw_only=True)
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from globalvit.cli.options import UsageError, parse_flags
+from globalvit.models.variants import ModelSpec
 from globalvit.train.config import (
     AUTO,
-    DEFAULT_RECIPE,
     TrainConfig,
     available_recipes,
     load_config,
     recipe_name,
     to_yaml,
 )
+from globalvit.train.fields import LAYOUTS
 
 SUMMARY = "Train or fine-tune a model on labelled pictures"
 DESCRIPTION = (
@@ -22,11 +23,14 @@ DESCRIPTION = (
 )
 
 
+CONFIG_HELP = "a shipped recipe or a YAML file; fine-tuning for the model's kind of task unless given"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainConfig):
     """The flags of `globalvit train`: every setting of a run, and where they come from."""
 
-    config: str = field(default=DEFAULT_RECIPE, metadata={"help": "a shipped recipe or a YAML file", "group": "recipe"})
+    config: str | None = field(default=None, metadata={"help": CONFIG_HELP, "group": "recipe"})
     print_config: bool = field(
         default=False, metadata={"help": "print the settings as YAML and do nothing else", "group": "recipe"}
     )
@@ -44,11 +48,12 @@ def run(argv: list[str], prog: str) -> int:
         sys.stdout.write(to_yaml(config))
         return 0
     if config.data_dir is None:
-        raise UsageError(f"{prog} needs --data-dir FOLDER, with train/CLASS/ and val/CLASS/ in it; see {prog} --help")
+        layout = LAYOUTS[ModelSpec(model=config.model).kind]
+        raise UsageError(f"{prog} needs --data-dir FOLDER with {layout}; see {prog} --help")
     # Not at the top: PyTorch takes seconds, and --help needs none of it.
     from globalvit.train.loop import train
 
-    train(config, recipe_name(source))
+    train(config, recipe_name(source, config.model))
     return 0
 
 

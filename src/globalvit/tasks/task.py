@@ -3,10 +3,11 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from globalvit.data.fit import FitTransform
 from globalvit.data.transforms import EvalTransform
@@ -27,6 +28,7 @@ class Task(nn.Module):
         backbone: images → feature maps.
         classes: names of the labels 0 … K−1, None where they are not known.
         preprocessing: from a picture to the tensor the model expects.
+        has_frozen_norms: whether batch norms keep their statistics in training.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Task(nn.Module):
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.classes = classes
+        self.has_frozen_norms = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -55,6 +58,15 @@ class Task(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, in which batch norms may be frozen, or evaluation mode."""
+        super().train(mode)
+        if mode and self.has_frozen_norms:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

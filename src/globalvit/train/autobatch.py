@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from globalvit.models.variants import as_size
 from globalvit.tasks.task import Task
 from globalvit.train.evaluate import DTYPES
 from globalvit.train.fields import Precision, TrainConfig
@@ -96,12 +97,14 @@ def trial_step(task: Task, config: TrainConfig, device: torch.device, precision:
     """A function that trains `task` one step on noise with a batch of the given size."""
     optimizer = create_optimizer(task, config)
     ema = create_ema(task, config)
-    assert config.img_size is not None, "the image size is settled before"
-    size = (config.img_size, config.img_size) if isinstance(config.img_size, int) else config.img_size
+    side = config.img_size or config.short_side
+    assert side is not None, "the image size is settled before"
+    size = as_size(side)
+    labels_shape = size if task.kind == "segment" else ()
 
     def step(batch_size: int) -> None:
         images = torch.randn(batch_size, config.in_chans, *size, device=device)
-        labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+        labels = torch.zeros(batch_size, *labels_shape, dtype=torch.long, device=device)
         with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
             loss = task.losses({"images": images, "labels": labels})["loss"]
         loss.backward()

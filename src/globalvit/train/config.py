@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from globalvit.closest import suggest
-from globalvit.models.variants import ALIASES
+from globalvit.models.variants import ALIASES, ModelSpec
 from globalvit.train.fields import TrainConfig
 from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, UNMET
 from globalvit.weights.catalog import FIRST
@@ -21,7 +21,7 @@ from globalvit.weights.catalog import FIRST
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-DEFAULT_RECIPE = "finetune"
+DEFAULT_RECIPES = {"classify": "finetune", "segment": "finetune_segmentation", "detect": "finetune_detection"}
 # --resume auto: the run of --tag where it has saved something, else a new one.
 AUTO = "auto"
 Layer = dict[str, Any]
@@ -47,14 +47,15 @@ def load_config(source: str | Path | None = None, flags: Mapping[str, Any] | Non
     layer that changes `epochs` but names no warm-up or cooldown shortens or stretches them in proportion.
 
     Args:
-        source: name of a shipped recipe, or path of a YAML file; None is `finetune`.
+        source: name of a shipped recipe, or path of a YAML file; None is fine-tuning for the model's kind of task.
         flags: what the command line named, field → value.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such recipe, a key that is not known, a value of the wrong type or out of its range.
     """
-    layers = [*_read_chain(str(source or DEFAULT_RECIPE)), ("the command line", dict(flags or {}))]
+    flags = dict(flags or {})
+    layers = [*_read_chain(str(source or default_recipe(flags.get("model")))), ("the command line", flags)]
     values: Layer = {}
     for origin, layer in layers:
         values = _lay_over(values, _typed(layer, origin), origin)
@@ -72,9 +73,14 @@ def to_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(config.to_dict(), sort_keys=False)
 
 
-def recipe_name(source: str | Path | None) -> str:
-    """The word that names runs of a recipe or YAML file."""
-    return Path(source or DEFAULT_RECIPE).stem
+def default_recipe(model: str | None) -> str:
+    """The recipe that is meant where none is named: fine-tuning for the model's kind of task."""
+    return DEFAULT_RECIPES[ModelSpec(model=model or TrainConfig.model).kind]
+
+
+def recipe_name(source: str | Path | None, model: str | None = None) -> str:
+    """The word that names runs of a recipe or YAML file, or of the default recipe of a model."""
+    return Path(source or default_recipe(model)).stem
 
 
 def scale_lr(config: TrainConfig, processes: int) -> TrainConfig:
@@ -181,6 +187,10 @@ def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:
     values = {**below, **above}
     if "lr" in above and "global_batch" not in above:
         values["global_batch"] = None
+    if "epochs" in above and "steps" not in above:
+        # Whoever names epochs wants no run that is counted in steps.
+        values |= {"steps": None, "val_steps": None, "warmup_steps": None}
+    _stretch_steps(below, above, values, origin)
     before, now = below.get("epochs", TrainConfig.epochs), values.get("epochs", TrainConfig.epochs)
     if before != now:
         _stretch(
@@ -197,6 +207,15 @@ def _stretch(values: Layer, keys: Iterable[str], factor: float, origin: str) -> 
         if after != before:
             values[key] = after
             logger.info("epochs changed by %s: %s %g becomes %g in proportion", origin, key, before, after)
+
+
+def _stretch_steps(below: Layer, above: Layer, values: Layer, origin: str) -> None:
+    before, now, warmup = below.get("steps"), values.get("steps"), below.get("warmup_steps")
+    if before and now and warmup and before != now and "warmup_steps" not in above:
+        values["warmup_steps"] = warmup * now // before
+        logger.info(
+            "steps changed by %s: warmup_steps %d becomes %d in proportion", origin, warmup, values["warmup_steps"]
+        )
 
 
 def _allows_none(hint: Any) -> bool:

@@ -63,6 +63,8 @@ class Engine:
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         assert self.world == _world_size(), "the launcher's processes are not all here"
+        # Shared batch norms exist on GPUs only.
+        self.has_shared_norms = config.sync_bn and self.world > 1 and self.device.type == "cuda"
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
@@ -75,6 +77,8 @@ class Engine:
         """Move tasks to the device and shard them where that is asked for; parameters may be replaced."""
         for task in tasks:
             task.to(self.device)
+            if self.has_shared_norms:
+                nn.SyncBatchNorm.convert_sync_batchnorm(task)
             if self.is_sharded:
                 shard(task)
 

@@ -3,12 +3,22 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from globalvit.models.variants import Kind
+
 Precision = Literal["fp32", "bf16", "fp16"]
+
+# What a data folder looks like, by kind of task, for messages.
+LAYOUTS: dict[Kind, str] = {
+    "classify": "train/CLASS/ and val/CLASS/, or --data-dir digits",
+    "segment": "images/train/, images/val/ and labels in annotations/train/, annotations/val/, or --data-dir shapes",
+    "detect": "annotations/instances_train.json and instances_val.json beside train/ and val/, or --data-dir shapes",
+}
 
 # Headings of the help page.
 MODEL, DATA, BATCH = "model and weights", "data", "batch"
 SCHEDULE, OPTIMISER = "schedule", "optimiser"
 AUGMENTATION, EVALUATION = "augmentation", "evaluation's preprocessing; the weights' own unless given"
+SEGMENTATION, DETECTION = "segmentation", "detection"
 RUNNING, RUN = "device and precision", "run folder"
 
 
@@ -30,10 +40,16 @@ class TrainConfig:
     num_classes: int | None = option(MODEL, None, "outputs of the head; the number of class folders unless given")
     in_chans: int = option(MODEL, 3, "channels of the images")
     img_size: int | tuple[int, int] | None = option(
-        MODEL, None, "side of the images in pixels, or height and width; the weights' own unless given"
+        MODEL,
+        None,
+        "side of the images in pixels, or height and width: the weights' own unless given; in segmentation training's "
+        "crops",
     )
-    window: tuple[int, int, int, int] | Literal["ratio"] | None = option(
-        MODEL, None, "attention window of the four stages in tokens, or `ratio`; follows the image size unless given"
+    window: tuple[int, int, int, int] | Literal["ratio", "own"] | None = option(
+        MODEL,
+        None,
+        "attention window of the four stages in tokens, `ratio` or `own`; follows the image size unless given, and is "
+        "24 in detectors",
     )
     drop_path: float | None = option(
         MODEL, None, "stochastic depth rate of the last block; the variant's own unless given"
@@ -41,6 +57,8 @@ class TrainConfig:
     grad_checkpointing: bool = option(
         MODEL, False, "recompute activations in the backward pass, which saves memory and costs time"
     )
+    sync_bn: bool = option(MODEL, False, "share the statistics of batch norms between GPUs")
+    freeze_bn: bool = option(MODEL, False, "keep the statistics of batch norms as they are")
 
     data_dir: str | None = option(DATA, None, "folder with a folder for each split, or `digits` or `shapes`, built in")
     train_split: str = option(DATA, "train", "name of the folder to train on")
@@ -59,11 +77,18 @@ class TrainConfig:
     epochs: int = option(
         SCHEDULE, 50, "length of the learning-rate schedule in epochs, warm-up included and cooldown not"
     )
+    steps: int | None = option(SCHEDULE, None, "length of the run in optimiser steps, in place of epochs")
     warmup_epochs: float = option(SCHEDULE, 5.0, "linear warm-up, in epochs")
+    warmup_steps: int | None = option(SCHEDULE, None, "linear warm-up in optimiser steps, in place of epochs")
     cooldown_epochs: int = option(SCHEDULE, 0, "epochs at `min_lr` after the schedule")
-    sched: Literal["cosine", "poly", "step", "constant"] = option(SCHEDULE, "cosine", "shape of the schedule")
+    sched: Literal["cosine", "poly", "step", "multistep", "constant"] = option(
+        SCHEDULE, "cosine", "shape of the schedule"
+    )
     decay_epochs: float = option(SCHEDULE, 30.0, "epochs between decays of the step schedule")
-    decay_rate: float = option(SCHEDULE, 0.1, "factor of the step schedule, power of the poly schedule")
+    decay_milestones: tuple[float, ...] = option(
+        SCHEDULE, (8.0, 11.0), "epochs after which the multistep schedule decays"
+    )
+    decay_rate: float = option(SCHEDULE, 0.1, "factor of the step schedules, power of the poly schedule")
     lr: float = option(SCHEDULE, 5e-4, "peak learning rate")
     warmup_lr: float = option(SCHEDULE, 1e-6, "learning rate at the start of the warm-up")
     min_lr: float = option(SCHEDULE, 1e-6, "learning rate at the end")
@@ -78,6 +103,7 @@ class TrainConfig:
     layer_decay: float | None = option(
         OPTIMISER, None, "factor on the learning rate for each block away from the head; none unless given"
     )
+    head_lr_scale: float = option(OPTIMISER, 1.0, "factor on the learning rate of everything but the backbone")
     clip_grad: float | None = option(OPTIMISER, None, "largest norm of the gradient; no clipping unless given")
     model_ema: bool = option(OPTIMISER, False, "keep an exponential moving average of the weights")
     model_ema_decay: float = option(OPTIMISER, 0.9998, "decay of the moving average")
@@ -129,6 +155,40 @@ class TrainConfig:
         EVALUATION, None, "channel deviations in 0..1 to divide by; the weights' own unless given"
     )
 
+    short_side: int | None = option(
+        EVALUATION, None, "shorter side of the pictures of segmenters and detectors, in pixels"
+    )
+    long_side: int | None = option(
+        EVALUATION, None, "most that the longer side may then have; in the published ratio unless given"
+    )
+    size_multiple: int | None = option(EVALUATION, None, "number that both sides are made multiples of")
+
+    class_file: str | None = option(
+        SEGMENTATION, None, "file with the classes' names, JSON or one a line; that of the data unless given"
+    )
+    reduce_zero_label: bool = option(SEGMENTATION, False, "label 0 stands for what is not to be learned, as in ADE20K")
+    resize_ratio: tuple[float, float] = option(
+        SEGMENTATION, (0.5, 2.0), "smallest and largest factor on the size before a crop"
+    )
+    crop_max_share: float = option(SEGMENTATION, 0.75, "most that one class may fill of a crop")
+    photometric: bool = option(SEGMENTATION, True, "vary brightness, contrast, saturation and hue")
+    aux_weight: float = option(SEGMENTATION, 0.4, "weight of the auxiliary head's loss")
+    ohem: bool = option(SEGMENTATION, False, "learn from the hardest pixels only")
+    class_weights: tuple[float, ...] | None = option(SEGMENTATION, None, "weight of each class in the loss")
+    eval_mode: Literal["whole", "slide"] = option(
+        SEGMENTATION, "whole", "evaluate whole pictures, or by a window of the size of training's crops"
+    )
+    eval_stride: int | None = option(
+        SEGMENTATION, None, "pixels between windows; two thirds of their side unless given"
+    )
+    eval_scales: tuple[float, ...] = option(SEGMENTATION, (1.0,), "sizes to average, as factors")
+    eval_flip: bool = option(SEGMENTATION, False, "average each picture and its mirror image")
+
+    det_augment: Literal["resize", "detr", "crop", "jitter"] = option(
+        DETECTION, "resize", "to one size, to several and crops, crops of `long_side`, or large-scale jitter"
+    )
+    keep_empty: bool = option(DETECTION, False, "train on pictures without objects too")
+
     amp: bool = option(RUNNING, False, "mixed precision: bf16 where the device has it, else fp16")
     precision: Literal["fp32", "bf16", "fp16"] | None = option(
         RUNNING, None, "precision of the forward pass, whatever `amp` says"
@@ -146,7 +206,8 @@ class TrainConfig:
     resume: str | None = option(
         RUN, None, "run folder or checkpoint folder to go on from; `auto`: that of --tag, if there is one"
     )
-    val_interval: int = option(RUN, 1, "epochs between evaluations; the last epoch is always evaluated")
+    val_interval: int = option(RUN, 1, "epochs between evaluations; the end is always evaluated")
+    val_steps: int | None = option(RUN, None, "optimiser steps between evaluations, in place of epochs")
     early_stop: int = option(RUN, 0, "evaluations without a better score after which to stop; 0 never stops early")
     checkpoint_every: int = option(
         RUN, 0, "steps between checkpoints beside those at the end of every epoch; 0 makes none"
@@ -160,6 +221,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} must be {_range(low, high)}")
+        if self.steps is not None and (self.warmup_steps or 0) >= self.steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} must be less than steps={self.steps}; lower --warmup-steps"
+            )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs:g} must be less than epochs={self.epochs}; lower --warmup-epochs"
@@ -179,6 +244,10 @@ _ANY = float("inf")
 _POSITIVE = 1e-30
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["num_classes", "in_chans", "batch_size", "global_batch", "grad_accum_steps"], (1, _ANY)),
+    **dict.fromkeys(["steps", "val_steps", "short_side", "long_side", "size_multiple", "eval_stride"], (1, _ANY)),
+    **dict.fromkeys(["warmup_steps", "aux_weight"], (0, _ANY)),
+    **dict.fromkeys(["head_lr_scale"], (_POSITIVE, _ANY)),
+    **dict.fromkeys(["crop_max_share"], (_POSITIVE, 1)),
     **dict.fromkeys(["epochs", "val_interval", "checkpoint_interval", "checkpoint_hist", "log_interval"], (1, _ANY)),
     **dict.fromkeys(["workers", "warmup_epochs", "cooldown_epochs", "mixup_off_epoch", "weight_decay"], (0, _ANY)),
     **dict.fromkeys(["early_stop", "checkpoint_every", "warmup_lr", "min_lr", "seed"], (0, _ANY)),

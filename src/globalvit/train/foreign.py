@@ -12,7 +12,7 @@ _DATA = """
 # Parts that these models do not have: dropout, batch norm, other poolings, other losses, other ways to build.
 _MODEL = """
     pretrained pretrained_path gp drop drop_rate drop_connect drop_block
-    attn_drop_rate attn_drop bn_momentum bn_eps bn_tf sync_bn dist_bn split_bn jsd jsd_loss bce_loss bce_sum
+    attn_drop_rate attn_drop bn_momentum bn_eps bn_tf dist_bn split_bn jsd jsd_loss bce_loss bce_sum
     bce_target_thresh bce_pos_weight head_init_scale head_init_bias model_kwargs fast_norm fuser torchscript
     aot_autograd torchcompile_mode ampere_sparsity mesa mesa_start_ratio use_checkpoint
 """
@@ -20,7 +20,7 @@ _MODEL = """
 # Schedules and optimiser details that are not offered.
 _OPTIMISATION = """
     lr_base lr_base_size lr_base_scale lr_noise lr_noise_pct lr_noise_std lr_cycle_mul lr_cycle_decay lr_cycle_limit
-    lr_k_decay lr_ep sched_on_updates warmup_prefix warmup_iter decay_milestones patience_epochs start_epoch clip_mode
+    lr_k_decay lr_ep sched_on_updates warmup_prefix warmup_iter patience_epochs start_epoch clip_mode
     layer_decay_min_scale layer_decay_no_opt_scale opt_kwargs no_resume_opt model_ema_force_cpu synchronize_step
 """
 

@@ -1,19 +1,20 @@
 """From a config to what a run eats: the two splits, their transforms, and the batches of every step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
+from PIL import Image
 
-from globalvit.build import preprocessing
-from globalvit.data.image_folder import Source, open_split
-from globalvit.data.loading import Batch, Loader, eval_loader, to_device, train_loader
-from globalvit.data.mixing import Mixing
-from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.build import as_transform, preprocessing
+from globalvit.data.fit import FitTransform
+from globalvit.data.loading import Batch, to_device
 from globalvit.models.variants import as_size
-from globalvit.train.fields import TrainConfig
+from globalvit.tasks.task import Preprocessing, Task
+from globalvit.train.feed import feed_for
+from globalvit.train.fields import LAYOUTS, TrainConfig
 from globalvit.weights.catalog import is_name
 from globalvit.weights.load import resolve_checkpoint
 
@@ -24,8 +25,8 @@ Size = tuple[int, int]
 class Splits:
     """The pictures to train on and those to evaluate on, with the same classes."""
 
-    train: Source
-    val: Source
+    train: Any
+    val: Any
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -38,12 +39,13 @@ def open_splits(config: TrainConfig) -> Splits:
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: `data_dir` is not given, a class is empty, or the classes are not those asked for.
+        ValueError: `data_dir` is not given, the data are not what they should be, or the classes not those asked for.
     """
+    feed = feed_for(config)
     if config.data_dir is None:
-        raise ValueError("no data: give --data-dir FOLDER with train/CLASS/ and val/CLASS/, or --data-dir digits")
-    train = open_split(config.data_dir, config.train_split)
-    val = open_split(config.data_dir, config.val_split or "val", train.classes)
+        raise ValueError(f"no data: give --data-dir FOLDER with {LAYOUTS[feed.kind]}")
+    train = feed.open_split(config.train_split)
+    val = feed.open_split(config.val_split or "val", train.classes)
     if config.num_classes not in (None, len(train.classes)):
         raise ValueError(
             f"num_classes={config.num_classes}, but {config.data_dir} has {len(train.classes)} classes; "
@@ -52,60 +54,58 @@ def open_splits(config: TrainConfig) -> Splits:
     return Splits(train, val)
 
 
-def evaluation_transform(config: TrainConfig) -> EvalTransform:
+def evaluation_transform(config: TrainConfig) -> Preprocessing:
     """The transform of the weights the run starts from, with what the config says otherwise."""
-    if config.weights is None or is_name(config.weights):
-        transform = preprocessing(config.model, config.weights)
-    else:
-        saved = resolve_checkpoint(config.weights).preprocessing
-        transform = EvalTransform(**asdict(saved)) if saved else preprocessing(config.model)
-    return with_settings(transform.for_channels(config.in_chans), config)
+    own = preprocessing(
+        config.model, config.weights if is_name(config.weights) else None, image_size=_windows_size(config)
+    )
+    if config.weights is not None and not is_name(config.weights):
+        saved = as_transform(resolve_checkpoint(config.weights).preprocessing)
+        # Another kind of task prepares its pictures in another way.
+        own = saved if isinstance(saved, type(own)) else own
+    return with_settings(own.for_channels(config.in_chans), config)
 
 
-def with_settings(transform: EvalTransform, config: TrainConfig) -> EvalTransform:
+def with_settings(transform: Preprocessing, config: TrainConfig) -> Preprocessing:
     """The transform with what the config says of it in place of its own."""
-    chosen: dict[str, Any] = {
-        "image_size": None if config.img_size is None else as_size(config.img_size),
-        "crop_ratio": config.crop_pct,
-        "crop_mode": config.crop_mode,
-        "interpolation": config.interpolation,
-        "mean": config.mean,
-        "std": config.std,
-    }
+    chosen: dict[str, Any] = {"interpolation": config.interpolation, "mean": config.mean, "std": config.std}
+    if isinstance(transform, FitTransform):
+        chosen |= _sides(transform, config) | {"multiple": config.size_multiple}
+    else:
+        chosen |= {
+            "image_size": None if config.img_size is None else as_size(config.img_size),
+            "crop_ratio": config.crop_pct,
+            "crop_mode": config.crop_mode,
+        }
     return replace(transform, **{name: value for name, value in chosen.items() if value is not None})
 
 
-def settle_transform(config: TrainConfig, transform: EvalTransform) -> TrainConfig:
+def settle_transform(config: TrainConfig, transform: Preprocessing) -> TrainConfig:
     """The config with everything of the evaluation transform written out, so that nothing of it is implied."""
+    shared: dict[str, Any] = {"interpolation": transform.interpolation, "mean": transform.mean, "std": transform.std}
+    if isinstance(transform, FitTransform):
+        sides = {"short_side": transform.short_side, "long_side": transform.long_side}
+        return replace(config, size_multiple=transform.multiple, **sides, **shared)
     height, width = transform.image_size
-    return replace(
-        config,
-        img_size=height if height == width else (height, width),
-        crop_pct=transform.crop_ratio,
-        crop_mode=transform.crop_mode,
-        interpolation=transform.interpolation,
-        mean=transform.mean,
-        std=transform.std,
-    )
+    size = height if height == width else (height, width)
+    return replace(config, img_size=size, crop_pct=transform.crop_ratio, crop_mode=transform.crop_mode, **shared)
 
 
-def training_transform(config: TrainConfig, transform: EvalTransform) -> TrainTransform:
-    """The augmentation of the config, ending in the size and statistics of the evaluation transform."""
-    return TrainTransform(
-        image_size=transform.image_size,
-        scale=config.scale,
-        ratio=config.ratio,
-        hflip=config.hflip,
-        vflip=config.vflip,
-        aa=config.aa,
-        color_jitter=config.color_jitter or None,
-        interpolation=config.train_interpolation,
-        reprob=config.reprob,
-        remode=config.remode,
-        recount=config.recount,
-        mean=transform.mean,
-        std=transform.std,
-    )
+def _windows_size(config: TrainConfig) -> Size | None:
+    return None if config.img_size is None else as_size(config.img_size)
+
+
+def _sides(transform: FitTransform, config: TrainConfig) -> dict[str, int | None]:
+    """The bounds of the sides; a longer one that is not given keeps its ratio to the shorter."""
+    long_side = config.long_side
+    if long_side is None and config.short_side is not None and transform.short_side is not None:
+        long_side = round(config.short_side * transform.long_side / transform.short_side)
+    return {"short_side": config.short_side, "long_side": long_side}
+
+
+def set_up(task: Task, config: TrainConfig) -> None:
+    """Give a task what the config says of its losses and its evaluation."""
+    feed_for(config).set_up(task)
 
 
 class Inputs:
@@ -116,11 +116,12 @@ class Inputs:
     """
 
     def __init__(
-        self, config: TrainConfig, splits: Splits, transform: EvalTransform, device: torch.device, rank: int, world: int
+        self, config: TrainConfig, splits: Splits, transform: Preprocessing, device: torch.device, rank: int, world: int
     ) -> None:
         self.config, self.splits, self.device = config, splits, device
         self.transform = transform
-        self.augmentation = training_transform(config, transform)
+        self.feed = feed_for(config)
+        self.augmentation = self.feed.augmentation(transform)
         share: dict[str, Any] = {
             "batch_size": config.batch_size,
             "rank": rank,
@@ -128,24 +129,14 @@ class Inputs:
             "workers": config.workers,
             "pin_memory": device.type == "cuda",
         }
-        self.training = train_loader(splits.train, self.augmentation, seed=config.seed, **share)
-        self.validation: Loader = eval_loader(splits.val, transform, **share)
+        self.training = self.feed.train_loader(splits.train, self.augmentation, seed=config.seed, **share)
+        self.validation = self.feed.eval_loader(splits.val, transform, **share)
         self.steps_per_epoch = len(self.training) // config.grad_accum_steps
         if not self.steps_per_epoch:
             raise ValueError(
                 f"{len(splits.train)} training pictures do not fill one step of {config.batch_size} images × "
                 f"{world} process(es) × {config.grad_accum_steps} passes; lower --batch-size or --grad-accum-steps"
             )
-        self.mixing = Mixing(
-            len(splits.classes),
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            prob=config.mixup_prob,
-            switch_prob=config.mixup_switch_prob,
-            smoothing=config.smoothing,
-            seed=config.seed,
-        )
-        self.mixing.check_batch_size(config.batch_size)
 
     def steps(self, epoch: int, first: int) -> Iterator[list[Batch]]:
         """The batches of each step of an epoch from step `first` of it on, as the loader gives them."""
@@ -159,16 +150,20 @@ class Inputs:
         """A batch on the device, normalised, erased and mixed; `number` counts the batches of the whole run."""
         batch = to_device(batch, self.augmentation, self.device)
         is_on = not self.config.mixup_off_epoch or epoch < self.config.mixup_off_epoch
-        batch = self.mixing(batch, number, is_on=is_on)
-        if self.config.channels_last:
+        batch = self.feed.finish(batch, number, is_on=is_on)
+        if self.config.channels_last and isinstance(batch["images"], torch.Tensor):
             batch["images"] = batch["images"].contiguous(memory_format=torch.channels_last)
         return batch
 
-    def image_size(self, epoch: int) -> Size:
-        """Height and width of the training images of an epoch, in pixels."""
+    def sheet(self, batch: Batch) -> Image.Image:
+        """A picture of a training batch that is `ready`."""
+        return self.feed.sheet(batch, self.splits.classes, self.transform)
+
+    def image_size(self, epoch: int) -> Size | None:
+        """Height and width of the training images of an epoch in pixels, where they change."""
         sizes = self.config.progressive
         if not sizes:
-            return self.transform.image_size
+            return None
         return as_size(sizes[min(epoch * len(sizes) // self.config.total_epochs, len(sizes) - 1)])
 
     def names(self, batch: Batch) -> list[str]:

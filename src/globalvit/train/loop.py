@@ -1,6 +1,7 @@
 """The training loop: steps, evaluations, checkpoints, and the ways in which a run ends."""
 
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -56,18 +57,20 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end, or until a signal or early stopping ends it."""
-        # A run that was stopped between an epoch and its evaluation has that to do first.
-        self._end_epoch()
+        # A run that was stopped between a pause and its evaluation has that to do first.
+        self._pause()
         while not (self.session.is_done or self.is_stopping):
-            self._train_epoch(self.state.step // self.inputs.steps_per_epoch)
-            self._end_epoch()
+            self._train_to(self.session.next_pause)
+            self._pause()
         stopped_by = (self.stop.name or "another process") if self.is_stopping else ""
         self.report.conclude(stopped_by)
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_to(self, pause: int) -> None:
+        """Train until step `pause` or the end of the epoch, whichever comes first."""
         self.task.train()
         self.report.start_clock()
-        for batches in self.inputs.steps(epoch, self.state.step % self.inputs.steps_per_epoch):
+        epoch, first = divmod(self.state.step, self.inputs.steps_per_epoch)
+        for batches in islice(self.inputs.steps(epoch, first), pause - self.state.step):
             if self.state.step == 0:
                 self.report.samples(batches[0])
             with explained(self.config, self.state.step + 1):
@@ -116,16 +119,20 @@ class Trainer:
             names = [name for batch in batches for name in self.inputs.names(batch)]
             raise nonfinite.explain(loss, norm, self.state.step + 1, self.engine.gather((own_loss, names)))
 
-    def _end_epoch(self) -> None:
-        """Where an epoch ends, save and then evaluate: a long evaluation that is cut short costs nothing."""
-        state, epoch = self.state, self.state.step // self.inputs.steps_per_epoch
-        if self.is_stopping or state.step == 0 or state.step % self.inputs.steps_per_epoch:
+    def _pause(self) -> None:
+        """At a pause, save and then evaluate: a long evaluation that is cut short costs nothing."""
+        state = self.state
+        if self.is_stopping or state.step == 0:
             return
-        is_end = state.step == self.session.total_steps
-        if is_end or epoch % self.config.checkpoint_interval == 0:
+        if self._is_due(self.config.checkpoint_interval):
             self._save()
-        if state.evaluated < state.step and (is_end or epoch % self.config.val_interval == 0):
+        if state.evaluated < state.step and self._is_due(self.config.val_interval):
             self._evaluate()
+
+    def _is_due(self, interval: int) -> bool:
+        """Whether something that is done every `interval` epochs, or every `val_steps` steps, is to be done now."""
+        step, end = self.state.step, self.session.total_steps
+        return step == end or step % (self.config.val_steps or interval * self.inputs.steps_per_epoch) == 0
 
     def _evaluate(self) -> None:
         """Score model and average; the average's score, where there is one, says which checkpoint is the best."""

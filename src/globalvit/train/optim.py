@@ -23,20 +23,23 @@ from globalvit.train.fields import TrainConfig
 FUSED = frozenset(["adam", "adamw"])
 
 
-def parameter_groups(task: Task, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
-    """Split the trainable parameters by weight decay and, with `layer_decay`, by their distance from the head.
+def parameter_groups(
+    task: Task, weight_decay: float, layer_decay: float | None = None, head_lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters by weight decay and by the factor on their learning rate.
 
     Biases, norms, scales (one axis or none) and what the backbone names as spared have no weight decay.
 
     Returns:
-        Groups for an optimiser; `lr_scale` is layer_decay^(blocks from the head), which timm's schedules multiply with.
+        Groups for an optimiser; `lr_scale`, which timm's schedules multiply with, is layer_decay^(blocks from the head)
+        in the backbone and `head_lr_scale` elsewhere.
     """
     spared = {f"backbone.{name}" for name in task.backbone.no_decay_names()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             decay = 0.0 if parameter.ndim <= 1 or name in spared else weight_decay
-            groups[decay, _lr_scale(task, name, layer_decay)].append(parameter)
+            groups[decay, _lr_scale(task, name, layer_decay, head_lr_scale)].append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale}
         for (decay, scale), parameters in groups.items()
@@ -53,7 +56,7 @@ def create_optimizer(task: Task, config: TrainConfig) -> Optimizer:
     if config.opt.lower() in FUSED:
         options["fused"] = True
     return create_optimizer_v2(
-        parameter_groups(task, config.weight_decay, config.layer_decay),
+        parameter_groups(task, config.weight_decay, config.layer_decay, config.head_lr_scale),
         opt=config.opt,
         lr=config.lr,
         weight_decay=config.weight_decay,
@@ -67,18 +70,19 @@ class Schedule:
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> None:
         self.optimizer = optimizer
+        # Counted in steps throughout: for timm an epoch is one step.
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
-            num_epochs=config.epochs,
-            decay_epochs=config.decay_epochs,
+            num_epochs=config.steps or config.epochs * steps_per_epoch,
+            decay_epochs=config.decay_epochs * steps_per_epoch,
+            decay_milestones=[round(epoch * steps_per_epoch) for epoch in config.decay_milestones],
             decay_rate=config.decay_rate,
-            cooldown_epochs=config.cooldown_epochs,
-            warmup_epochs=config.warmup_epochs,  # pyright: ignore[reportArgumentType]  # parts of an epoch are fine
+            warmup_epochs=_warmup_steps(config, steps_per_epoch),  # pyright: ignore[reportArgumentType]  # parts are fine
             warmup_lr=config.warmup_lr,
             min_lr=config.min_lr,
             step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
+            updates_per_epoch=1,
         )
         self.scheduler = cast(Scheduler, scheduler)
 
@@ -86,6 +90,13 @@ class Schedule:
         """Set the learning rates of step `step` (from 0) and return the head's, which no layer decay scales."""
         self.scheduler.step_update(step)
         return max(group["lr"] / (group.get("lr_scale") or 1.0) for group in self.optimizer.param_groups)
+
+
+def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> float:
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    # The epochs of a run that is counted in steps say nothing of its length.
+    return 0 if config.steps else config.warmup_epochs * steps_per_epoch
 
 
 def create_ema(task: Task, config: TrainConfig) -> ModelEmaV3 | None:
@@ -114,8 +125,10 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if value is not None}
 
 
-def _lr_scale(task: Task, name: str, layer_decay: float | None) -> float:
-    if layer_decay is None or not name.startswith("backbone."):
+def _lr_scale(task: Task, name: str, layer_decay: float | None, head_lr_scale: float) -> float:
+    if not name.startswith("backbone."):
+        return head_lr_scale
+    if layer_decay is None:
         return 1.0
     depth = task.backbone.depth_of(name.removeprefix("backbone."))
     return layer_decay ** (task.backbone.num_depths - depth)

@@ -18,7 +18,7 @@ MOST_COUNTS = 15
 
 
 def plot_run(folder: Path, records: Sequence[Record]) -> None:
-    """Draw plots/loss.png, accuracy.png and lr.png from the records of metrics.jsonl."""
+    """Draw plots/loss.png, accuracy.png (every score in percent) and lr.png from the records of metrics.jsonl."""
     training = [record for record in records if record["kind"] == "train"]
     scores = [record for record in records if record["kind"] == "evaluate"]
     plot_curves(
@@ -38,7 +38,18 @@ def plot_run(folder: Path, records: Sequence[Record]) -> None:
     plot_curves(folder / "lr.png", "learning rate", {"": curve(training, "lr")})
 
 
-_ACCURACIES = {"top-1": "top1", "top-1, EMA": "ema_top1", "top-5": "top5", "top-5, EMA": "ema_top5"}
+_SCORES = {
+    "top-1": "top1",
+    "top-5": "top5",
+    "mIoU": "miou",
+    "mean accuracy": "macc",
+    "pixel accuracy": "pacc",
+    "box AP": "ap_box",
+    "mask AP": "ap_mask",
+}
+_ACCURACIES = {
+    f"{name}{suffix}": prefix + key for name, key in _SCORES.items() for prefix, suffix in (("", ""), ("ema_", ", EMA"))
+}
 
 
 def curve(records: Sequence[Record], key: str) -> list[tuple[float, float]]:

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from globalvit import atomic
+from globalvit.data.fit import FitTransform
 from globalvit.data.loading import Batch
-from globalvit.data.preview import sample_sheet
 from globalvit.metrics.metric import Metric
+from globalvit.tasks.task import Preprocessing
 from globalvit.train.engine import Engine
 from globalvit.train.plots import plot_confusion, plot_run
 from globalvit.train.progress import memory_mib, open_display
@@ -97,7 +98,7 @@ class Reporter:
         if self.recorder is None:
             return
         inputs = self.session.inputs
-        sheet = sample_sheet(inputs.ready(batch, 0, 0), inputs.splits.classes, inputs.transform)
+        sheet = inputs.sheet(inputs.ready(batch, 0, 0))
         with atomic.replace_with(self.session.folder / "samples" / "train_batch.png") as temporary:
             sheet.save(temporary, format="PNG")
 
@@ -106,8 +107,8 @@ class Reporter:
         folder = self.session.folder
         plot_run(folder / "plots", read_metrics(folder))
         report = folder / REPORT_FILE
-        if report.exists():
-            counts = json.loads(report.read_text())["confusion_matrix"]
+        counts = json.loads(report.read_text()).get("confusion_matrix") if report.exists() else None
+        if counts:
             plot_confusion(folder / "plots" / "confusion_matrix.png", counts, self.session.inputs.splits.classes)
         self.drawn = time.monotonic()
 
@@ -137,9 +138,9 @@ class Reporter:
     def _announce(self) -> None:
         config, session, inputs = self.session.config, self.session, self.session.inputs
         logger.info(
-            "%s on %s: %d pictures to train on, %d to evaluate on, %d classes, %d px, %s, %d process(es) on %s",
+            "%s on %s: %d pictures to train on, %d to evaluate on, %d classes, %s, %s, %d process(es) on %s",
             *(config.model, config.data_dir, len(inputs.splits.train), len(inputs.splits.val)),
-            *(len(inputs.splits.classes), max(inputs.transform.image_size), self.engine.precision),
+            *(len(inputs.splits.classes), describe(inputs.transform), self.engine.precision),
             *(self.engine.world, self.engine.device),
         )
         logger.info(
@@ -148,6 +149,13 @@ class Reporter:
         )
         if self.state.step:
             logger.info("resumed at step %d, epoch %.2f", self.state.step, session.epoch)
+
+
+def describe(transform: Preprocessing) -> str:
+    """The size of the pictures that are evaluated, in words."""
+    if not isinstance(transform, FitTransform):
+        return f"{max(transform.image_size)} px"
+    return f"{transform.short_side} to {transform.long_side} px" if transform.short_side else "their own size"
 
 
 def _in_words(scores: dict[str, float]) -> str:

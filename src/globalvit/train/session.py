@@ -11,14 +11,14 @@ from timm.utils.model_ema import ModelEmaV3
 
 from globalvit import atomic
 from globalvit.build import create_model
-from globalvit.data.transforms import EvalTransform
-from globalvit.tasks.task import Task
+from globalvit.models.variants import ModelSpec
+from globalvit.tasks.task import Preprocessing, Task
 from globalvit.train.autobatch import choose_batch
 from globalvit.train.checkpoint import Checkpoints, find_checkpoint
 from globalvit.train.config import AUTO, check_resumable, scale_lr, share_batch, to_yaml
 from globalvit.train.engine import Engine, local_processes
 from globalvit.train.fields import TrainConfig
-from globalvit.train.inputs import Inputs, Splits, evaluation_transform, open_splits, settle_transform
+from globalvit.train.inputs import Inputs, Splits, evaluation_transform, open_splits, set_up, settle_transform
 from globalvit.train.optim import Schedule, create_ema, create_optimizer
 from globalvit.train.record import cut_metrics, new_folder
 from globalvit.train.state import State, adopt, read_state, restore
@@ -53,12 +53,18 @@ class Session:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        return self.config.total_epochs * self.inputs.steps_per_epoch
+        return self.config.steps or self.config.total_epochs * self.inputs.steps_per_epoch
 
     @property
     def epoch(self) -> float:
         """Epochs done."""
         return self.state.step / self.inputs.steps_per_epoch
+
+    @property
+    def next_pause(self) -> int:
+        """The step after `state.step` at which training pauses to evaluate or save: an interval's or the run's end."""
+        stretch = self.config.val_steps or self.inputs.steps_per_epoch
+        return min((self.state.step // stretch + 1) * stretch, self.total_steps)
 
     @property
     def is_stale(self) -> bool:
@@ -109,7 +115,7 @@ def _find_checkpoint(config: TrainConfig, engine: Engine) -> Path | None:
     return engine.from_main(find_checkpoint(run) if engine.is_main and any(run.glob("checkpoints/step-*")) else None)
 
 
-def build_task(config: TrainConfig, weights: str | None, splits: Splits, transform: EvalTransform) -> Task:
+def build_task(config: TrainConfig, weights: str | None, splits: Splits, transform: Preprocessing) -> Task:
     """The task of a settled config; the same weights for the same seed."""
     torch.manual_seed(config.seed)
     task = create_model(
@@ -117,7 +123,7 @@ def build_task(config: TrainConfig, weights: str | None, splits: Splits, transfo
         weights,
         num_classes=len(splits.classes),
         in_channels=config.in_chans,
-        image_size=transform.image_size,
+        image_size=config.img_size,
         window=config.window,
         drop_path=config.drop_path,
         classes=splits.classes,
@@ -125,12 +131,14 @@ def build_task(config: TrainConfig, weights: str | None, splits: Splits, transfo
     )
     if config.grad_checkpointing:
         task.backbone.set_checkpointing(True)
+    task.has_frozen_norms = config.freeze_bn
+    set_up(task, config)
     return task.to(memory_format=torch.channels_last) if config.channels_last else task
 
 
 def _settle(
     config: TrainConfig, saved: TrainConfig | None, splits: Splits, engine: Engine
-) -> tuple[TrainConfig, EvalTransform]:
+) -> tuple[TrainConfig, Preprocessing]:
     """Write out what the config leaves open; a resumed run takes it from the checkpoint."""
     if saved is not None:
         config = share_batch(adopt(config, saved), saved, engine.world)
@@ -144,12 +152,14 @@ def _settle(
     return config, transform
 
 
-def _auto_batch(config: TrainConfig, splits: Splits, transform: EvalTransform, engine: Engine) -> int:
+def _auto_batch(config: TrainConfig, splits: Splits, transform: Preprocessing, engine: Engine) -> int:
     """The batch size that fits on every process.
 
     It is bounded by the recipe's global batch, beyond which its learning rate was not meant to be stretched, and by
     the pictures there are.
     """
+    if ModelSpec(model=config.model).kind == "detect":
+        raise ValueError("auto_batch is not offered for detectors, whose pictures differ in size; give --batch-size")
     parts = engine.world * config.grad_accum_steps
     useful = min(config.global_batch or len(splits.train), len(splits.train)) // parts
     trial = build_task(config, None, splits, transform).to(engine.device)
@@ -165,7 +175,7 @@ def _build(
     config: TrainConfig,
     checkpoint: Path | None,
     splits: Splits,
-    transform: EvalTransform,
+    transform: Preprocessing,
     steps_per_epoch: int,
     engine: Engine,
 ) -> tuple[Task, ModelEmaV3 | None, Schedule]:
