@@ -53,7 +53,7 @@ class EvalTransform(ChannelStatistics):
 
     def __post_init__(self) -> None:
         self.check_statistics()
-        object.__setattr__(self, "image_size", _as_size(self.image_size))
+        object.__setattr__(self, "image_size", as_size(self.image_size))
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio={self.crop_ratio} must be above 0 and at most 1")
         if self.crop_mode not in ("center", "squash"):
@@ -144,9 +144,9 @@ class TrainTransform(ChannelStatistics):
 
     def __post_init__(self) -> None:
         self.check_statistics()
-        object.__setattr__(self, "image_size", _as_size(self.image_size))
-        object.__setattr__(self, "scale", _as_range("scale", self.scale))
-        object.__setattr__(self, "ratio", _as_range("ratio", self.ratio))
+        object.__setattr__(self, "image_size", as_size(self.image_size))
+        object.__setattr__(self, "scale", as_range("scale", self.scale))
+        object.__setattr__(self, "ratio", as_range("ratio", self.ratio))
         if isinstance(self.color_jitter, Sequence):
             object.__setattr__(self, "color_jitter", tuple(self.color_jitter))
         if self.interpolation not in ("random", *INTERPOLATIONS):
@@ -189,14 +189,16 @@ def _centre(side: int, resized: int, kept: int) -> tuple[float, float]:
     return start * side / resized, min((start + kept) * side / resized, side)
 
 
-def _as_size(size: int | Sequence[int]) -> tuple[int, int]:
+def as_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of one side or both; raises ValueError where one is below 1."""
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"image_size={size} must be 1 pixel or more")
     return int(height), int(width)
 
 
-def _as_range(name: str, limits: Sequence[float]) -> tuple[float, float]:
+def as_range(name: str, limits: Sequence[float]) -> tuple[float, float]:
+    """The smallest and the largest number; raises ValueError, which calls them `name`, where they are no such pair."""
     low, high = limits
     if not 0 < low <= high:
         raise ValueError(f"{name}={low},{high} must be the smaller number first, both above 0")
