@@ -1,0 +1,137 @@
+"""Mask R-CNN's second stage: one box head and one mask head on the regions that the RPN proposes.
+
+Paper: He et al., ICCV 2017, arXiv 1703.06870. Legend: `R` regions of all images · `K` classes · `P` positive regions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from globalvit.detectors.assign import Assigner, Sampler
+from globalvit.detectors.boxes import Size, clip, decode, encode
+from globalvit.detectors.objects import Detections, Divisor, Objects, own_count
+from globalvit.detectors.regions import (
+    Drawn,
+    class_loss,
+    count_drawn,
+    detect,
+    draw,
+    mask_loss,
+    of_label,
+    positive_rows,
+    split_like,
+)
+from globalvit.detectors.roi import BOX_GRID, MASK_GRID, BoxHead, MaskHead, RegionPool
+
+STDS = (0.1, 0.1, 0.2, 0.2)
+ASSIGNER = Assigner(positive=0.5, negative=0.5, lowest_match=0.5)
+SAMPLER = Sampler(number=512, positive_fraction=0.25)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoxLayers:
+    """Depth of a box head: 3×3 convolutions, then fully connected layers."""
+
+    convs: int
+    fcs: int
+
+
+class MaskRCNNHeads(nn.Module):
+    """Boxes, classes and masks of proposed regions.
+
+    Args:
+        channels: channels of the pyramid's maps, finest first.
+        strides: their strides.
+        num_classes: classes without the background.
+        layers: depth of the box head.
+        sampler: regions of an image that enter the losses.
+
+    Raises:
+        ValueError: the pyramid is not one that regions can be read from.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        layers: BoxLayers,
+        sampler: Sampler = SAMPLER,
+    ) -> None:
+        super().__init__()
+        self.pool = RegionPool(channels, strides)
+        self.num_classes = num_classes
+        self.sampler = sampler
+        self.box_head = BoxHead(self.pool.channels, num_classes, convs=layers.convs, fcs=layers.fcs)
+        self.mask_head = MaskHead(self.pool.channels, num_classes)
+
+    def init_weights(self) -> None:
+        """Fresh weights of both heads."""
+        self.box_head.init_weights()
+        self.mask_head.init_weights()
+
+    def boxes(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1) and deltas (R, K, 4) of the boxes (N, 4) of every image."""
+        return self.box_head(self.pool(maps, boxes, BOX_GRID))
+
+    def masks(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Mask logits (R, K, 28, 28) of the boxes (N, 4) of every image."""
+        return self.mask_head(self.pool(maps, boxes, MASK_GRID))
+
+    def detect(
+        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+    ) -> list[Detections]:
+        """Detections of each image.
+
+        Args:
+            maps: the pyramid's.
+            proposals: (N, 4) of each image.
+            sizes: (height, width) of each image without its padding, to which boxes are cut.
+            threshold: the score that a detection has to exceed.
+        """
+        logits_R, deltas_RK4 = self.boxes(maps, proposals)
+        probabilities_RK = logits_R.float().softmax(1)[:, :-1]
+        boxes_RK4 = decode(torch.cat(list(proposals))[:, None], deltas_RK4, STDS)
+        parts = zip(split_like(probabilities_RK, proposals), split_like(boxes_RK4, proposals), sizes, strict=True)
+        found = [detect(scores, clip(boxes, size), threshold) for scores, boxes, size in parts]
+        boxes, labels = [one.boxes for one in found], torch.cat([one.labels for one in found])
+        masks_R = of_label(self.masks(maps, boxes), labels).float().sigmoid()
+        return [one.with_masks(masks) for one, masks in zip(found, split_like(masks_R, boxes), strict=True)]
+
+    def losses(
+        self,
+        maps: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        objects: Sequence[Objects],
+        sizes: Sequence[Size],
+        divisor: Divisor = own_count,
+    ) -> dict[str, Tensor]:
+        """`loss_cls`, cross-entropy, `loss_bbox`, L1, and `loss_mask`, binary cross-entropy: scalars.
+
+        Classes and boxes are divided by the regions drawn, masks by the positives.
+        """
+        drawn = [
+            draw(boxes, found, ASSIGNER, self.sampler, self.num_classes)
+            for boxes, found in zip(proposals, objects, strict=True)
+        ]
+        logits_R, deltas_RK4 = self.boxes(maps, [one.boxes for one in drawn])
+        count = divisor(count_drawn(drawn))
+        masks_P = self.masks(maps, [one.positives for one in drawn])
+        return {
+            "loss_cls": class_loss(logits_R, drawn, count),
+            "loss_bbox": _box_loss(deltas_RK4, drawn, objects) / count,
+            "loss_mask": mask_loss(masks_P, drawn, objects, divisor),
+        }
+
+
+def _box_loss(deltas_RK4: Tensor, drawn: Sequence[Drawn], objects: Sequence[Objects]) -> Tensor:
+    """Summed L1 distance of the positives' deltas for their own class."""
+    labels_P = torch.cat([one.labels[: len(one.objects)] for one in drawn])
+    deltas_P4 = of_label(deltas_RK4[positive_rows(drawn)], labels_P)
+    targets_P4 = torch.cat(
+        [encode(one.positives, found.boxes[one.objects], STDS) for one, found in zip(drawn, objects, strict=True)]
+    )
+    return F.l1_loss(deltas_P4.float(), targets_P4, reduction="sum")

@@ -1,0 +1,76 @@
+"""What goes into a detector's losses and what comes out of its predictions, for one image.
+
+Legend: `G` objects · `N` detections · `H W` pixels · `h w` grid of a mask within its box.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+# From a count on this process, a scalar tensor, to what this process's sum is divided by. One process divides by its
+# own count; of many, each divides by the mean count, so that averaged gradients are those of one large batch.
+Divisor = Callable[[Tensor], Tensor]
+
+
+def own_count(count: Tensor) -> Tensor:
+    """The divisor of a single process: the count, at least 1."""
+    return count.clamp(min=1).float()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objects:
+    """The labelled objects of an image.
+
+    Attributes:
+        boxes: (G, 4) float32.
+        labels: (G,) int64, 0 … K−1.
+        masks: (G, H, W), bool or uint8; None for detectors that need none.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detections:
+    """What was found in an image, best first.
+
+    Attributes:
+        boxes: (N, 4) float32.
+        scores: (N,) float32, probabilities.
+        labels: (N,) int64, 0 … K−1.
+        masks: (N, h, w) float32, probabilities within each box; None from detectors without masks.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def with_masks(self, masks_Nhw: Tensor) -> "Detections":
+        """The same detections with masks."""
+        return replace(self, masks=masks_Nhw)
+
+
+def suppress(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, *, overlap: float, most: int) -> Detections:
+    """Non-maximum suppression within each label, then the `most` best of all labels."""
+    kept = batched_nms(boxes_N4, scores_N, labels_N, overlap)[:most]
+    return Detections(boxes=boxes_N4[kept], scores=scores_N[kept], labels=labels_N[kept])
+
+
+def sum_by_level(values_N: Tensor, levels_N: Tensor, levels: int) -> Tensor:
+    """Sums (L,) of the values of each level."""
+    return torch.stack([torch.where(levels_N == level, values_N, 0.0).sum() for level in range(levels)])
+
+
+def level_indices(anchors: Sequence[Tensor]) -> Tensor:
+    """The level of each anchor of all levels' anchors in a row."""
+    counts = torch.tensor([len(one) for one in anchors], device=anchors[0].device)
+    return torch.arange(len(anchors), device=counts.device).repeat_interleave(counts)

@@ -1,0 +1,129 @@
+"""Regions in training and in the end: which are learned, what their losses are, which detections they give.
+
+Shared by Mask R-CNN and its cascade. Legend: `R` regions of all images · `S` regions drawn in an image · `P` positive
+ones of them · `G` objects · `K` classes · `N` detections · `h w` grid of a mask within its box.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from globalvit.detectors.assign import Assigner, Sampler
+from globalvit.detectors.objects import Detections, Divisor, Objects, suppress
+
+OVERLAP = 0.5
+MOST_DETECTIONS = 100
+MASK_SIDE = 28
+MASK_THRESHOLD = 0.5
+# Objects whose masks are pooled at a time: they are floats of a whole image each.
+MASKS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """The regions of an image that a step learns from, positives first.
+
+    Attributes:
+        boxes: (S, 4).
+        labels: (S,) int64, K for background.
+        objects: (P,) int64, the object of each positive.
+        is_given: (S,) bool: the region is a labelled box itself.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    objects: Tensor
+    is_given: Tensor
+
+    @property
+    def positives(self) -> Tensor:
+        """Boxes of the positives: (P, 4)."""
+        return self.boxes[: len(self.objects)]
+
+
+@torch.no_grad()
+def draw(boxes_N4: Tensor, objects: Objects, assigner: Assigner, sampler: Sampler, num_classes: int) -> Drawn:
+    """Assign an image's proposals to its objects, add the objects' own boxes, and draw from all of them.
+
+    The objects' boxes are added after the assignment, so that each object's best proposal is still found.
+    """
+    own = torch.arange(len(objects.boxes), device=boxes_N4.device)
+    assigned = torch.cat([own, assigner(boxes_N4, objects.boxes)])
+    boxes = torch.cat([objects.boxes.float(), boxes_N4])
+    positives, negatives = sampler(assigned)
+    chosen, found = torch.cat([positives, negatives]), assigned[positives]
+    background = torch.full_like(negatives, num_classes)
+    return Drawn(
+        boxes=boxes[chosen],
+        labels=torch.cat([objects.labels[found], background]),
+        objects=found,
+        is_given=chosen < len(own),
+    )
+
+
+def count_drawn(drawn: Sequence[Drawn]) -> Tensor:
+    """Regions drawn in all images, as a scalar."""
+    return torch.tensor(sum(len(one.boxes) for one in drawn), device=drawn[0].boxes.device)
+
+
+def positive_rows(drawn: Sequence[Drawn]) -> Tensor:
+    """Which of all images' drawn regions are positive: (R,) bool."""
+    return torch.cat([torch.arange(len(one.boxes), device=one.boxes.device) < len(one.objects) for one in drawn])
+
+
+def class_loss(logits_R: Tensor, drawn: Sequence[Drawn], divisor: Tensor) -> Tensor:
+    """Cross-entropy of logits (R, K + 1), summed and divided."""
+    labels_R = torch.cat([one.labels for one in drawn])
+    return F.cross_entropy(logits_R.float(), labels_R, reduction="sum") / divisor
+
+
+def of_label(values_RK: Tensor, labels_R: Tensor) -> Tensor:
+    """What each region says for its label: (R, K, …) → (R, …)."""
+    return values_RK[torch.arange(len(labels_R), device=labels_R.device), labels_R]
+
+
+def mask_loss(logits_PKhw: Tensor, drawn: Sequence[Drawn], objects: Sequence[Objects], divisor: Divisor) -> Tensor:
+    """Binary cross-entropy of the positives' own classes: the mean over pixels, summed and divided by the positives."""
+    labels_P = torch.cat([one.labels[: len(one.objects)] for one in drawn])
+    targets_Phw = torch.cat([mask_targets(a, b) for a, b in zip(drawn, objects, strict=True)])
+    logits_Phw = of_label(logits_PKhw, labels_P).float()
+    entropy = F.binary_cross_entropy_with_logits(logits_Phw, targets_Phw, reduction="sum") / MASK_SIDE**2
+    return entropy / divisor(torch.tensor(len(labels_P), device=labels_P.device))
+
+
+@torch.no_grad()
+def mask_targets(drawn: Drawn, objects: Objects) -> Tensor:
+    """The part of its object's mask that lies in each positive box: (P, 28, 28) float32 of 0 and 1.
+
+    Raises:
+        ValueError: the objects have no masks.
+    """
+    if objects.masks is None:
+        raise ValueError(
+            "the objects have no masks; this detector learns masks: give a data set that has them, or train a "
+            "detector of boxes only (_retinanet)"
+        )
+    targets = drawn.boxes.new_zeros(len(drawn.objects), MASK_SIDE, MASK_SIDE)
+    for start in range(0, len(objects.masks), MASKS_AT_ONCE):
+        masks_G1HW = objects.masks[start : start + MASKS_AT_ONCE, None].float()
+        chosen = ((drawn.objects >= start) & (drawn.objects < start + MASKS_AT_ONCE)).nonzero()[:, 0]
+        rois = torch.cat([(drawn.objects[chosen] - start)[:, None].float(), drawn.positives[chosen]], 1)
+        targets[chosen] = roi_align(masks_G1HW, rois, MASK_SIDE, 1.0, 0, aligned=True)[:, 0]
+    return (targets >= MASK_THRESHOLD).float()
+
+
+def detect(probabilities_NK: Tensor, boxes_NK4: Tensor, threshold: float) -> Detections:
+    """The detections of one image from the probabilities and boxes of every region and class."""
+    rows, labels = (probabilities_NK > threshold).nonzero(as_tuple=True)
+    return suppress(
+        boxes_NK4[rows, labels], probabilities_NK[rows, labels], labels, overlap=OVERLAP, most=MOST_DETECTIONS
+    )
+
+
+def split_like(x_R: Tensor, parts: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Cut what belongs to all images' boxes into each image's."""
+    return x_R.split([len(one) for one in parts])
