@@ -16,10 +16,10 @@ from globalvit.detectors.mask_rcnn import SAMPLER
 from globalvit.detectors.objects import Detections, Divisor, Objects, own_count
 from globalvit.detectors.regions import (
     Drawn,
+    Learning,
     class_loss,
     count_drawn,
     detect,
-    draw,
     mask_loss,
     of_label,
     positive_rows,
@@ -45,10 +45,10 @@ class Stage:
     stds: tuple[float, float, float, float]
     weight: float
 
-    @property
-    def assigner(self) -> Assigner:
-        """Objects to regions, without low-quality matches."""
-        return Assigner(positive=self.overlap, negative=self.overlap)
+    def learning(self, sampler: Sampler, num_classes: int) -> Learning:
+        """Its draw of regions, without low-quality matches."""
+        assigner = Assigner(positive=self.overlap, negative=self.overlap)
+        return Learning(assigner=assigner, sampler=sampler, num_classes=num_classes)
 
 
 STAGES = (
@@ -77,15 +77,15 @@ class CascadeHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = RegionPool(channels, strides)
-        self.num_classes = num_classes
-        self.sampler = sampler
+        self.learning = [stage.learning(sampler, num_classes) for stage in STAGES]
         self.box_heads = nn.ModuleList(BoxHead(self.pool.channels, num_classes, convs=CONVS, fcs=FCS) for _ in STAGES)
         self.mask_heads = nn.ModuleList(MaskHead(self.pool.channels, num_classes) for _ in STAGES)
 
     def init_weights(self) -> None:
         """Fresh weights of all heads."""
-        for head in (*self.box_heads, *self.mask_heads):
-            head.init_weights()
+        for head in self.modules():
+            if isinstance(head, BoxHead | MaskHead):
+                head.init_weights()
 
     def boxes(self, stage: int, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """A stage's logits (R, K + 1) and deltas (R, K, 4) of the boxes (N, 4) of every image."""
@@ -100,17 +100,16 @@ class CascadeHeads(nn.Module):
         self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
     ) -> list[Detections]:
         """Detections of each image: mean logits of all stages, boxes of the last; arguments as in `MaskRCNNHeads`."""
-        logits, boxes = [], list(proposals)
-        deltas_RK4 = torch.empty(0)
-        for number, stage in enumerate(STAGES):
-            if number:
-                boxes = refine(boxes, best_classes(logits[-1]), deltas_RK4, STAGES[number - 1], sizes)
+        boxes = list(proposals)
+        logits_R, deltas_RK4 = self.boxes(0, maps, boxes)
+        all_logits = [logits_R.float()]
+        for number, stage in enumerate(STAGES[:-1], 1):
+            boxes = refine(boxes, best_classes(logits_R), deltas_RK4, stage, sizes)
             logits_R, deltas_RK4 = self.boxes(number, maps, boxes)
-            logits.append(logits_R.float())
-        probabilities_RK = torch.stack(logits).mean(0).softmax(1)[:, :-1]
-        boxes_RK4 = decode(torch.cat(boxes)[:, None], deltas_RK4, stage.stds)
-        parts = zip(split_like(probabilities_RK, boxes), split_like(boxes_RK4, boxes), sizes, strict=True)
-        found = [detect(scores, clip(moved, size), threshold) for scores, moved, size in parts]
+            all_logits.append(logits_R.float())
+        probabilities_RK = torch.stack(all_logits).mean(0).softmax(1)[:, :-1]
+        boxes_RK4 = decode(torch.cat(boxes)[:, None], deltas_RK4, STAGES[-1].stds)
+        found = detect(probabilities_RK, boxes_RK4, boxes, sizes, threshold)
         final = [one.boxes for one in found]
         masks_R = self.masks(maps, final, torch.cat([one.labels for one in found]))
         return [one.with_masks(masks) for one, masks in zip(found, split_like(masks_R, final), strict=True)]
@@ -126,10 +125,7 @@ class CascadeHeads(nn.Module):
         """`s0.loss_cls`, `s0.loss_bbox`, `s0.loss_mask`, then `s1.…`, `s2.…`: scalars, the stages' weights in them."""
         losses, boxes = {}, list(proposals)
         for number, stage in enumerate(STAGES):
-            drawn = [
-                draw(one, found, stage.assigner, self.sampler, self.num_classes)
-                for one, found in zip(boxes, objects, strict=True)
-            ]
+            drawn = self.learning[number].draw(boxes, objects)
             logits_R, deltas_RK4 = self.boxes(number, maps, [one.boxes for one in drawn])
             count = divisor(count_drawn(drawn))
             masks_P = self.mask_heads[number](self.pool(maps, [one.positives for one in drawn], MASK_GRID))
@@ -167,7 +163,7 @@ def _next_boxes(
 
 def _box_loss(deltas_RK4: Tensor, drawn: Sequence[Drawn], objects: Sequence[Objects], stage: Stage) -> Tensor:
     """Summed 1 − GIoU of the positives' decoded boxes, times 10."""
-    labels_P = torch.cat([one.labels[: len(one.objects)] for one in drawn])
+    labels_P = torch.cat([one.positive_labels for one in drawn])
     deltas_P4 = of_label(deltas_RK4[positive_rows(drawn)], labels_P)
     moved_P4 = decode(torch.cat([one.positives for one in drawn]), deltas_P4, stage.stds)
     targets_P4 = torch.cat([found.boxes[one.objects] for one, found in zip(drawn, objects, strict=True)])

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from globalvit.detectors.assign import Assigner, Sampler
-from globalvit.detectors.boxes import Size, clip, decode, encode
+from globalvit.detectors.boxes import Size, decode, encode
 from globalvit.detectors.objects import Detections, Divisor, Objects, own_count
 from globalvit.detectors.regions import (
     Drawn,
+    Learning,
     class_loss,
     count_drawn,
     detect,
-    draw,
     mask_loss,
     of_label,
     positive_rows,
@@ -63,8 +63,7 @@ class MaskRCNNHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = RegionPool(channels, strides)
-        self.num_classes = num_classes
-        self.sampler = sampler
+        self.learning = Learning(assigner=ASSIGNER, sampler=sampler, num_classes=num_classes)
         self.box_head = BoxHead(self.pool.channels, num_classes, convs=layers.convs, fcs=layers.fcs)
         self.mask_head = MaskHead(self.pool.channels, num_classes)
 
@@ -95,8 +94,7 @@ class MaskRCNNHeads(nn.Module):
         logits_R, deltas_RK4 = self.boxes(maps, proposals)
         probabilities_RK = logits_R.float().softmax(1)[:, :-1]
         boxes_RK4 = decode(torch.cat(list(proposals))[:, None], deltas_RK4, STDS)
-        parts = zip(split_like(probabilities_RK, proposals), split_like(boxes_RK4, proposals), sizes, strict=True)
-        found = [detect(scores, clip(boxes, size), threshold) for scores, boxes, size in parts]
+        found = detect(probabilities_RK, boxes_RK4, proposals, sizes, threshold)
         boxes, labels = [one.boxes for one in found], torch.cat([one.labels for one in found])
         masks_R = of_label(self.masks(maps, boxes), labels).float().sigmoid()
         return [one.with_masks(masks) for one, masks in zip(found, split_like(masks_R, boxes), strict=True)]
@@ -106,17 +104,14 @@ class MaskRCNNHeads(nn.Module):
         maps: Sequence[Tensor],
         proposals: Sequence[Tensor],
         objects: Sequence[Objects],
-        sizes: Sequence[Size],
+        sizes: Sequence[Size],  # noqa: ARG002 - the cascade's heads need them
         divisor: Divisor = own_count,
     ) -> dict[str, Tensor]:
         """`loss_cls`, cross-entropy, `loss_bbox`, L1, and `loss_mask`, binary cross-entropy: scalars.
 
         Classes and boxes are divided by the regions drawn, masks by the positives.
         """
-        drawn = [
-            draw(boxes, found, ASSIGNER, self.sampler, self.num_classes)
-            for boxes, found in zip(proposals, objects, strict=True)
-        ]
+        drawn = self.learning.draw(proposals, objects)
         logits_R, deltas_RK4 = self.boxes(maps, [one.boxes for one in drawn])
         count = divisor(count_drawn(drawn))
         masks_P = self.masks(maps, [one.positives for one in drawn])
@@ -129,7 +124,7 @@ class MaskRCNNHeads(nn.Module):
 
 def _box_loss(deltas_RK4: Tensor, drawn: Sequence[Drawn], objects: Sequence[Objects]) -> Tensor:
     """Summed L1 distance of the positives' deltas for their own class."""
-    labels_P = torch.cat([one.labels[: len(one.objects)] for one in drawn])
+    labels_P = torch.cat([one.positive_labels for one in drawn])
     deltas_P4 = of_label(deltas_RK4[positive_rows(drawn)], labels_P)
     targets_P4 = torch.cat(
         [encode(one.positives, found.boxes[one.objects], STDS) for one, found in zip(drawn, objects, strict=True)]

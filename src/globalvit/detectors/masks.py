@@ -32,7 +32,9 @@ def paste(masks_Nhw: Tensor, boxes_N4: Tensor, size: Size) -> Tensor:
         masks, boxes = masks_Nhw[start : start + step].float(), boxes_N4[start : start + step].float()
         rows_NHh = _weights(boxes[:, 1], boxes[:, 3], height, masks.shape[1])
         columns_NWw = _weights(boxes[:, 0], boxes[:, 2], width, masks.shape[2])
-        out[start : start + step] = rows_NHh @ masks @ columns_NWw.transpose(1, 2) >= THRESHOLD
+        # Under autocast the products would be in half precision, and masks coarser than their cells.
+        with torch.autocast(masks.device.type, enabled=False):
+            out[start : start + step] = rows_NHh @ masks @ columns_NWw.transpose(1, 2) >= THRESHOLD
     return out
 
 

@@ -4,7 +4,7 @@ Shared by Mask R-CNN and its cascade. Legend: `R` regions of all images · `S` r
 ones of them · `G` objects · `K` classes · `N` detections · `h w` grid of a mask within its box.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from globalvit.detectors.assign import Assigner, Sampler
+from globalvit.detectors.boxes import Size, clip
 from globalvit.detectors.objects import Detections, Divisor, Objects, suppress
 
 OVERLAP = 0.5
@@ -44,13 +45,37 @@ class Drawn:
         """Boxes of the positives: (P, 4)."""
         return self.boxes[: len(self.objects)]
 
+    @property
+    def positive_labels(self) -> Tensor:
+        """Labels of the positives: (P,)."""
+        return self.labels[: len(self.objects)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learning:
+    """How regions of images become what a step learns from.
+
+    Attributes:
+        assigner: objects to regions.
+        sampler: regions of an image that enter the losses.
+        num_classes: classes without the background.
+    """
+
+    assigner: Assigner
+    sampler: Sampler
+    num_classes: int
+
+    def draw(self, regions: Sequence[Tensor], objects: Sequence[Objects]) -> list[Drawn]:
+        """The regions drawn in each image from the boxes (N, 4) given and the objects' own."""
+        return [
+            _draw(boxes, found, self.assigner, self.sampler, self.num_classes)
+            for boxes, found in zip(regions, objects, strict=True)
+        ]
+
 
 @torch.no_grad()
-def draw(boxes_N4: Tensor, objects: Objects, assigner: Assigner, sampler: Sampler, num_classes: int) -> Drawn:
-    """Assign an image's proposals to its objects, add the objects' own boxes, and draw from all of them.
-
-    The objects' boxes are added after the assignment, so that each object's best proposal is still found.
-    """
+def _draw(boxes_N4: Tensor, objects: Objects, assigner: Assigner, sampler: Sampler, num_classes: int) -> Drawn:
+    # The objects' boxes are added after the assignment, so that each object's best region is still found.
     own = torch.arange(len(objects.boxes), device=boxes_N4.device)
     assigned = torch.cat([own, assigner(boxes_N4, objects.boxes)])
     boxes = torch.cat([objects.boxes.float(), boxes_N4])
@@ -88,7 +113,7 @@ def of_label(values_RK: Tensor, labels_R: Tensor) -> Tensor:
 
 def mask_loss(logits_PKhw: Tensor, drawn: Sequence[Drawn], objects: Sequence[Objects], divisor: Divisor) -> Tensor:
     """Binary cross-entropy of the positives' own classes: the mean over pixels, summed and divided by the positives."""
-    labels_P = torch.cat([one.labels[: len(one.objects)] for one in drawn])
+    labels_P = torch.cat([one.positive_labels for one in drawn])
     targets_Phw = torch.cat([mask_targets(a, b) for a, b in zip(drawn, objects, strict=True)])
     logits_Phw = of_label(logits_PKhw, labels_P).float()
     entropy = F.binary_cross_entropy_with_logits(logits_Phw, targets_Phw, reduction="sum") / MASK_SIDE**2
@@ -116,14 +141,29 @@ def mask_targets(drawn: Drawn, objects: Objects) -> Tensor:
     return (targets >= MASK_THRESHOLD).float()
 
 
-def detect(probabilities_NK: Tensor, boxes_NK4: Tensor, threshold: float) -> Detections:
-    """The detections of one image from the probabilities and boxes of every region and class."""
+def detect(
+    probabilities_RK: Tensor, boxes_RK4: Tensor, regions: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+) -> list[Detections]:
+    """The detections of each image from the probabilities and boxes of every region and class.
+
+    Args:
+        probabilities_RK: without the background's.
+        boxes_RK4: decoded, not yet cut to the images.
+        regions: (N, 4) of each image, which say whose rows are whose.
+        sizes: (height, width) of each image without its padding.
+        threshold: the score that a detection has to exceed.
+    """
+    parts = zip(split_like(probabilities_RK, regions), split_like(boxes_RK4, regions), sizes, strict=True)
+    return [_detect(probabilities, clip(boxes, size), threshold) for probabilities, boxes, size in parts]
+
+
+def _detect(probabilities_NK: Tensor, boxes_NK4: Tensor, threshold: float) -> Detections:
     rows, labels = (probabilities_NK > threshold).nonzero(as_tuple=True)
     return suppress(
         boxes_NK4[rows, labels], probabilities_NK[rows, labels], labels, overlap=OVERLAP, most=MOST_DETECTIONS
     )
 
 
-def split_like(x_R: Tensor, parts: Iterable[Tensor]) -> tuple[Tensor, ...]:
+def split_like(x_R: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Cut what belongs to all images' boxes into each image's."""
     return x_R.split([len(one) for one in parts])

@@ -1,10 +1,11 @@
 """Heads that look at single regions: what is it, where exactly, which of its pixels.
 
-Papers: Fast R-CNN (1504.08083), Mask R-CNN (1703.06870). Legend: `R` regions of all images · `C` channels · `K` classes ·
-`h w` grid of a region.
+Papers: Fast R-CNN (arXiv 1504.08083), Mask R-CNN (arXiv 1703.06870).
+Legend: `R` regions of all images · `C` channels · `K` classes · `h w` grid of a region.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ FINEST_SIDE = 56
 WIDTH = 256
 FC_WIDTH = 1024
 MASK_CONVS = 4
+LOGITS_STD = 0.01
+DELTAS_STD = 0.001
 
 
 class RegionPool:
@@ -87,14 +90,16 @@ class BoxHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, *, convs: int, fcs: int) -> None:
         super().__init__()
         widths = [channels] + [WIDTH] * convs
-        self.convs = nn.ModuleList(ConvNorm(a, b, 3, norm=True) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(ConvNorm(a, b, 3, norm=True) for a, b in pairwise(widths))
         features = [widths[-1] * BOX_GRID**2] + [FC_WIDTH] * fcs
-        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in zip(features, features[1:], strict=False))
+        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(features))
         self.logits = nn.Linear(FC_WIDTH, num_classes + 1)
         self.deltas = nn.Linear(FC_WIDTH, 4 * num_classes)
 
     def forward(self, x_RChw: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled maps (R, C, 7, 7) → logits (R, K + 1) and deltas (R, K, 4)."""
+        if len(x_RChw) == 0:
+            return self._of_nothing(x_RChw)
         x = x_RChw
         for conv in self.convs:
             x = F.relu(conv(x))
@@ -103,16 +108,25 @@ class BoxHead(nn.Module):
             x = F.relu(fc(x))
         return self.logits(x), self.deltas(x).unflatten(1, (-1, 4))
 
+    def _of_nothing(self, x_RChw: Tensor) -> tuple[Tensor, Tensor]:
+        """No logits and deltas of no regions, of which a batch norm would take NaN for the mean.
+
+        They hang on every parameter all the same: data-parallel training waits for a gradient of each.
+        """
+        zero = torch.stack([0.0 * parameter.sum() for parameter in self.parameters()]).sum()
+        empty = x_RChw.new_zeros(0, 1) + zero
+        return empty.expand(0, self.logits.out_features), empty[..., None].expand(0, self.deltas.out_features // 4, 4)
+
     def init_weights(self) -> None:
         """Kaiming for convolutions, Xavier for hidden layers, normal 0.01 for logits and 0.001 for deltas; biases 0."""
-        for conv in self.convs:
-            nn.init.kaiming_normal_(conv.conv.weight, mode="fan_out", nonlinearity="relu")
-        for fc in self.fcs:
-            nn.init.xavier_uniform_(fc.weight)
-            nn.init.zeros_(fc.bias)
-        for layer, std in ((self.logits, 0.01), (self.deltas, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.logits.weight, std=LOGITS_STD)
+        nn.init.normal_(self.deltas.weight, std=DELTAS_STD)
 
 
 class MaskHead(nn.Module):
@@ -121,7 +135,7 @@ class MaskHead(nn.Module):
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         widths = [channels] + [WIDTH] * MASK_CONVS
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(WIDTH, WIDTH, 2, stride=2)
         self.logits = nn.Conv2d(WIDTH, num_classes, 1)
 
@@ -134,6 +148,8 @@ class MaskHead(nn.Module):
 
     def init_weights(self) -> None:
         """Kaiming normal, biases 0 (Mask R-CNN)."""
-        for layer in (*self.convs, self.upsample, self.logits):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)

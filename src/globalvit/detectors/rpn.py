@@ -1,7 +1,7 @@
 """The region proposal network: where something may be, whatever it is.
 
 Paper: Ren et al., NeurIPS 2015, arXiv 1506.01497, on a feature pyramid (arXiv 1612.03144).
-Legend: `B` images · `C` channels · `H W` grid · `L` levels · `A` anchors a cell · `N` anchors of all levels · `P` proposals.
+Legend: `B` images · `C` channels · `H W` grid · `L` levels · `A` anchors a cell · `N` anchors of all levels.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,8 @@ from globalvit.detectors.objects import (
 WIDTH = 256
 SCALE = 8.0
 INIT_STD = 0.01
+ASSIGNER = Assigner(positive=0.7, negative=0.3, lowest_match=0.3)
+SAMPLER = Sampler(number=256, positive_fraction=0.5)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +61,8 @@ class RPNTraining:
     choice: Choice = Choice(per_level=2000, most=1000)
     beta: float = 0.0
     is_inside_only: bool = False
-    assigner: Assigner = Assigner(positive=0.7, negative=0.3, lowest_match=0.3)
-    sampler: Sampler = Sampler(number=256, positive_fraction=0.5)
+    assigner: Assigner = ASSIGNER
+    sampler: Sampler = SAMPLER
 
 
 EVALUATION = Choice(per_level=1000, most=1000)
@@ -136,24 +138,23 @@ class RPN(nn.Module):
         anchors_N4, levels_N = torch.cat(anchors), level_indices(anchors)
         logits_BN = torch.cat([flatten(x, self.anchors.per_cell)[..., 0] for x in logits], 1).float()
         deltas_BN4 = torch.cat([flatten(x, self.anchors.per_cell) for x in deltas], 1).float()
-        terms, drawn = [], 0
+        entropies, distances, drawn = [], [], 0
         for image, (found, size) in enumerate(zip(objects, sizes, strict=True)):
             positives, negatives, targets = self._targets(anchors_N4, found, size)
             drawn += len(positives) + len(negatives)
             chosen = torch.cat([positives, negatives])
             is_object = (torch.arange(len(chosen), device=chosen.device) < len(positives)).float()
             entropy = F.binary_cross_entropy_with_logits(logits_BN[image, chosen], is_object, reduction="none")
-            moved = deltas_BN4[image, positives]
-            distance = F.smooth_l1_loss(moved, targets, reduction="none", beta=self.how.beta).sum(1)
-            terms.append(
-                (
-                    sum_by_level(entropy, levels_N[chosen], len(anchors)),
-                    sum_by_level(distance, levels_N[positives], len(anchors)),
-                )
-            )
+            distance = F.smooth_l1_loss(
+                deltas_BN4[image, positives], targets, reduction="none", beta=self.how.beta
+            ).sum(1)
+            entropies.append(sum_by_level(entropy, levels_N[chosen], len(anchors)))
+            distances.append(sum_by_level(distance, levels_N[positives], len(anchors)))
         count = divisor(torch.tensor(drawn, device=anchors_N4.device))
-        classes, distances = (torch.stack(parts).sum(0) / count for parts in zip(*terms, strict=True))
-        return {"loss_rpn_cls": classes, "loss_rpn_bbox": distances}
+        return {
+            "loss_rpn_cls": torch.stack(entropies).sum(0) / count,
+            "loss_rpn_bbox": torch.stack(distances).sum(0) / count,
+        }
 
     def _targets(self, anchors_N4: Tensor, objects: Objects, size: Size) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of the positives and negatives drawn, and the positives' deltas."""

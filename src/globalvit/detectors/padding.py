@@ -1,0 +1,32 @@
+"""Images of several sizes in one tensor, and back to each one's own pixels.
+
+Legend: `B` images · `C` channels · `H W` pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from globalvit.detectors.boxes import Size
+
+# Every stride of a detector's backbone divides it.
+MULTIPLE = 32
+
+
+def padded_size(height: int, width: int) -> Size:
+    """Both sides rounded up to multiples of 32."""
+    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+
+
+def pad_together(images: Sequence[Tensor]) -> Tensor:
+    """Normalised images (C, H, W) → (B, C, H', W'): zeros right and below, to the largest sides' multiples of 32."""
+    height, width = padded_size(*(max(image.shape[axis] for image in images) for axis in (1, 2)))
+    return torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images])
+
+
+def scale_boxes(boxes_N4: Tensor, size: Size, to_size: Size) -> Tensor:
+    """Boxes of an image of one size (height, width) in the pixels of the same image at another."""
+    y, x = to_size[0] / size[0], to_size[1] / size[1]
+    return boxes_N4 * boxes_N4.new_tensor([x, y, x, y])
