@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -32,7 +32,9 @@ from globalvit.models.variants import (
     choose_window,
     split_name,
 )
+from globalvit.necks.gpvit_adapter import AdaptedGPViT
 from globalvit.tasks.classify import build_classifier
+from globalvit.tasks.detect import build_detector
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.weights import catalog, load
 from globalvit.weights.load import LoadReport
@@ -45,7 +47,9 @@ FITS = {
     "segment": FitTransform(short_side=512, long_side=2048, multiple=32),
     "detect": FitTransform(short_side=800, long_side=1333),
 }
-BUILDERS: dict[str, Callable[..., Task]] = {"classify": build_classifier}
+# The finest stride of GPViT's pyramid in the forms that have one.
+FINEST: dict[Form, Literal[4, 8]] = {"detection": 4, "one_stage": 8}
+BUILDERS: dict[str, Callable[..., Task]] = {"classify": build_classifier, "detect": build_detector}
 Source = str | PathLike[str] | Mapping[str, Any]
 
 
@@ -208,7 +212,8 @@ def create_backbone(
     config = replace(VARIANTS[resolve_name(name)], in_channels=in_channels)
     chosen = {} if drop_path is None else {"drop_path": drop_path}
     if isinstance(config, GPViTConfig):
-        backbone = GPViT(replace(_gpvit_config(config, form, image_size, window, outputs), **chosen))
+        config = replace(_gpvit_config(config, form, image_size, window, outputs), **chosen)
+        backbone = AdaptedGPViT(config, finest=FINEST[form]) if form in FINEST else GPViT(config)
     else:
         backbone = GCViT(replace(_gcvit_config(config, form, image_size, window, outputs), **chosen))
     backbone.init_weights()

@@ -17,12 +17,18 @@ MULTIPLE = 32
 
 def padded_size(height: int, width: int) -> Size:
     """Both sides rounded up to multiples of 32."""
-    return -(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE
+    return height + -height % MULTIPLE, width + -width % MULTIPLE
 
 
-def pad_together(images: Sequence[Tensor]) -> Tensor:
-    """Normalised images (C, H, W) → (B, C, H', W'): zeros right and below, to the largest sides' multiples of 32."""
-    height, width = padded_size(*(max(image.shape[axis] for image in images) for axis in (1, 2)))
+def pad(images_BCHW: Tensor) -> Tensor:
+    """Zeros right and below, up to multiples of 32."""
+    height, width = images_BCHW.shape[-2:]
+    return F.pad(images_BCHW, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+
+
+def stack(images: Sequence[Tensor]) -> Tensor:
+    """Images (C, h, w) → (B, C, H, W): zeros right and below, up to the largest sides."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     return torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images])
 
 

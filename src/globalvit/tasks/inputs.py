@@ -55,6 +55,20 @@ def as_tensor(image: Any, preprocessing: EvalTransform | FitTransform) -> Tensor
     return preprocessing(_as_picture(image))
 
 
+def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """Yield (float tensor (C, h, w), (height, width) of the picture itself) of each picture; see `batches`.
+
+    A tensor is its own picture.
+    """
+    for image in _as_sequence(images):
+        if isinstance(image, Tensor):
+            tensor = as_tensor(image, preprocessing)
+            yield tensor, (tensor.shape[1], tensor.shape[2])
+        else:
+            picture = _as_picture(image)
+            yield preprocessing(picture), (picture.height, picture.width)
+
+
 def _as_picture(image: Any) -> Image.Image:
     if isinstance(image, str | PathLike):
         return read_image(image)

@@ -1,0 +1,268 @@
+"""Object detection and instance segmentation: boxes, labels and, from most detectors, masks.
+
+Legend: `B` images · `C` channels · `H W` pixels · `N` detections · `L` levels · `A` anchors a cell · `K` classes.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from globalvit.detectors.boxes import Size, clip
+from globalvit.detectors.cascade import CascadeHeads
+from globalvit.detectors.mask_rcnn import BoxLayers, MaskRCNNHeads
+from globalvit.detectors.masks import paste
+from globalvit.detectors.objects import Detections, Objects
+from globalvit.detectors.padding import pad, padded_size, scale_boxes, stack
+from globalvit.detectors.rpn import CASCADE, MASK_RCNN, RPN
+from globalvit.metrics.coco_ap import CocoAP
+from globalvit.metrics.metric import Metric
+from globalvit.models.backbone import Backbone
+from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
+from globalvit.necks.fpn import FPN
+from globalvit.tasks.inputs import sized
+from globalvit.tasks.reduce import over_processes, world
+from globalvit.tasks.task import Batch, Preprocessing, Task
+
+# Of COCO's evaluation, which looks at all ranks: lower scores cost time and change nothing.
+SCORE_THRESHOLD = 0.05
+Maps = dict[str, list[Tensor]]
+
+
+class Detector(Task):
+    """`model(images)`: (B, C, H, W) float → raw maps by name, for any H and W.
+
+    Attributes:
+        neck: the backbone's maps → a pyramid.
+        needs_masks: it learns and predicts masks besides boxes.
+        has_frozen_norms: batch norms keep their running statistics while training.
+    """
+
+    kind = "detect"
+    needs_masks: bool
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backbone: Backbone,
+        neck: FPN,
+        preprocessing: Preprocessing,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, preprocessing, classes)
+        self.neck = neck
+        self.has_frozen_norms = False
+
+    def train(self, mode: bool = True) -> "Detector":
+        """As `nn.Module.train`; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        if self.has_frozen_norms:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, images_BCHW: Tensor) -> Maps:
+        """Raw maps of normalised images, which are padded to multiples of 32 right and below.
+
+        Returns:
+            Lists of NCHW maps, finest first: `features`, the pyramid, and what the first heads make of it: `rpn_logits`
+            and `rpn_deltas`, or `logits` and `deltas`.
+        """
+        features = self.neck(self.backbone(pad(images_BCHW)))
+        return {"features": features, **self._read(features)}
+
+    @abstractmethod
+    def _read(self, features: Sequence[Tensor]) -> Maps:
+        """What the first heads make of the pyramid."""
+
+    @abstractmethod
+    def _losses(self, maps: Maps, objects: Sequence[Objects], sizes: Sequence[Size]) -> dict[str, Tensor]:
+        """Terms to sum, scalars or one number a level."""
+
+    @abstractmethod
+    def _detect(self, maps: Maps, sizes: Sequence[Size], threshold: float) -> list[Detections]:
+        """Detections of each image in the pixels of the padded one."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every term by its published name, summed over levels, and `loss`, their sum.
+
+        Args:
+            batch: lists with an entry for each image: `images` float (C, h, w), normalised; `boxes` float32 (G, 4)
+                xyxy in its pixels; `labels` int64 (G,); for detectors that learn masks `masks` (G, h, w), bool or
+                uint8.
+
+        Raises:
+            ValueError: the detector learns masks and the batch has none.
+        """
+        images = list(batch["images"])
+        maps = self(stack(images))
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        terms = self._losses(maps, self._objects(batch), sizes)
+        terms = {name: value.sum() for name, value in terms.items()}
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+    def _objects(self, batch: Batch) -> list[Objects]:
+        masks = batch.get("masks")
+        if self.needs_masks and masks is None:
+            raise ValueError(
+                f"{self.spec.model} learns masks and the data has none; give annotations with segmentations, or train "
+                f"{self.spec.backbone}_retinanet, which learns boxes only"
+            )
+        shapes: Iterable[Tensor | None] = (
+            masks if self.needs_masks and masks is not None else [None] * len(batch["boxes"])
+        )
+        return [
+            Objects(boxes=boxes.float(), labels=labels, masks=shape)
+            for boxes, labels, shape in zip(batch["boxes"], batch["labels"], shapes, strict=True)
+        ]
+
+    def evaluate(self, batch: Batch, metric: Metric) -> None:
+        """Add a batch to a `CocoAP`.
+
+        Args:
+            batch: lists with an entry for each picture: `images` float (C, h, w), normalised; `sizes` (H, W) of the
+                picture itself; `annotations`, its objects as the metric takes them.
+            metric: what `metric()` gave.
+        """
+        assert isinstance(metric, CocoAP)
+        images = zip(batch["images"], batch["sizes"], strict=True)
+        for position, answer in self._answers(images, len(batch["images"]), SCORE_THRESHOLD):
+            metric.update([answer], [batch["annotations"][position]])
+
+    def metric(self) -> CocoAP:
+        """An empty average precision of boxes and, where there are some, masks."""
+        return CocoAP(self.class_names, with_masks=self.needs_masks)
+
+    def predict(
+        self, images: Any, *, batch_size: int = 8, score_threshold: float = SCORE_THRESHOLD
+    ) -> list[dict[str, Any]]:
+        """What is in each picture, and where.
+
+        Args:
+            images: one picture or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
+                `preprocessing`, or float tensors (C, H, W) that have been through it.
+            batch_size: pictures in a forward pass at the most; it holds only pictures of one padded size.
+            score_threshold: the score that a detection has to exceed.
+
+        Returns:
+            For each picture, best first and at most 100: `boxes` (N, 4) float32, xyxy in pixels of the picture (of a
+            tensor: of the tensor); `scores` (N,) float32; `labels` (N,) int64; `names`; from detectors with masks
+            `masks` (N, H, W) bool. Tensors are on the CPU.
+
+        Raises:
+            ValueError: `score_threshold` is not in [0, 1), or a picture is none of the kinds above.
+        """
+        if not 0.0 <= score_threshold < 1.0:
+            raise ValueError(f"score_threshold={score_threshold} must be 0 or more and under 1")
+        with self.predicting():
+            found = self._answers(sized(images, self.preprocessing), batch_size, score_threshold)
+            answers = {position: self._named(answer) for position, answer in found}
+        return [answers[position] for position in sorted(answers)]
+
+    def _named(self, answer: dict[str, Tensor]) -> dict[str, Any]:
+        names = [self.class_names[label] for label in answer["labels"].tolist()]
+        return {**{name: value.cpu() for name, value in answer.items()}, "names": names}
+
+    def _answers(
+        self, images: Iterable[tuple[Tensor, Size]], batch_size: int, threshold: float
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """(position, answer in the picture's own pixels) of images with the sizes of their pictures."""
+        for positions, tensors, sizes in of_one_padded_size(images, batch_size):
+            maps = self(stack([tensor.to(self.device) for tensor in tensors]))
+            shapes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
+            found = self._detect(maps, shapes, threshold)
+            for position, one, shape, size in zip(positions, found, shapes, sizes, strict=True):
+                yield position, as_answer(one, shape, size)
+
+
+class RegionDetector(Detector):
+    """Regions are proposed, then looked at one by one: Mask R-CNN and its cascade.
+
+    Attributes:
+        rpn: the pyramid → proposals.
+        roi: proposals → detections.
+    """
+
+    needs_masks = True
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backbone: Backbone,
+        neck: FPN,
+        rpn: RPN,
+        roi: MaskRCNNHeads | CascadeHeads,
+        preprocessing: Preprocessing,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, neck, preprocessing, classes)
+        self.rpn = rpn
+        self.roi = roi
+
+    def _read(self, features: Sequence[Tensor]) -> Maps:
+        logits, deltas = self.rpn(features)
+        return {"rpn_logits": logits, "rpn_deltas": deltas}
+
+    def _losses(self, maps: Maps, objects: Sequence[Objects], sizes: Sequence[Size]) -> dict[str, Tensor]:
+        logits, deltas = maps["rpn_logits"], maps["rpn_deltas"]
+        losses = self.rpn.losses(logits, deltas, objects, sizes, share)
+        proposals = [one.boxes for one in self.rpn.propose(logits, deltas, sizes, self.rpn.how.choice)]
+        return losses | self.roi.losses(maps["features"], proposals, objects, sizes, share)
+
+    def _detect(self, maps: Maps, sizes: Sequence[Size], threshold: float) -> list[Detections]:
+        proposals = [one.boxes for one in self.rpn.propose(maps["rpn_logits"], maps["rpn_deltas"], sizes)]
+        return self.roi.detect(maps["features"], proposals, sizes, threshold)
+
+
+def share(own_count: Tensor) -> Tensor:
+    """What this process divides its sums by: the mean count of all processes, of at least one in all."""
+    return over_processes(own_count).clamp(min=1).float() / world()
+
+
+def of_one_padded_size(
+    images: Iterable[tuple[Tensor, Size]], most: int
+) -> Iterator[tuple[list[int], list[Tensor], list[Size]]]:
+    """Gather (image, size of its picture) into lists of at most `most` of one padded size, with their positions."""
+    waiting: dict[Size, list[tuple[int, Tensor, Size]]] = {}
+    for position, (image, size) in zip(count(), images, strict=False):
+        padded = padded_size(image.shape[1], image.shape[2])
+        group = waiting.setdefault(padded, [])
+        group.append((position, image, size))
+        if len(group) == most:
+            yield _unzip(waiting.pop(padded))
+    for group in waiting.values():
+        yield _unzip(group)
+
+
+def _unzip(group: list[tuple[int, Tensor, Size]]) -> tuple[list[int], list[Tensor], list[Size]]:
+    positions, images, sizes = zip(*group, strict=True)
+    return list(positions), list(images), list(sizes)
+
+
+def as_answer(found: Detections, size: Size, picture: Size) -> dict[str, Tensor]:
+    """Detections of an image of one size in the pixels of its picture: `boxes`, `scores`, `labels`, maybe `masks`."""
+    boxes = clip(scale_boxes(found.boxes, size, picture), picture)
+    answer = {"boxes": boxes, "scores": found.scores, "labels": found.labels}
+    return answer if found.masks is None else answer | {"masks": paste(found.masks, boxes, picture)}
+
+
+def build_detector(
+    spec: ModelSpec, backbone: Backbone, preprocessing: Preprocessing, classes: tuple[str, ...] | None
+) -> Detector:
+    """A detector with a fresh neck and fresh heads on `backbone`."""
+    is_gpvit = isinstance(VARIANTS[spec.backbone], GPViTConfig)
+    neck = FPN(backbone.channels, backbone.strides, norm=is_gpvit, extra="pool")
+    is_cascade = spec.head == "cascade_mask_rcnn"
+    rpn = RPN(neck.channels, neck.strides, CASCADE if is_cascade else MASK_RCNN)
+    if is_cascade:
+        roi = CascadeHeads(neck.channels, neck.strides, spec.num_classes)
+    else:
+        layers = BoxLayers(convs=4, fcs=1) if is_gpvit else BoxLayers(convs=0, fcs=2)
+        roi = MaskRCNNHeads(neck.channels, neck.strides, spec.num_classes, layers)
+    for part in (neck, rpn, roi):
+        part.init_weights()
+    return RegionDetector(spec, backbone, neck, rpn, roi, preprocessing, classes)
