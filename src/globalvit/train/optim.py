@@ -76,7 +76,8 @@ class Schedule:
             sched=config.sched,
             num_epochs=config.steps or config.epochs * steps_per_epoch,
             decay_epochs=config.decay_epochs * steps_per_epoch,
-            decay_milestones=[round(epoch * steps_per_epoch) for epoch in config.decay_milestones],
+            # timm decays one step before a milestone.
+            decay_milestones=[round(epoch * steps_per_epoch) + 1 for epoch in config.decay_milestones],
             decay_rate=config.decay_rate,
             warmup_epochs=_warmup_steps(config, steps_per_epoch),  # pyright: ignore[reportArgumentType]  # parts are fine
             warmup_lr=config.warmup_lr,
