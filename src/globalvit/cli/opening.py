@@ -17,7 +17,8 @@ MODEL, RUNNING = "model", "running; as in the checkpoint's run unless given"
 # Options that stand for the setting of the same name.
 SETTINGS = (
     *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "amp", "precision", "device"),
-    *("data_dir", "val_split", "workers"),
+    *("data_dir", "val_split", "workers", "reduce_zero_label", "class_file"),
+    *("short_side", "long_side", "size_multiple", "eval_mode", "eval_stride", "eval_scales", "eval_flip"),
 )
 CROP = "preprocessing; the weights' own unless given"
 
@@ -53,6 +54,12 @@ class ModelOptions:
     interpolation: Literal["bilinear", "bicubic"] | None = field(
         default=None, metadata=about(CROP, "how images are resized")
     )
+
+    short_side: int | None = field(
+        default=None, metadata=about(CROP, "shorter side of pictures to segment or to find objects in, in pixels")
+    )
+    long_side: int | None = field(default=None, metadata=about(CROP, "most that the longer side may then have"))
+    size_multiple: int | None = field(default=None, metadata=about(CROP, "make both sides multiples of this"))
 
     batch_size: int | None = field(default=None, metadata=about(RUNNING, "images at a time"))
     amp: bool | None = field(

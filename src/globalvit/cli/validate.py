@@ -5,22 +5,25 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli import tables
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model
 from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
+from globalvit.cli.scores import LAYOUTS
 from globalvit.data.imagenet import readable
+from globalvit.models.variants import Kind
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
-    from globalvit.data.image_folder import Source
+    from globalvit.metrics.metric import Metric
     from globalvit.tasks.task import Task
     from globalvit.train.engine import Engine
 
 logger = logging.getLogger(__name__)
-SUMMARY = "Measure top-1, top-5 and loss on labelled pictures, class by class"
+SUMMARY = "Measure accuracy, mIoU or AP on labelled pictures, class by class"
+SEGMENTATION = "segmentation; as in the checkpoint's run unless given"
 DATA = "data; as in the checkpoint's run unless given"
 # More rows than this are not read on a screen; files hold them all.
 MOST_ROWS = 40
@@ -39,18 +42,48 @@ class ValidateOptions(ModelOptions):
     workers: int | None = field(default=None, metadata=about(DATA, "loader processes of each process"))
     output: Path | None = field(
         default=None,
-        metadata=about("answers", "folder for summary.json, per_class.csv and the confusion matrix (PNG, JSON, CSV)"),
+        metadata=about(
+            "answers",
+            "folder for summary.json, per_class.csv, the confusion matrix (PNG, JSON, CSV) and COCO's results.json",
+        ),
+    )
+    reduce_zero_label: bool | None = field(
+        default=None, metadata=about(DATA, "label 0 stands for what is not to be scored, as in ADE20K")
+    )
+    class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colours"))
+
+    eval_mode: Literal["whole", "slide"] | None = field(
+        default=None,
+        metadata=about(SEGMENTATION, "score whole pictures, or by a window as large as training's crops"),
+    )
+    eval_stride: int | None = field(
+        default=None, metadata=about(SEGMENTATION, "pixels between windows; two thirds of their side unless given")
+    )
+    eval_scales: tuple[float, ...] | None = field(
+        default=None, metadata=about(SEGMENTATION, "sizes to average, as factors")
+    )
+    eval_flip: bool | None = field(
+        default=None, metadata=about(SEGMENTATION, "average each picture and its mirror image")
     )
 
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of a model by name, the rows and matrix behind them, and the pictures left out (name → reason)."""
+    """What was measured.
 
+    Attributes:
+        kind: of the task.
+        model: its name.
+        metric: over all pictures.
+        skipped: the pictures left out, name → reason.
+        category_ids: of detection, the data set's own id of each label.
+    """
+
+    kind: Kind
     model: str
-    scores: dict[str, float]
-    report: dict[str, Any]
+    metric: "Metric"
     skipped: dict[str, str]
+    category_ids: tuple[int, ...] | None = None
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -64,6 +97,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     # Sharding is for training: a model that could be trained fits a device without its optimiser.
     with start_engine(replace(settings, fsdp=False)) as engine:
         task = open_model(options)
+        settings = replace(settings, model=task.spec.model)
         source = open_source(task, settings)
         result = measure(task, source, settings, engine)
         if engine.is_main:
@@ -73,17 +107,16 @@ def run(argv: Sequence[str], prog: str) -> int:
     return 0
 
 
-def open_source(task: "Task", settings: TrainConfig) -> "Source":
+def open_source(task: "Task", settings: TrainConfig) -> Any:
     """The validation pictures, labelled as the model's outputs are.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: its classes are not the model's; the text names those that differ.
     """
-    from globalvit.data.image_folder import open_split
+    from globalvit.train.feed import feed_for
 
-    assert settings.data_dir is not None
-    source = open_split(settings.data_dir, settings.val_split or "val", task.classes)
+    source = feed_for(settings).open_split(settings.val_split or "val", task.classes)
     if len(source.classes) != task.spec.num_classes:
         raise ValueError(
             f"the model has {task.spec.num_classes} outputs and {settings.data_dir} has {len(source.classes)} classes; "
@@ -93,14 +126,16 @@ def open_source(task: "Task", settings: TrainConfig) -> "Source":
     return source
 
 
-def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engine") -> Result:
+def measure(task: "Task", source: Any, settings: TrainConfig, engine: "Engine") -> Result:
     """Score the model on all pictures of `source`, each counted once over all processes."""
-    from globalvit.data.loading import eval_loader
     from globalvit.train.evaluate import evaluate
+    from globalvit.train.feed import feed_for
 
+    feed = feed_for(settings)
+    feed.set_up(task)
     _lay_out(task, settings)
     engine.place(task)
-    loader = eval_loader(
+    loader = feed.eval_loader(
         source,
         task.preprocessing,
         batch_size=settings.batch_size,
@@ -123,7 +158,7 @@ def measure(task: "Task", source: "Source", settings: TrainConfig, engine: "Engi
             on_batch=lambda _: progress.advance(),
         )
     skipped = {name: reason for share in engine.gather(loader.skipped.reasons) for name, reason in share.items()}
-    return Result(task.spec.model, metric.compute(), metric.report(), skipped)
+    return Result(task.kind, task.spec.model, metric, skipped, getattr(source, "category_ids", None))
 
 
 def _lay_out(task: "Task", settings: TrainConfig) -> None:
@@ -139,37 +174,37 @@ def _lay_out(task: "Task", settings: TrainConfig) -> None:
 
 def show(result: Result) -> None:
     """Print the classes' rows, worst first where there are many, then the scores."""
-    rows = result.report["per_class"]
+    layout, scores = LAYOUTS[result.kind], result.metric.compute()
+    rows = all_rows = result.metric.report()["per_class"]
     if len(rows) > MOST_ROWS:
-        rows = sorted(rows, key=lambda row: 101 if row["recall"] is None else row["recall"])[:MOST_ROWS]
-        logger.info("the %d worst of %d classes; --output writes all", MOST_ROWS, len(result.report["per_class"]))
-    tables.show([_shown(row) for row in rows])
-    scores = result.scores
-    tables.write_line(
-        f"top1 {scores['top1']:.3f} %  top5 {scores['top5']:.3f} %  loss {scores['loss']:.5f}  "
-        f"on {scores['count']:.0f} pictures" + (f", {len(result.skipped)} left out" if result.skipped else "")
-    )
+        rows = sorted(rows, key=lambda row: 101 if row[layout.judged] is None else row[layout.judged])[:MOST_ROWS]
+        logger.info("the %d worst of %d classes; --output writes all", MOST_ROWS, len(all_rows))
+    tables.show([layout.cells(row) for row in rows])
+    left_out = f", {len(result.skipped)} left out" if result.skipped else ""
+    tables.write_line(f"{layout.summary(scores)}  on {scores['count']:.0f} pictures{left_out}")
 
 
 def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
-    """Write scores, rows and the confusion matrix to `folder`."""
+    """Write scores, rows, the confusion matrix and detections to `folder`, as far as the task has them."""
+    report = result.metric.report()
+    rows = report["per_class"]
+    origin = {"model": result.model, "checkpoint": checkpoint and str(checkpoint)}
+    tables.write_json(folder / "summary.json", result.metric.compute() | origin | {"skipped": result.skipped})
+    tables.write_csv(folder / "per_class.csv", list(rows[0]), [row.values() for row in rows])
+    if "confusion_matrix" in report:
+        _write_matrix(folder, [row["name"] for row in rows], report["confusion_matrix"])
+    if result.kind == "detect":
+        from globalvit.metrics.coco_ap import CocoAP
+
+        assert isinstance(result.metric, CocoAP)
+        ids = result.category_ids or tuple(range(len(rows)))
+        tables.write_json(folder / "results.json", result.metric.results(ids))
+
+
+def _write_matrix(folder: Path, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> None:
     from globalvit.train.plots import plot_confusion
 
-    rows, matrix = result.report["per_class"], result.report["confusion_matrix"]
-    classes = [row["name"] for row in rows]
-    origin = {"model": result.model, "checkpoint": checkpoint and str(checkpoint)}
-    tables.write_json(folder / "summary.json", result.scores | origin | {"skipped": result.skipped})
-    tables.write_csv(folder / "per_class.csv", list(rows[0]), [row.values() for row in rows])
     tables.write_json(folder / "confusion_matrix.json", {"classes": classes, "counts": matrix})
     named_rows = [[name, *counts] for name, counts in zip(classes, matrix, strict=True)]
     tables.write_csv(folder / "confusion_matrix.csv", ["true class", *classes], named_rows)
     plot_confusion(folder / "confusion_matrix.png", matrix, classes)
-
-
-def _shown(row: dict[str, Any]) -> dict[str, str]:
-    return {
-        "class": row["name"],
-        "pictures": str(row["images"]),
-        "recall %": tables.number(row["recall"], 1),
-        "precision %": tables.number(row["precision"], 1),
-    }

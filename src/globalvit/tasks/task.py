@@ -13,7 +13,7 @@ from globalvit.data.fit import FitTransform
 from globalvit.data.transforms import EvalTransform
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
-from globalvit.models.variants import ModelSpec
+from globalvit.models.variants import Kind, ModelSpec
 
 Batch = dict[str, Any]
 Preprocessing = EvalTransform | FitTransform
@@ -31,7 +31,7 @@ class Task(nn.Module):
         has_frozen_norms: whether batch norms keep their statistics in training.
     """
 
-    kind: str
+    kind: Kind
 
     def __init__(
         self,

@@ -1,0 +1,76 @@
+"""How the scores of each kind of task are printed and written."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from globalvit.cli import tables
+from globalvit.models.variants import Kind
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is shown of a task's scores.
+
+    Attributes:
+        columns: heading → (key of a class's row, digits after the point; None for whole numbers).
+        judged: the key by which classes are sorted, worst first, where they are too many.
+        summary: the scores in one line.
+    """
+
+    columns: Mapping[str, tuple[str, int | None]]
+    judged: str
+    summary: Callable[[Mapping[str, float]], str]
+
+    def cells(self, row: Row) -> dict[str, str]:
+        """A class's row as texts, with those columns that it has."""
+        shown = {"class": row["name"]}
+        for heading, (key, digits) in self.columns.items():
+            if key in row:
+                shown[heading] = str(row[key]) if digits is None else tables.number(row[key], digits)
+        return shown
+
+
+def _classified(scores: Mapping[str, float]) -> str:
+    return f"top1 {scores['top1']:.3f} %  top5 {scores['top5']:.3f} %  loss {scores['loss']:.5f}"
+
+
+def _segmented(scores: Mapping[str, float]) -> str:
+    return f"miou {scores['miou']:.3f} %  macc {scores['macc']:.3f} %  pacc {scores['pacc']:.3f} %"
+
+
+def _detected(scores: Mapping[str, float]) -> str:
+    keys = [f"ap_{kind}{at}" for kind in ("box", "mask") for at in ("", "_50", "_75")]
+    return "  ".join(f"{key} {scores[key]:.3f} %" for key in keys if key in scores)
+
+
+LAYOUTS: dict[Kind, Layout] = {
+    "classify": Layout(
+        columns={"pictures": ("images", None), "recall %": ("recall", 1), "precision %": ("precision", 1)},
+        judged="recall",
+        summary=_classified,
+    ),
+    "segment": Layout(
+        columns={
+            "pixels": ("pixels", None),
+            "IoU %": ("iou", 1),
+            "accuracy %": ("accuracy", 1),
+            "precision %": ("precision", 1),
+        },
+        judged="iou",
+        summary=_segmented,
+    ),
+    "detect": Layout(
+        columns={
+            "objects": ("objects", None),
+            "box AP": ("ap_box", 1),
+            "box AP50": ("ap_box_50", 1),
+            "mask AP": ("ap_mask", 1),
+            "mask AP50": ("ap_mask_50", 1),
+        },
+        judged="ap_box",
+        summary=_detected,
+    ),
+}
