@@ -35,6 +35,7 @@ from globalvit.models.variants import (
 from globalvit.necks.gpvit_adapter import AdaptedGPViT
 from globalvit.tasks.classify import build_classifier
 from globalvit.tasks.detect import build_detector
+from globalvit.tasks.segment import build_segmenter
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.weights import catalog, load
 from globalvit.weights.load import LoadReport
@@ -49,7 +50,11 @@ FITS = {
 }
 # The finest stride of GPViT's pyramid in the forms that have one.
 FINEST: dict[Form, Literal[4, 8]] = {"detection": 4, "one_stage": 8}
-BUILDERS: dict[str, Callable[..., Task]] = {"classify": build_classifier, "detect": build_detector}
+BUILDERS: dict[str, Callable[..., Task]] = {
+    "classify": build_classifier,
+    "segment": build_segmenter,
+    "detect": build_detector,
+}
 Source = str | PathLike[str] | Mapping[str, Any]
 
 

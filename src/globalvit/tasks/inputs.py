@@ -4,7 +4,7 @@ A forward pass holds only images of one size: nothing is padded to a neighbour's
 what else was asked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any
 
@@ -32,9 +32,13 @@ def batches(
     Raises:
         ValueError: something else came.
     """
+    return groups((as_tensor(image, preprocessing) for image in _as_sequence(images)), batch_size)
+
+
+def groups(tensors: Iterable[Tensor], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield (positions in `tensors`, those stacked), at most `batch_size` of one shape at a time."""
     waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-    for position, image in enumerate(_as_sequence(images)):
-        tensor = as_tensor(image, preprocessing)
+    for position, tensor in enumerate(tensors):
         group = waiting.setdefault(tuple(tensor.shape), [])
         group.append((position, tensor))
         if len(group) == batch_size:
