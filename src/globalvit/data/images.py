@@ -84,14 +84,19 @@ def decode_image(
     return _decode_stream(stream, name or "the picture", convert, formats)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, stored: tuple[int, int] | None = None) -> Image.Image:
     """An opened image of any mode as upright RGB; see the head of this file for what becomes of each.
+
+    Args:
+        image: as it is stored.
+        stored: a height and width; an image of these is left as it is and not turned upright.
 
     Raises:
         UnreadableImage: floating-point or 32-bit pixels, whose range is not known.
     """
     image.load()
-    image = _upright(image)
+    if (image.height, image.width) != stored:
+        image = _upright(image)
     if image.mode == "F":
         raise UnreadableImage("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):

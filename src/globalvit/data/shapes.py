@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from globalvit.data.digits import VALIDATION_NAMES
 from globalvit.data.instances import Instances, RunLengths
 from globalvit.data.palette import default_palette
+from globalvit.data.truth import Truth, truth_of
 
 BUILT_IN = "shapes"
 KINDS = ("circle", "square", "triangle")
@@ -146,7 +147,19 @@ class SegmentShapes(_Shapes):
 
 
 class DetectShapes(_Shapes):
-    """Pictures with boxes and masks."""
+    """Pictures with boxes and masks; the picture's number is its id."""
+
+    category_ids = tuple(range(1, len(KINDS) + 1))
+    has_masks = True
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Height and width of every picture, int (len, 2)."""
+        return np.full((len(self), 2), self.side)
+
+    def truth(self, index: int) -> Truth:
+        """What detections in picture `index` are compared with."""
+        return truth_of(self.scene(index).instances, index, (self.side, self.side))
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
         """Picture `index` as RGB, and its shapes."""

@@ -76,10 +76,10 @@ class CocoAP(Metric):
 
         Args:
             predictions: of each picture `boxes` (N, 4) xyxy in its own pixels, `scores` (N,), `labels` (N,) and, where
-                masks are scored, `masks`: bool (N, H, W), or a list of COCO's compressed run lengths
-                `{"size", "counts"}`; tensors on any device, or arrays.
+                masks are scored, `masks`: bool (N, H, W), or a list of COCO's run lengths `{"size", "counts"}`,
+                compressed or not; tensors on any device, or arrays.
             annotations: of each picture `image_id`, `size` (H, W), and of its objects `boxes` (N, 4) xyxy, `labels`,
-                `crowd` and `areas` (N,), `masks`: compressed run lengths, or None where there are none.
+                `crowd` and `areas` (N,), `masks` likewise, or None where there are none.
 
         Raises:
             ValueError: a prediction has no masks although they are scored.
@@ -272,7 +272,7 @@ def _array(values: Any, dtype: type) -> np.ndarray:
 
 
 def _compressed(masks: Any) -> list[bytes] | None:
-    """Bitmaps (N, H, W), or run lengths with `counts`, as COCO's compressed run lengths."""
+    """Bitmaps (N, H, W), or run lengths, as COCO's compressed run lengths."""
     if masks is None:
         return None
     # One bitmap at a time: all at once would need as much memory again.
@@ -281,6 +281,9 @@ def _compressed(masks: Any) -> list[bytes] | None:
 
 def _counts(mask: Mapping[str, Any]) -> bytes:
     counts = mask["counts"]
+    if isinstance(counts, list | tuple):
+        runs: Any = coco_mask.frPyObjects({"size": list(mask["size"]), "counts": list(counts)}, *mask["size"])
+        return runs["counts"]
     return counts.encode("ascii") if isinstance(counts, str) else counts
 
 
