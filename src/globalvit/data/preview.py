@@ -56,11 +56,12 @@ def _tile(image_CHW: Tensor, caption: Sequence[str]) -> Image.Image:
     tile.paste(picture, (0, 0))
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(TEXT)
     for line, text in enumerate(caption):
-        pen.text((1, picture.height + 1 + line * (TEXT + 3)), _shorten(text, picture.width, font), INK, font)
+        pen.text((1, picture.height + 1 + line * (TEXT + 3)), shorten(text, picture.width, font), INK, font)
     return tile
 
 
-def _shorten(text: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def shorten(text: str, room: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Cut `text` to `room` pixels, ending in dots where it was cut."""
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "…") > room:
