@@ -25,7 +25,7 @@ LIGHT = (
 )
 DATA_PAGES = (
     ["data"],
-    *(["data", *name.split()] for name in ("check", "preview", "lmdb", "lmdb build", "lmdb verify")),
+    *(["data", *name.split()] for name in ("check", "preview", "lmdb", "lmdb build", "lmdb verify", "shapes")),
 )
 HELP_PAGES = ([], *([name] for name in COMMANDS if name != "data"), *DATA_PAGES)
 IMPORT_EACH = """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from globalvit.atomic import replace_with
-from globalvit.cli import data_lmdb, tables
+from globalvit.cli import data_lmdb, data_shapes, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
 from globalvit.cli.progress import Progress
 from globalvit.models.variants import ModelSpec
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from globalvit.data.check import Problem, Report
 
-SUMMARY = "Check a data folder, preview what training sees, or pack pictures into LMDB databases"
+SUMMARY = "Check a data folder, preview what training sees, pack pictures into LMDB databases, or draw a small set"
 COMMANDS = {
     "check": "Find unreadable pictures, empty or differing classes, and pictures that lie in two splits",
     "preview": "Draw a sheet of augmented training pictures, as a recipe makes them",
     "lmdb": data_lmdb.SUMMARY,
+    "shapes": data_shapes.SUMMARY,
 }
 # Problems of one kind that are printed; --json writes all.
 MOST_PRINTED = 20
@@ -69,7 +70,8 @@ class PreviewOptions:
 def run(argv: Sequence[str], prog: str) -> int:
     """Run one of the commands; return the exit status."""
     name, rest = choose(COMMANDS, argv, prog, SUMMARY)
-    return {"check": run_check, "preview": run_preview, "lmdb": data_lmdb.run}[name](rest, f"{prog} {name}")
+    runs = {"check": run_check, "preview": run_preview, "lmdb": data_lmdb.run, "shapes": data_shapes.run}
+    return runs[name](rest, f"{prog} {name}")
 
 
 def run_check(argv: Sequence[str], prog: str) -> int:
