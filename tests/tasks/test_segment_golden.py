@@ -5,22 +5,20 @@ import pytest
 import torch
 
 import globalvit as gv
-from globalvit.models.variants import GCVIT, GPVIT
 
+# name → parameters, millions: GPViT's counted of the published configurations, GC ViT's as its paper prints them.
 PARAMETERS = {
-    "gpvit_l1_upernet": 37_674_532,
-    "gpvit_l1_segformer": 9_851_278,
-}
-# Millions of MODELS: what was counted of the published configurations, two digits after the point.
-MILLIONS = {
-    "gpvit_l1_upernet": 37.67,
-    "gpvit_l2_upernet": 53.43,
-    "gpvit_l3_upernet": 66.84,
-    "gpvit_l4_upernet": 107.49,
-    "gpvit_l1_segformer": 9.85,
-    "gpvit_l2_segformer": 24.35,
-    "gpvit_l3_segformer": 36.97,
-    "gpvit_l4_segformer": 75.81,
+    "gpvit_l1_upernet": (37_674_532, 37.67),
+    "gpvit_l2_upernet": (53_426_784, 53.43),
+    "gpvit_l3_upernet": (66_838_476, 66.84),
+    "gpvit_l4_upernet": (107_493_260, 107.49),
+    "gpvit_l1_segformer": (9_851_278, 9.85),
+    "gpvit_l2_segformer": (24_353_226, 24.35),
+    "gpvit_l3_segformer": (36_969_270, 36.97),
+    "gpvit_l4_segformer": (75_805_430, 75.81),
+    "gcvit_tiny_upernet": (58_017_498, 58),
+    "gcvit_small_upernet": (82_745_681, 84),
+    "gcvit_base_upernet": (123_832_328, 125),
 }
 
 
@@ -49,8 +47,9 @@ def test_a_published_checkpoint_gives_the_published_maps_and_logits(name, golden
     assert (np.asarray(answer["mask"]) == published).mean() >= 0.999
 
 
-@pytest.mark.parametrize("name", MILLIONS)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_the_published_ones(name):
-    counted = count(name)
-    assert counted == PARAMETERS.get(name, counted)
-    assert round(counted / 1e6, 2) == MILLIONS[name]
+    counted, millions = PARAMETERS[name]
+    assert count(name) == counted
+    # GC ViT's segmentation code was never released, so what its figures count is not known.
+    assert counted / 1e6 == pytest.approx(millions, **({"abs": 0.005} if name.startswith("gpvit") else {"rel": 0.02}))

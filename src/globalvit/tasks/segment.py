@@ -119,7 +119,7 @@ class Segmenter(Task):
         return {"loss": head + options.aux_weight * aux, "loss_head": head, "loss_aux": aux}
 
     def evaluate(self, batch: Batch, metric: Metric) -> None:
-        """Add a batch to a `MeanIoU`: lists `images`, (C, h, w) each, and `labels`, (H, W) in the picture's own size."""
+        """Add a batch to a `MeanIoU`: lists `images`, (C, h, w) each, and `labels`, (H, W) in their own sizes."""
         assert isinstance(metric, MeanIoU)
         labels = batch["labels"]
         for positions, images_BCHW in groups(batch["images"], len(labels)):
