@@ -188,10 +188,10 @@ def test_another_kind_of_database_is_refused(tmp_path):
 
 def test_a_database_of_a_later_form_is_refused(databases):
     database = Database(databases / "train")
-    header = json.loads(database.value(HEADER)) | {"form": 2, "news": [1]}
+    header = json.loads(database.value(HEADER)) | {"form": 3, "news": [1]}
     database.write([(HEADER, json.dumps(header).encode())])
     database.close()
-    with pytest.raises(ValueError, match=r"was built by a newer globalvit \(form 2, known 1\); update globalvit"):
+    with pytest.raises(ValueError, match=r"was built by a newer globalvit \(form 3, known 2\); update globalvit"):
         open_split(databases, "train")
 
 

@@ -46,7 +46,12 @@ class LmdbOptions:
 class BuildOptions(LmdbOptions):
     """What `globalvit data lmdb build` is asked for."""
 
-    src: Path = field(metadata={"help": "image folder: CLASS/PICTURE in it, or SPLIT/CLASS/PICTURE", "metavar": "SRC"})
+    src: Path = field(
+        metadata={
+            "help": "image folder: CLASS/PICTURE or SPLIT/CLASS/PICTURE in it, or images/SPLIT and annotations/SPLIT",
+            "metavar": "SRC",
+        }
+    )
     dst: Path = field(metadata={"help": "folder for the databases, one for each split", "metavar": "DST"})
 
 
@@ -124,4 +129,4 @@ def _tell(found: "Comparison") -> None:
         if len(names) > MOST_PRINTED:
             tables.write_line(f"{kind}: {len(names) - MOST_PRINTED} more")
     problems = ", ".join(f"{len(names)} × {kind}" for kind, names in kinds.items() if names)
-    tables.write_line(f"{found.equal} pictures are equal" + (f"; {problems}" if problems else ", nothing is wrong"))
+    tables.write_line(f"{found.equal} files are equal" + (f"; {problems}" if problems else ", nothing is wrong"))

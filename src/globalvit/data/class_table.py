@@ -77,6 +77,7 @@ def resolve_classes(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     class_file: str | None = None,
+    packed: ClassTable | None = None,
 ) -> ClassTable:
     """The classes of a data set, from a file or from what the caller knows.
 
@@ -85,12 +86,13 @@ def resolve_classes(
         classes: the names expected, in the order of their labels; stand for a class file where there is none.
         num_classes: how many are expected; alone, the classes are called by their numbers.
         class_file: a class file elsewhere, or `ade20k`.
+        packed: the classes in a database, which stand for the file in the folder.
 
     Raises:
         FileNotFoundError: `class_file` is not there.
         ValueError: the classes are not known, or not those expected.
     """
-    found = _given(data_dir, class_file)
+    found = packed if packed and not class_file else _given(data_dir, class_file)
     if found is None:
         names = classes or _numbers(num_classes)
         if names is None:

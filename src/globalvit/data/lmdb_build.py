@@ -1,5 +1,7 @@
 """Packs image folders into LMDB databases, which can be stopped at any moment and gone on with.
 
+Folders of pictures and label pictures are packed alike, as twice as many files.
+
 Pictures are written in batches, each in one transaction together with the record of what it holds. The last transaction
 writes the index and marks the database complete. So a build that was killed has whole batches and knows them; the next
 one reads only files that are new or have another size or time than recorded. All databases are begun before the first
@@ -26,7 +28,7 @@ from globalvit.data.lmdb_index import (
     pack_records,
     unpack,
 )
-from globalvit.data.lmdb_splits import Listing, check_target, find_splits
+from globalvit.data.lmdb_splits import Listing, MaskFiles, check_target, find_splits, open_listing
 
 # Pictures and bytes of one transaction: what is lost at most when a build is killed.
 BATCH_PICTURES, BATCH_BYTES = 1000, 64 * MEBIBYTE
@@ -36,7 +38,10 @@ Picture = tuple[bytes, bytes, Record]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What became of one split: pictures and bytes in all, and pictures written, left as they were, and removed."""
+    """What became of one split: pictures and bytes in all, and files written, left as they were, and removed.
+
+    Label pictures count as files, not as pictures.
+    """
 
     split: str
     classes: int
@@ -76,7 +81,7 @@ def build(
     """
     names = find_splits(src, splits)
     check_target(src, dst, names)
-    listings = {name: Listing(src / name) for name in names}
+    listings = {name: open_listing(src, name) for name in names}
     with _only_builder(dst), ExitStack() as stack:
         packers = {name: _Packer(stack.enter_context(_opened(dst / name)), listings[name]) for name in names}
         for name, packer in packers.items():
@@ -94,7 +99,7 @@ class _Packer:
         due: keys of the pictures to write.
     """
 
-    def __init__(self, database: Database, listing: Listing) -> None:
+    def __init__(self, database: Database, listing: Listing | MaskFiles) -> None:
         self.database, self.listing = database, listing
         self.is_complete = self._is_complete()
         self.notes = database.keys(DONE)
@@ -106,7 +111,7 @@ class _Packer:
         """Mark the database as half built, unless there is nothing to do."""
         if self.due or self.gone or not self.is_complete:
             self.is_complete = False
-            header = Header(is_complete=False, source=str(src.absolute()), split=split)
+            header = Header(form=self.listing.form, is_complete=False, source=str(src.absolute()), split=split)
             self.database.write([(HEADER, header.to_bytes())])
 
     def pack(self, readers: int, on_picture: Callable[[], None]) -> None:
@@ -121,9 +126,9 @@ class _Packer:
     def summary(self, split: str) -> Packed:
         """What became of the split."""
         total_bytes = sum(self.known[key].size for key in self.listing.keys)
-        pictures, written = len(self.listing.keys), len(self.due)
-        counts = (len(self.listing.classes), pictures, total_bytes, written, pictures - written, len(self.gone))
-        return Packed(split, *counts)
+        files, written = len(self.listing.keys), len(self.due)
+        counts = (self.listing.pictures, total_bytes, written, files - written, len(self.gone))
+        return Packed(split, len(self.listing.classes), *counts)
 
     def _is_complete(self) -> bool:
         data = self.database.value(HEADER)
@@ -133,7 +138,13 @@ class _Packer:
             return False
         header = Header.from_bytes(data)
         check_form(header, self.database.root)
-        return header.is_complete
+        if header.form != self.listing.form:
+            raise ValueError(
+                f"{self.database.root} holds pictures {'with' if header.has_masks else 'without'} label pictures, "
+                "unlike the folder to pack; give a new or an empty folder"
+            )
+        is_same = (header.classes, header.colours) == (self.listing.classes, self.listing.colours)
+        return header.is_complete and is_same
 
     def _known(self) -> dict[bytes, Record]:
         """The pictures that are in the database already; later notes count."""
@@ -166,9 +177,11 @@ class _Packer:
         """One transaction: drop what is gone and the notes of batches, write the index, mark it complete."""
         records = {key: self.known[key] for key in self.listing.keys}
         header = Header(
+            form=self.listing.form,
             is_complete=True,
             classes=self.listing.classes,
             counts=self.listing.counts,
+            colours=self.listing.colours,
             total_bytes=sum(record.size for record in records.values()),
         )
         index = _note(NAMES, RECORDS, records)

@@ -8,6 +8,9 @@ begins with a slash, so the keys of everything else do:
 - `/records`: a `Record` for each of them: 32 bytes, little-endian.
 - `/done/N/names`, `/done/N/records`: the same for one batch of a build that is not finished.
 
+Where pictures have label pictures, the keys are `images/PATH` and `labels/PATH`, and `/names` holds each picture's key
+followed by that of its labels.
+
 The published databases of GPViT have none of these, but a key `total`; see `lmdb_published`.
 """
 
@@ -26,7 +29,8 @@ from globalvit.data.lmdb import HalfBuilt, located, value
 
 OLD_TOTAL = b"total"
 HEADER, NAMES, RECORDS, DONE = b"/globalvit", b"/names", b"/records", b"/done/"
-FORM = 1
+# Of databases of classes, and of pictures with label pictures, which older versions must not take for the former.
+FORM, MASK_FORM = 1, 2
 _RECORD = struct.Struct("<QQ16s")
 
 
@@ -39,8 +43,9 @@ class Header:
         is_complete: whether all pictures are there.
         source: the image folder, while the database is not complete.
         split: the split's name, likewise; empty where the folder has no splits.
-        classes: names of the class folders, sorted by code point.
+        classes: names of the class folders, sorted by code point; of label pictures, the names of their class file.
         counts: pictures in each of them.
+        colours: of the classes, as `#rrggbb`, where label pictures have a class file that gives some.
         total_bytes: of all pictures.
         checksum: how `Record.checksum` was made.
     """
@@ -51,8 +56,14 @@ class Header:
     split: str = ""
     classes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    colours: tuple[str, ...] = ()
     total_bytes: int = 0
     checksum: str = "blake2b-128"
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the pictures have label pictures, not classes."""
+        return self.form == MASK_FORM
 
     def to_bytes(self) -> bytes:
         """JSON in ASCII."""
@@ -149,5 +160,7 @@ def check_form(header: Header, root: Path) -> None:
     Raises:
         ValueError: this version does not know its form.
     """
-    if header.form > FORM:
-        raise ValueError(f"{root} was built by a newer globalvit (form {header.form}, known {FORM}); update globalvit")
+    if header.form > MASK_FORM:
+        raise ValueError(
+            f"{root} was built by a newer globalvit (form {header.form}, known {MASK_FORM}); update globalvit"
+        )

@@ -68,14 +68,24 @@ class LmdbPictures:
             UnreadableImage: the picture is not there any more.
             OSError: the database cannot be read.
         """
-        data = value(self.path, self.key(index))
-        if data is None:
-            raise UnreadableImage(f"{self.name(index)} is not in the database any more; it was built anew meanwhile")
-        return data
+        return file_data(self.path, self.key(index), self.name(index))
 
     def read(self, index: int) -> Image.Image:
         """Picture `index` as RGB; raises what `data` and `read_image` raise."""
         return decode(self.data(index), self.name(index), is_direct=self.is_direct)
+
+
+def file_data(path: str, key: bytes, name: str) -> bytes:
+    """The bytes of a file in the database that readers call `path`; `name` is what errors call the file.
+
+    Raises:
+        UnreadableImage: it is not there any more.
+        OSError: the database cannot be read.
+    """
+    data = value(path, key)
+    if data is None:
+        raise UnreadableImage(f"{name} is not in the database any more; it was built anew meanwhile")
+    return data
 
 
 def open_database(
@@ -101,6 +111,11 @@ def open_database(
         if header is None:
             own, keys, labels = open_labels(root, classes)
             return LmdbPictures(root, own, keys, labels, np.arange(len(keys)), is_direct=is_direct)
+        if header.has_masks:
+            raise ValueError(
+                f"{root} holds pictures with label pictures, for segmentation, and not classes of pictures; give a "
+                "model for segmentation, such as --model gpvit_l1_upernet"
+            )
         ordered = match_classes(header.classes, classes or header.classes, str(root))
         labels, order = _arrange(header, ordered)
         keys = Keys(value(path, NAMES) or b"")

@@ -4,24 +4,31 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
+from globalvit.data import mask_folder
+from globalvit.data.class_table import ClassTable, find_class_file, read_class_file
 from globalvit.data.image_folder import OTHER_NAMES, ImageFolder, is_database, listed, split_folders
 from globalvit.data.images import SUFFIXES
 from globalvit.data.lmdb import LOCK, LONGEST_KEY
+from globalvit.data.lmdb_index import FORM, MASK_FORM
+from globalvit.data.mask_folder import MaskListing, find_folders, label_file
 
 logger = logging.getLogger(__name__)
 USUAL = ("train", *OTHER_NAMES["val"])
 # The name of the one split of a folder that has none.
 WHOLE = ""
+# What the keys of pictures and of label pictures begin with.
+IMAGES, LABELS = "images/", "labels/"
 
 
 def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
     """Names of the splits in an image folder; one empty name where its own folders are the classes.
 
     Args:
-        src: the image folder.
-        asked: the splits to take; None takes all folders that hold class folders.
+        src: the image folder, or a folder of pictures and label pictures.
+        asked: the splits to take; None takes all folders that hold class folders, or label pictures.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder, or no such split.
@@ -30,11 +37,15 @@ def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
     folders = split_folders(src)
     if is_database(src) or any(is_database(src / name) for name in folders):
         raise ValueError(f"{src} holds LMDB databases; give the folder of pictures")
-    lacking = [name for name in asked or () if name not in folders]
+    labelled = mask_folder.find_splits(src)
+    there = labelled or folders
+    lacking = [name for name in asked or () if name not in there]
     if lacking:
-        raise FileNotFoundError(f"no folder {listed(lacking)} in {src}; it holds {listed(folders)}")
+        raise FileNotFoundError(f"no folder {listed(lacking)} in {src}; it holds {listed(there)}")
     if asked:
         return list(dict.fromkeys(asked))
+    if labelled:
+        return labelled
     usual = [src / name for name in folders if name in USUAL]
     if usual and not any(map(_holds_pictures, usual)):
         return _with_classes(src, folders)
@@ -63,6 +74,11 @@ def find_databases(dst: Path) -> list[str]:
     return found
 
 
+def open_listing(src: Path, split: str) -> "Listing | MaskFiles":
+    """What one split holds; raises what `Listing` or `MaskFiles` does."""
+    return MaskFiles(src, split) if mask_folder.find_splits(src) else Listing(src / split)
+
+
 class Listing:
     """What one split of an image folder holds.
 
@@ -70,6 +86,8 @@ class Listing:
         root: the split's folder.
 
     Attributes:
+        form: of the database.
+        colours: none.
         classes: names of the class folders, sorted by code point.
         counts: pictures in each of them.
         keys: of all pictures, by class and sorted within it.
@@ -77,6 +95,9 @@ class Listing:
     Raises:
         ValueError: what `ImageFolder` refuses, or a path of more than 511 bytes.
     """
+
+    form = FORM
+    colours: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -88,9 +109,71 @@ class Listing:
         labels = Counter(map(source.label, range(len(source))))
         self.counts = tuple(labels[label] for label in range(len(self.classes)))
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures there are."""
+        return len(self.keys)
+
     def path(self, key: bytes) -> str:
         """The file that a key stands for."""
         return os.path.join(self.root, os.fsdecode(key))  # noqa: PTH118 (a million)
+
+
+class MaskFiles:
+    """What one split of a folder of pictures and label pictures holds.
+
+    Args:
+        src: the data set's folder, whose class file is packed too.
+        split: the split's name.
+
+    Attributes:
+        form: of the database.
+        classes, colours: those of the class file, colours as `#rrggbb`; none where there are none.
+        counts: none.
+        keys: of each picture, followed by that of its labels.
+
+    Raises:
+        FileNotFoundError: no such split.
+        ValueError: what `MaskListing.check` and `read_class_file` refuse, or a path of more than 511 bytes.
+    """
+
+    form = MASK_FORM
+    counts: tuple[int, ...] = ()
+
+    def __init__(self, src: Path, split: str) -> None:
+        self.folders = find_folders(src, split)
+        listing = MaskListing(self.folders)
+        listing.check()
+        file = find_class_file(src)
+        table = read_class_file(file) if file else None
+        self.classes = table.names if table else ()
+        self.colours = hex_colours(table)
+        images, labels = self.folders
+        pairs = (
+            (
+                _as_key(str(images / name), images, IMAGES),
+                _as_key(str(labels / label_file(name)), labels, LABELS),
+            )
+            for name in listing.pictures
+        )
+        self.keys = list(chain.from_iterable(pairs))
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures there are, label pictures not counted."""
+        return len(self.keys) // 2
+
+    def path(self, key: bytes) -> str:
+        """The file that a key stands for."""
+        name = os.fsdecode(key)
+        root = self.folders.images if name.startswith(IMAGES) else self.folders.labels
+        return os.path.join(root, name.split("/", 1)[1])  # noqa: PTH118 (a million)
+
+
+def hex_colours(table: ClassTable | None) -> tuple[str, ...]:
+    """The colours of a class table as `#rrggbb`."""
+    colours = table.colours if table else None
+    return tuple(f"#{bytes(colour).hex()}" for colour in colours or ())
 
 
 def check_target(src: Path, dst: Path, names: Sequence[str]) -> None:
@@ -108,8 +191,8 @@ def check_target(src: Path, dst: Path, names: Sequence[str]) -> None:
             raise ValueError(f"{root} holds something else; give a new or an empty folder")
 
 
-def _as_key(path: str, root: Path) -> bytes:
-    key = os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))
+def _as_key(path: str, root: Path, prefix: str = "") -> bytes:
+    key = os.fsencode(prefix + os.path.relpath(path, root).replace(os.sep, "/"))
     if len(key) > LONGEST_KEY:
         raise ValueError(
             f"{path}: its path below {root} has {len(key)} bytes, and a key of LMDB has at most {LONGEST_KEY}; shorten "

@@ -9,7 +9,7 @@ from pathlib import Path
 from globalvit.data.lmdb import keys, only_now, value
 from globalvit.data.lmdb_files import READERS, read_ahead
 from globalvit.data.lmdb_index import NAMES, RECORDS, Record, read_header, unpack
-from globalvit.data.lmdb_splits import WHOLE, Listing, find_databases, find_splits
+from globalvit.data.lmdb_splits import WHOLE, Listing, MaskFiles, find_databases, find_splits, open_listing
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ def verify(
     compared = sorted({*wanted, *(there if splits is None else ())})
     with ExitStack() as stack:
         databases = {name: _Content(dst / name, stack) for name in there if name in compared}
-        listings = {name: Listing(src / name) for name in wanted}
+        listings = {name: open_listing(src, name) for name in wanted}
         on_start(sum(len(listing.keys) for listing in listings.values()))
         found = Comparison()
         for name in compared:
@@ -91,7 +91,7 @@ class _Content:
 
 def _compare(
     content: _Content | None,
-    listing: Listing | None,
+    listing: Listing | MaskFiles | None,
     split: str,
     found: Comparison,
     readers: int,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from globalvit.data import shapes
 from globalvit.data.class_table import ClassTable, resolve_classes
-from globalvit.data.image_folder import is_built_in, list_pictures, listed, split_folders
+from globalvit.data.image_folder import is_built_in, is_database, list_pictures, listed, split_folders
 from globalvit.data.label_images import LabelReader, read_labelled
 from globalvit.data.names import Names
 from globalvit.data.palette import default_palette
@@ -177,7 +177,14 @@ def open_masks(
     if is_built_in(data_dir, shapes.BUILT_IN):
         return _open_shapes(split, classes, num_classes, reduce_zero_label)
     root = Path(data_dir)
-    split_folders(root)
+    there = split_folders(root)
+    for name in SPLIT_NAMES.get(split, (split,)):
+        if name in there and is_database(root / name):
+            # Imported here, since the package lmdb is an extra.
+            from globalvit.data.lmdb_masks import open_mask_database
+
+            expected = {"classes": classes, "num_classes": num_classes, "class_file": class_file}
+            return open_mask_database(root / name, reduce_zero_label=reduce_zero_label, **expected)
     table = resolve_classes(root, classes=classes, num_classes=num_classes, class_file=class_file)
     return MaskFolder(find_folders(root, split), table, reduce_zero_label=reduce_zero_label)
 

@@ -1,0 +1,108 @@
+"""Pictures and their label pictures out of an LMDB database, in place of folders of them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from globalvit.data.class_table import ClassTable, resolve_classes
+from globalvit.data.label_images import read_labelled
+from globalvit.data.lmdb import located, only_now, value
+from globalvit.data.lmdb_decode import decode
+from globalvit.data.lmdb_index import NAMES, Header, Keys, read_header
+from globalvit.data.lmdb_source import file_data
+from globalvit.data.mask_folder import palette_of, reader_of
+
+
+class LmdbMasks:
+    """Pictures of a database with a label for each pixel; every process opens it at its first read.
+
+    Args:
+        root: the database's folder.
+        keys: of each picture, followed by that of its labels.
+        table: names and colours of the classes.
+        reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
+
+    Attributes:
+        path: the database, as `lmdb.value` wants it called.
+    """
+
+    def __init__(self, root: Path, keys: Keys, table: ClassTable, *, reduce_zero_label: bool = False) -> None:
+        self.root = root
+        self.path = located(root)
+        self.classes, self.palette = table.names, palette_of(table)
+        self.reader = reader_of(table, reduce_zero_label)
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys) // 2
+
+    def key(self, index: int) -> bytes:
+        """The key of picture `index`."""
+        return self._keys[2 * index]
+
+    def label_key(self, index: int) -> bytes:
+        """The key of the label picture of picture `index`."""
+        return self._keys[2 * index + 1]
+
+    def name(self, index: int) -> str:
+        """The database's folder and the key of picture `index`."""
+        return str(self.root / os.fsdecode(self.key(index)))
+
+    def label_name(self, index: int) -> str:
+        """The database's folder and the key of the label picture of picture `index`."""
+        return str(self.root / os.fsdecode(self.label_key(index)))
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Picture `index` as RGB, and its labels; raises what `file_data` and `read_labelled` raise."""
+        name, label_name = self.name(index), self.label_name(index)
+        data = file_data(self.path, self.key(index), name)
+        label_data = file_data(self.path, self.label_key(index), label_name)
+        return read_labelled(data, label_data, self.reader, name, label_name, decode)
+
+
+def open_mask_database(
+    root: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    class_file: str | None = None,
+    reduce_zero_label: bool = False,
+) -> LmdbMasks:
+    """Open a database that `globalvit data lmdb build` made of pictures and label pictures.
+
+    Args:
+        root: the folder that holds `data.mdb`.
+        classes: the classes expected, as in `open_masks`.
+        num_classes: how many are expected, likewise.
+        class_file: names of the classes in place of those in the database.
+        reduce_zero_label: 0 in the files is to be ignored, and every other label is one less than they say.
+
+    Raises:
+        HalfBuilt: its build was not finished.
+        ValueError: it holds no label pictures, or not the classes expected.
+        OSError: it cannot be read.
+    """
+    # Whatever this process had open there may be another database by now.
+    with only_now(root) as path:
+        header = read_header(root)
+        if header is None or not header.has_masks:
+            raise ValueError(
+                f"{root} holds classes of pictures, and no label pictures for segmentation; build it from a folder "
+                "with images/ and annotations/"
+            )
+        keys = Keys(value(path, NAMES) or b"")
+    expected: dict[str, Any] = {"classes": classes, "num_classes": num_classes, "class_file": class_file}
+    table = resolve_classes(root.parent, **expected, packed=_packed_table(header))
+    return LmdbMasks(root, keys, table, reduce_zero_label=reduce_zero_label)
+
+
+def _packed_table(header: Header) -> ClassTable | None:
+    """The class file that was packed, if there was one."""
+    if not header.classes:
+        return None
+    colours = [bytes.fromhex(colour[1:]) for colour in header.colours]
+    return ClassTable(header.classes, tuple((red, green, blue) for red, green, blue in colours) or None)
