@@ -7,6 +7,9 @@ import numpy as np
 
 from globalvit.data.randomness import Purpose, derive
 
+# Enough to find partners of alike shapes, few enough that they are others in every epoch.
+SORTED_BATCHES = 32
+
 
 class Request(NamedTuple):
     """What a loader process is asked for: one batch."""
@@ -60,6 +63,34 @@ class TrainPlan:
     def __iter__(self) -> Iterator[Request]:
         generator = np.random.Generator(np.random.PCG64(derive(Purpose.ORDER, self.seed, self.epoch)))
         order = generator.permutation(self.total)[: self.batches_per_epoch * self.world * self.batch_size]
-        mine = order.reshape(self.batches_per_epoch, self.world, self.batch_size)[self.start_batch :, self.rank]
+        batches = self._divided(order, generator).reshape(self.batches_per_epoch, self.world, self.batch_size)
+        mine = batches[self.start_batch :, self.rank]
         epoch, image_size = self.epoch, self.image_size
         return (Request(tuple(indices.tolist()), epoch, image_size) for indices in mine)
+
+    def _divided(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:  # noqa: ARG002
+        """The epoch's samples, one global batch after the other."""
+        return order
+
+
+class AspectPlan(TrainPlan):
+    """As `TrainPlan`, but the pictures of a global batch are of alike shapes, so that little of it is padding.
+
+    The epoch's order is cut into pieces of 32 global batches; each piece is sorted by width over height and divided
+    into batches, and at last all batches are shuffled. Which pictures share a batch changes from epoch to epoch.
+    """
+
+    aspects: np.ndarray
+
+    @classmethod
+    def over(cls, source: Any, batch_size: int, seed: int, rank: int, world: int) -> Self:
+        """The plan of a source's samples, which tells the `sizes` of its pictures, (len, 2): height and width."""
+        plan = super().over(source, batch_size, seed, rank, world)
+        plan.aspects = source.sizes[:, 1] / source.sizes[:, 0]
+        return plan
+
+    def _divided(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        global_batch = self.batch_size * self.world
+        pieces = np.split(order, range(global_batch * SORTED_BATCHES, len(order), global_batch * SORTED_BATCHES))
+        ordered = np.concatenate([piece[np.argsort(self.aspects[piece], kind="stable")] for piece in pieces])
+        return generator.permutation(ordered.reshape(-1, global_batch))

@@ -275,6 +275,8 @@ def _compressed(masks: Any) -> list[bytes] | None:
     """Bitmaps (N, H, W), or run lengths, as COCO's compressed run lengths."""
     if masks is None:
         return None
+    if isinstance(masks, torch.Tensor):
+        masks = masks.cpu()
     # One bitmap at a time: all at once would need as much memory again.
     return [_counts(mask) if isinstance(mask, Mapping) else _encode(mask) for mask in masks]
 
