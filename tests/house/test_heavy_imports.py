@@ -19,6 +19,7 @@ LIGHT = (
     "globalvit.data.imagenet",
     "globalvit.weights.catalog",
     "globalvit.weights.gcvit_official",
+    "globalvit.weights.openmmlab",
     "globalvit.weights.timm",
     "globalvit.train.config",
     *(f"globalvit.cli.{name}" for name in ("main", "options", *COMMANDS)),

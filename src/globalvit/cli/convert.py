@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli.options import parse
 from globalvit.cli.tables import write_line
-from globalvit.models.variants import GPVIT
-from globalvit.weights import catalog, gcvit_official, gpvit_official, timm
+from globalvit.models.variants import GPVIT, ModelSpec
+from globalvit.weights import catalog, gcvit_official, gpvit_official, openmmlab, timm
+from globalvit.weights.heads import head_of
 from globalvit.weights.report import kinds
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     if options.to == "ours":
         written = _write_ours(options.target, weights, found, task)
     else:
-        written = _write_foreign(options, weights, found.spec.model)
+        written = _write_foreign(options, weights, found.spec)
     for line in _report(options, weights, found, written):
         write_line(line)
     return 0
@@ -83,7 +84,7 @@ def _expected(found: "Resolved", weights: "Weights") -> "Task":
     with torch.device("meta"):
         task = create_model(spec.model, num_classes=spec.num_classes, **shared)
         own = task.state_dict()
-        if "backbone.norms.0.weight" in weights.state:
+        if head_of(weights.state) is None and "backbone.norms.0.weight" in weights.state:
             backbone = create_backbone(spec.model, form="detection", **shared)
             own = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
     require_match(weights.state, own, source=weights.source, model=spec.model)
@@ -107,12 +108,14 @@ def _write_ours(target: Path, weights: "Weights", found: "Resolved", task: "Task
     return weights.state
 
 
-def _write_foreign(options: ConvertOptions, weights: "Weights", model: str) -> dict[str, "Tensor"]:
+def _write_foreign(options: ConvertOptions, weights: "Weights", spec: ModelSpec) -> dict[str, "Tensor"]:
     from globalvit.weights.load import write_tensors
 
-    if model in GPVIT and options.to == "timm":
-        raise ValueError(f"timm has no {model}; write the form 'ours', which globalvit.timm_plugin opens in timm")
-    state = _foreign_form(options.to, model).from_ours(weights.state)
+    if options.to == "timm" and spec.head is not None:
+        raise ValueError(f"timm has no {spec.model}; write the form 'ours' or 'official'")
+    if options.to == "timm" and spec.model in GPVIT:
+        raise ValueError(f"timm has no {spec.model}; write the form 'ours', which globalvit.timm_plugin opens in timm")
+    state = _foreign_form(options.to, spec).from_ours(weights.state)
     if options.target.suffix == SAFETENSORS:
         write_tensors(options.target, state, {})
     else:
@@ -121,15 +124,17 @@ def _write_foreign(options: ConvertOptions, weights: "Weights", model: str) -> d
     return state
 
 
-def _foreign_form(to: str, model: str) -> ModuleType:
+def _foreign_form(to: str, spec: ModelSpec) -> ModuleType:
     """The converter of a form."""
     if to == "timm":
         return timm
-    return gpvit_official if model in GPVIT else gcvit_official
+    if spec.head is not None:
+        return openmmlab
+    return gpvit_official if spec.model in GPVIT else gcvit_official
 
 
-def _title(to: str, model: str) -> str:
-    return "our form" if to == "ours" else _foreign_form(to, model).TITLE
+def _title(to: str, spec: ModelSpec) -> str:
+    return "our form" if to == "ours" else _foreign_form(to, spec).TITLE
 
 
 def _write_pickle(target: Path, content: dict[str, Any]) -> None:
@@ -151,7 +156,7 @@ def _report(
     entry = f", its {opened.entry}" if opened.entry else ""
     others = f" ({', '.join(opened.passed_over)} passed over)" if opened.passed_over else ""
     yield f"source: {found.file}, {weights.form.title}{entry}{others}, {len(opened.state)} entries"
-    yield f"target: {options.target}, {_title(options.to, spec.model)}, {len(written)} entries"
+    yield f"target: {options.target}, {_title(options.to, spec)}, {len(written)} entries"
     yield f"model: {spec.model}, {spec.num_classes} classes, {spec.in_channels} input channels"
     if weights.dropped:
         yield f"left out by name: {kinds(weights.dropped)}"
@@ -160,5 +165,5 @@ def _report(
         yield f"written anew: {kinds(added)}"
     if options.to == "timm" and not any(record.form == "timm" for record in catalog.records(spec.model)):
         yield f"timm has no {spec.model}; `import globalvit.timm_plugin` gives it globalvit_{spec.model}"
-    if spec.model not in GPVIT:
+    if spec.backbone not in GPVIT:
         yield LICENCE_NOTE
