@@ -1,18 +1,18 @@
-"""`globalvit predict`: the likeliest classes of pictures, as a table, as files and written under the pictures."""
+"""`globalvit predict`: what is in pictures, as a table, as files and drawn."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from globalvit.cli import tables
+from globalvit.cli.answers import Answer, Answers, Areas, Classes, Objects
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
 from globalvit.cli.options import parse
 from globalvit.cli.pictures import Picture, find_pictures
 from globalvit.cli.progress import Progress
-from globalvit.data.imagenet import readable
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-SUMMARY = "Name what is in pictures: a table, JSON, CSV, labelled pictures"
+SUMMARY = "Say what is in pictures: classes, areas or objects, as a table, JSON, CSV and drawn pictures"
 ANSWERS = "answers"
-CSV_COLUMNS = ("image", "rank", "label", "name", "score")
-Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,37 +30,53 @@ class PredictOptions(ModelOptions):
     """What `globalvit predict` is asked for."""
 
     images: tuple[str, ...] = field(metadata={"help": "pictures, folders or http(s) addresses", "metavar": "IMAGES"})
-    top_k: int = field(default=5, metadata=about(ANSWERS, "classes to name for each picture"))
-    json: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file"))
-    csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file, one line a class"))
-    output: Path | None = field(
-        default=None, metadata=about(ANSWERS, "folder for predictions.json, predictions.csv and labelled pictures")
+    top_k: int = field(default=5, metadata=about(ANSWERS, "classes that a classifier names for each picture"))
+    score_threshold: float = field(
+        default=0.5, metadata=about(ANSWERS, "score that an object has to exceed, 0 to 1, in detection")
     )
-    draw: bool = field(default=False, metadata=about(ANSWERS, "write labelled pictures (PNG) to --output"))
+    json: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file"))
+    csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file, a line each"))
+    output: Path | None = field(
+        default=None,
+        metadata=about(ANSWERS, "folder for predictions.json, predictions.csv, label pictures and drawn pictures"),
+    )
+    draw: bool = field(default=False, metadata=about(ANSWERS, "draw the answers on the pictures (PNG, in --output)"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top_k < 1:
             raise ValueError(f"--top-k {self.top_k} must be at least 1")
+        if not 0 <= self.score_threshold < 1:
+            raise ValueError(f"--score-threshold {self.score_threshold} must be 0 or more and under 1")
         if self.draw and self.output is None:
-            raise ValueError("--draw needs --output DIR, the folder for the labelled pictures")
+            raise ValueError("--draw needs --output DIR, the folder for the drawn pictures")
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Name what is in the pictures; return the exit status."""
+    """Say what is in the pictures; return the exit status."""
     options = parse(PredictOptions, argv, prog, SUMMARY, positional=("images",))
     pictures = find_pictures(options.images)
-    task, settings = open_model(options), options.settings()
+    made, settings = _open(options)
     with Progress(len(pictures), "predicting") as progress:
         reader = _Reader(progress)
-        answers = list(_answers(task, settings, reader.read(pictures), options))
-    _write(answers, reader.skipped, options)
+        answers = list(_answers(made, settings, reader.read(pictures), options))
+    _write(made, answers, reader.skipped, options)
     if not answers:
         raise ValueError(f"none of the {len(pictures)} pictures could be read")
-    tables.show([_row(answer) for answer in answers])
+    tables.show([{"picture": answer["image"]} | made.row(answer) for answer in answers])
     if reader.skipped:
         logger.warning("%d of %d pictures could not be read and were left out", len(reader.skipped), len(pictures))
     return 0
+
+
+def _open(options: PredictOptions) -> tuple[Answers, TrainConfig]:
+    """The model, what presents its answers, and the settings to run it with."""
+    from globalvit.train.inputs import set_up
+
+    task = open_model(options)
+    settings = replace(options.settings(), model=task.spec.model)
+    set_up(task, settings)
+    return _presenter(task, options), settings
 
 
 class _Reader:
@@ -89,39 +103,40 @@ class _Reader:
 
 
 def _answers(
-    task: "Task", settings: TrainConfig, read: Iterator[tuple[Picture, "Image.Image"]], options: PredictOptions
+    made: Answers, settings: TrainConfig, read: Iterator[tuple[Picture, "Image.Image"]], options: PredictOptions
 ) -> Iterator[Answer]:
-    """Predict batch by batch; photographs are not kept in their full size."""
-    from globalvit.cli.drawing import fit
-    from globalvit.tasks.classify import Classifier
+    """Predict batch by batch; few pictures are held at a time."""
+    writer = _Writer(options.output) if options.output else None
+    ready = ((picture, made.read(image, is_drawn=options.draw)) for picture, image in read)
+    autocast = place(made.task, settings)
+    batch_size = min(settings.batch_size, made.most_at_once or settings.batch_size)
+    while batch := list(islice(ready, batch_size)):
+        with autocast(), explained_memory(batch_size):
+            predictions = made.predict([one.given for _, one in batch])
+        for (picture, one), prediction in zip(batch, predictions, strict=True):
+            answer = {"image": picture.name} | made.to_json(prediction)
+            if writer is not None and (raster := made.raster(prediction)) is not None:
+                answer["mask"] = writer.write(picture, raster, "-mask")
+            if writer is not None and one.seen is not None:
+                answer["drawn"] = writer.write(picture, made.draw(one.seen, prediction))
+            yield answer
 
-    assert isinstance(task, Classifier)
-    labeller = _Labeller(options.output) if options.draw and options.output else None
-    ready = ((picture, task.preprocessing(image), labeller and fit(image)) for picture, image in read)
-    autocast = place(task, settings)
-    while batch := list(islice(ready, settings.batch_size)):
-        with autocast(), explained_memory(settings.batch_size):
-            predictions = task.predict([images for _, images, _ in batch], top_k=options.top_k, batch_size=len(batch))
-        for (picture, _, small), prediction in zip(batch, predictions, strict=True):
-            answer = {"image": picture.name} | prediction | {"names": list(readable(prediction["names"]))}
-            yield answer | ({"drawn": labeller.draw(picture, small, answer)} if labeller and small else {})
 
-
-class _Labeller:
-    """Writes labelled pictures into a folder, never two to one name."""
+class _Writer:
+    """Writes pictures into a folder, never two to one name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.taken: set[Path] = set()
 
-    def draw(self, picture: Picture, image: "Image.Image", answer: Answer) -> str:
-        """Write the picture with its classes below; return the file's path."""
+    def write(self, picture: Picture, made: "Image.Image", suffix: str = "") -> str:
+        """Write what was made of a picture, under its name and the suffix; return the file's path."""
         from globalvit.atomic import replace_with
-        from globalvit.cli.drawing import label_picture
 
-        path = self._free_path(self.folder / picture.inside.with_suffix(".png"))
+        wanted = self.folder / picture.inside
+        path = self._free_path(wanted.with_name(f"{wanted.stem}{suffix}.png"))
         with replace_with(path) as temporary:
-            label_picture(image, answer["names"], answer["scores"]).save(temporary, "PNG")
+            made.save(temporary, "PNG")
         return str(path)
 
     def _free_path(self, wanted: Path) -> Path:
@@ -133,22 +148,19 @@ class _Labeller:
         return path
 
 
-def _row(answer: Answer) -> dict[str, str]:
-    scores = [f"{100 * score:.1f}" for score in answer["scores"]]
-    others = ", ".join(f"{name} {score}" for name, score in zip(answer["names"][1:], scores[1:], strict=True))
-    return {"picture": answer["image"], "class": answer["names"][0], "%": scores[0], "then": others}
+def _presenter(task: "Task", options: PredictOptions) -> Answers:
+    if task.kind == "segment":
+        return Areas(task)
+    return Objects(task, options.score_threshold) if task.kind == "detect" else Classes(task, options.top_k)
 
 
-def _write(answers: Sequence[Answer], skipped: Sequence[dict[str, str]], options: PredictOptions) -> None:
+def _write(
+    made: Answers, answers: Sequence[Answer], skipped: Sequence[dict[str, str]], options: PredictOptions
+) -> None:
     folder = options.output
     for path in filter(None, (options.json, folder and folder / "predictions.json")):
         tables.write_json(path, {"predictions": answers, "skipped": skipped})
     for path in filter(None, (options.csv, folder and folder / "predictions.csv")):
-        tables.write_csv(path, CSV_COLUMNS, [line for answer in answers for line in _lines(answer)])
-
-
-def _lines(answer: Answer) -> Iterator[tuple[Any, ...]]:
-    """The answer as CSV lines, best class first."""
-    classes = zip(answer["labels"], answer["names"], answer["scores"], strict=True)
-    for rank, (label, name, score) in enumerate(classes, 1):
-        yield answer["image"], rank, label, name, score
+        tables.write_csv(
+            path, made.columns, [(answer["image"], *line) for answer in answers for line in made.lines(answer)]
+        )

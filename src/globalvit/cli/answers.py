@@ -1,0 +1,214 @@
+"""What `predict` makes of each kind of task's predictions: table rows, JSON, CSV lines, drawn pictures."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from globalvit.data.imagenet import readable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from globalvit.tasks.task import Task
+
+Answer = dict[str, Any]
+
+
+class Read(NamedTuple):
+    """A picture that was read: what the model gets, and what answers are drawn on (None where nothing is drawn)."""
+
+    given: Any
+    seen: "Image.Image | None"
+
+
+class Answers(ABC):
+    """Predictions of one kind of task.
+
+    Attributes:
+        columns: headings of the CSV file.
+        most_at_once: pictures in a forward pass at the most.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    most_at_once: ClassVar[int | None] = None
+
+    def __init__(self, task: "Task") -> None:
+        self.task = task
+
+    def read(self, image: "Image.Image", *, is_drawn: bool) -> Read:
+        """What is kept of a picture until its turn comes."""
+        return Read(image, image if is_drawn else None)
+
+    @abstractmethod
+    def predict(self, images: Sequence[Any]) -> list[Answer]:
+        """The task's predictions."""
+
+    @abstractmethod
+    def to_json(self, prediction: Answer) -> Answer:
+        """A prediction in plain values."""
+
+    @abstractmethod
+    def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
+        """A plain answer as CSV lines, without the picture's name."""
+
+    @abstractmethod
+    def row(self, answer: Answer) -> dict[str, str]:
+        """A plain answer as a row of the table, without the picture's name."""
+
+    @abstractmethod
+    def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
+        """The picture with its prediction."""
+
+    def raster(self, prediction: Answer) -> "Image.Image | None":  # noqa: ARG002 - only some have one
+        """A prediction that is a picture itself."""
+        return None
+
+
+class Classes(Answers):
+    """The likeliest classes of each picture."""
+
+    columns = ("image", "rank", "label", "name", "score")
+
+    def __init__(self, task: "Task", top_k: int) -> None:
+        super().__init__(task)
+        self.top_k = top_k
+
+    def read(self, image: "Image.Image", *, is_drawn: bool) -> Read:
+        """Photographs are not kept in their full size."""
+        from globalvit.cli.drawing import fit
+
+        return Read(self.task.preprocessing(image), fit(image) if is_drawn else None)
+
+    def predict(self, images: Sequence[Any]) -> list[Answer]:
+        """See `Classifier.predict`."""
+        from globalvit.tasks.classify import Classifier
+
+        assert isinstance(self.task, Classifier)
+        return self.task.predict(list(images), top_k=self.top_k, batch_size=len(images))
+
+    def to_json(self, prediction: Answer) -> Answer:
+        """Labels, names a reader knows, and scores."""
+        return prediction | {"names": list(readable(prediction["names"]))}
+
+    def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
+        """One line a class, best first."""
+        classes = zip(answer["labels"], answer["names"], answer["scores"], strict=True)
+        for rank, (label, name, score) in enumerate(classes, 1):
+            yield rank, label, name, score
+
+    def row(self, answer: Answer) -> dict[str, str]:
+        """The best class, and the others in one cell."""
+        scores = [f"{100 * score:.1f}" for score in answer["scores"]]
+        others = ", ".join(f"{name} {score}" for name, score in zip(answer["names"][1:], scores[1:], strict=True))
+        return {"class": answer["names"][0], "%": scores[0], "then": others}
+
+    def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
+        """The classes and their bars below the picture."""
+        from globalvit.cli.drawing import label_picture
+
+        return label_picture(image, readable(prediction["names"]), prediction["scores"])
+
+
+class Areas(Answers):
+    """The class of every pixel."""
+
+    columns = ("image", "rank", "label", "name", "share")
+    most_at_once = 4
+
+    def predict(self, images: Sequence[Any]) -> list[Answer]:
+        """See `Segmenter.predict`."""
+        return self.task.predict(list(images), batch_size=len(images))
+
+    def to_json(self, prediction: Answer) -> Answer:
+        """The classes that were found, and their parts of the picture, largest first."""
+        labels = {name: label for label, name in enumerate(prediction["names"])}
+        areas = [{"label": labels[name], "name": name, "share": share} for name, share in prediction["areas"].items()]
+        height, width = prediction["mask"].shape
+        return {"height": height, "width": width, "areas": areas}
+
+    def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
+        """One line a class, the largest first."""
+        for rank, area in enumerate(answer["areas"], 1):
+            yield rank, area["label"], area["name"], area["share"]
+
+    def row(self, answer: Answer) -> dict[str, str]:
+        """The parts of the picture in one cell."""
+        shares = ", ".join(f"{area['name']} {100 * area['share']:.1f}" for area in answer["areas"])
+        return {"size": f"{answer['width']}×{answer['height']}", "classes, % of the pixels": shares}
+
+    def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
+        """The picture coloured by class, with a legend."""
+        from globalvit.data.overlay import overlay_labels
+        from globalvit.data.palette import default_palette
+
+        names = prediction["names"]
+        return overlay_labels(image, prediction["mask"].numpy(), default_palette(len(names)), names=names)
+
+    def raster(self, prediction: Answer) -> "Image.Image":
+        """Labels as the values of an indexed picture, in the size of the picture that was given."""
+        from PIL import Image
+
+        from globalvit.data.palette import default_palette
+
+        raster = Image.fromarray(prediction["mask"].numpy())
+        raster.putpalette(default_palette(len(prediction["names"])).tobytes())
+        return raster
+
+
+class Objects(Answers):
+    """Boxes and masks."""
+
+    columns = ("image", "rank", "label", "name", "score", "left", "top", "right", "bottom")
+    most_at_once = 4
+
+    def __init__(self, task: "Task", score_threshold: float) -> None:
+        super().__init__(task)
+        self.score_threshold = score_threshold
+
+    def predict(self, images: Sequence[Any]) -> list[Answer]:
+        """See `Detector.predict`."""
+        from globalvit.tasks.detect import Detector
+
+        assert isinstance(self.task, Detector)
+        return self.task.predict(list(images), batch_size=len(images), score_threshold=self.score_threshold)
+
+    def to_json(self, prediction: Answer) -> Answer:
+        """Objects, best first; masks as COCO's uncompressed run lengths."""
+        from globalvit.data.instances import RunLengths
+
+        plain = zip(
+            prediction["labels"].tolist(), prediction["names"], prediction["scores"].tolist(),
+            prediction["boxes"].tolist(), strict=True,
+        )  # fmt: skip
+        objects = [{"label": label, "name": name, "score": score, "box": box} for label, name, score, box in plain]
+        for item, mask_HW in zip(objects, prediction.get("masks", ()), strict=False):
+            runs = RunLengths.of(mask_HW.numpy())
+            item["mask"] = {"size": list(runs.size), "counts": list(runs.counts)}
+        return {"objects": objects}
+
+    def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
+        """One line an object, best first."""
+        for rank, item in enumerate(answer["objects"], 1):
+            yield rank, item["label"], item["name"], item["score"], *item["box"]
+
+    def row(self, answer: Answer) -> dict[str, str]:
+        """How many objects of which class, and the best score."""
+        objects = answer["objects"]
+        counts = Counter(item["name"] for item in objects)
+        found = ", ".join(f"{count} × {name}" for name, count in counts.most_common())
+        best = f"{100 * objects[0]['score']:.1f}" if objects else "–"
+        return {"objects": str(len(objects)), "found": found or "nothing", "best %": best}
+
+    def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
+        """The picture with boxes, names, scores and masks."""
+        from globalvit.data.draw_instances import draw_instances
+
+        return draw_instances(
+            image,
+            prediction["boxes"],
+            prediction["labels"],
+            self.task.class_names,
+            scores=prediction["scores"],
+            masks=prediction.get("masks"),
+        )

@@ -1,0 +1,95 @@
+"""How segmenters are fed: pictures with a label for every pixel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from globalvit.data.fit import FitTransform
+from globalvit.data.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
+from globalvit.data.mask_folder import MaskSource, open_masks
+from globalvit.data.overlay import label_sheet
+from globalvit.data.segment import SegmentEvalTransform, SegmentTrainTransform, collate_crops, collate_pictures
+from globalvit.models.variants import as_size
+from globalvit.tasks.segment import Segmenter, SegmentInference
+from globalvit.tasks.segment_loss import SegmentLoss
+from globalvit.tasks.task import Task
+from globalvit.train.feed import Feed
+from globalvit.train.fields import TrainConfig
+
+
+class SegmentFeed(Feed[FitTransform]):
+    """Pictures with a label for every pixel: random crops to train on, whole pictures to evaluate on."""
+
+    kind = "segment"
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self._palette: np.ndarray | None = None
+
+    def open_split(self, split: str, classes: Sequence[str] | None = None) -> MaskSource:
+        """See `data.mask_folder.open_masks`."""
+        config = self.config
+        assert config.data_dir is not None
+        return open_masks(
+            config.data_dir,
+            split,
+            classes=classes,
+            num_classes=config.num_classes,
+            reduce_zero_label=config.reduce_zero_label,
+            class_file=config.class_file,
+        )
+
+    def augmentation(self, transform: FitTransform) -> SegmentTrainTransform:
+        """Crops of `img_size` from pictures resized by a random ratio."""
+        config = self.config
+        size = _crop(config, transform)
+        return SegmentTrainTransform(
+            image_size=size,
+            short_side=transform.short_side or min(size),
+            long_side=transform.long_side,
+            scale=config.resize_ratio,
+            max_share=config.crop_max_share,
+            hflip=config.hflip,
+            vflip=config.vflip,
+            distortion=float(config.photometric),
+            mean=transform.mean,
+            std=transform.std,
+        )
+
+    def train_loader(self, source: MaskSource, augmentation: SegmentTrainTransform, **share: Any) -> TrainLoader:
+        """Batches of crops."""
+        self._palette = source.palette
+        return train_loader(source, augmentation, collate=collate_crops, **share)
+
+    def eval_loader(self, source: MaskSource, transform: FitTransform, **share: Any) -> Loader:
+        """Lists of whole pictures, with labels in the pictures' own sizes."""
+        make = SegmentEvalTransform(transform)
+        return eval_loader(source, transform, make=make, collate=collate_pictures, **share)
+
+    def set_up(self, task: Task) -> None:
+        """Choose losses and the way of inference."""
+        assert isinstance(task, Segmenter)
+        config = self.config
+        assert isinstance(task.preprocessing, FitTransform)
+        crop = max(_crop(config, task.preprocessing))
+        task.loss_options = SegmentLoss(
+            aux_weight=config.aux_weight, ohem=config.ohem, class_weights=config.class_weights
+        )
+        task.inference = SegmentInference(
+            mode=config.eval_mode,
+            crop=crop,
+            stride=config.eval_stride or max(crop * 2 // 3, 1),
+            scales=config.eval_scales,
+            flip=config.eval_flip,
+        )
+
+    def sheet(self, batch: Batch, classes: Sequence[str], transform: FitTransform) -> Image.Image:
+        """Crops with their labels laid over them."""
+        return label_sheet(batch, classes, transform, self._palette)
+
+
+def _crop(config: TrainConfig, transform: FitTransform) -> tuple[int, int]:
+    """Height and width of training's crops, in pixels."""
+    return as_size(config.img_size or transform.short_side or transform.long_side)
