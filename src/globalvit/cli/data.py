@@ -108,7 +108,7 @@ def draw(config: TrainConfig, options: PreviewOptions) -> "Image.Image":
     """The first pictures of an epoch, augmented, erased and mixed as the config says."""
     import torch
 
-    from globalvit.train.feed import feed_for
+    from globalvit.train.feeds import feed_for
     from globalvit.train.inputs import Inputs, Splits, evaluation_transform
 
     source = feed_for(config).open_split(config.train_split)

@@ -114,7 +114,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
         FileNotFoundError: there is no such folder.
         ValueError: its classes are not the model's; the text names those that differ.
     """
-    from globalvit.train.feed import feed_for
+    from globalvit.train.feeds import feed_for
 
     source = feed_for(settings).open_split(settings.val_split or "val", task.classes)
     if len(source.classes) != task.spec.num_classes:
@@ -129,7 +129,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
 def measure(task: "Task", source: Any, settings: TrainConfig, engine: "Engine") -> Result:
     """Score the model on all pictures of `source`, each counted once over all processes."""
     from globalvit.train.evaluate import evaluate
-    from globalvit.train.feed import feed_for
+    from globalvit.train.feeds import feed_for
 
     feed = feed_for(settings)
     feed.set_up(task)

@@ -13,7 +13,7 @@ from globalvit.data.fit import FitTransform
 from globalvit.data.loading import Batch, to_device
 from globalvit.models.variants import as_size
 from globalvit.tasks.task import Preprocessing, Task
-from globalvit.train.feed import feed_for
+from globalvit.train.feeds import feed_for
 from globalvit.train.fields import LAYOUTS, TrainConfig
 from globalvit.weights.catalog import is_name
 from globalvit.weights.load import resolve_checkpoint
