@@ -1,5 +1,7 @@
 """The shipped recipes: which there are, what heads them, and that they are the published trainings."""
 
+from dataclasses import replace
+
 import pytest
 
 from globalvit.models.variants import GCVIT, GPVIT, VARIANTS
@@ -8,8 +10,13 @@ from globalvit.train.config import RECIPES, available_recipes, load_config
 PUBLISHED = [name for name in GCVIT if name not in ("gcvit_large_384", "gcvit_large_512")]
 
 
-def test_every_variant_has_a_recipe_and_there_are_two_quick_starts():
-    assert set(available_recipes()) == {*VARIANTS, "digits", "finetune"}
+SEGMENTERS = [f"{name}_{head}" for name in GPVIT for head in ("upernet", "segformer")]
+OURS = [f"gcvit_{size}_upernet" for size in ("tiny", "small", "base")]
+STARTS = ["digits", "finetune", "finetune_segmentation", "shapes_segmentation"]
+
+
+def test_every_published_training_has_a_recipe_and_there_are_quick_starts():
+    assert set(available_recipes()) == {*VARIANTS, *SEGMENTERS, *OURS, *STARTS}
 
 
 @pytest.mark.parametrize("name", available_recipes())
@@ -53,3 +60,30 @@ def test_gpvit_recipes_have_the_published_settings(name):
 def test_recipes_of_larger_images_say_that_they_are_ours(name, size):
     assert "our choice, no expected score" in (RECIPES / f"{name}.yaml").read_text()
     assert (load_config(name).img_size, load_config(name).drop_path) == (size, 0.1)
+
+
+@pytest.mark.parametrize("head", ["upernet", "segformer"])
+@pytest.mark.parametrize("backbone", GPVIT)
+def test_gpvit_segmentation_recipes_have_the_published_settings(backbone, head):
+    config = load_config(f"{backbone}_{head}")
+    assert config.model == f"{backbone}_{head}"
+    assert (config.lr, config.weight_decay, config.head_lr_scale) == (
+        1.2e-4,
+        0.01,
+        10.0 if head == "segformer" else 1.0,
+    )
+    assert (config.steps, config.warmup_steps, config.warmup_lr, config.min_lr) == (160_000, 1500, 1e-6, 0.0)
+    assert (config.sched, config.decay_rate, config.global_batch) == ("poly", 1.0, 16)
+    assert (config.img_size, config.short_side, config.long_side, config.size_multiple) == (512, 512, 2048, 32)
+    assert (config.resize_ratio, config.crop_max_share, config.photometric) == ((0.5, 2.0), 0.75, True)
+    assert (config.reduce_zero_label, config.class_file, config.aux_weight) == (True, "ade20k", 0.4)
+    assert (config.drop_path, config.sync_bn, config.eval_mode) == (0.1, True, "whole")
+
+
+@pytest.mark.parametrize("variant", ["tiny", "small", "base"])
+def test_upernet_on_gc_vit_follows_gpvits_settings_and_says_so(variant):
+    name = f"gcvit_{variant}_upernet"
+    ours, gpvits = load_config(name), load_config("gpvit_l1_upernet")
+    assert "our choice, no expected score" in (RECIPES / f"{name}.yaml").read_text()
+    assert ours.drop_path == GCVIT[f"gcvit_{variant}"].drop_path
+    assert replace(ours, model=gpvits.model, drop_path=gpvits.drop_path) == gpvits
