@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from globalvit.data.image_folder import BUILT_IN, class_folders, is_database, list_pictures, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
@@ -20,6 +20,8 @@ from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 # Below this many pictures, starting processes takes longer than reading.
 FEWEST_FOR_PROCESSES = 200
 PICTURES_AT_ONCE = 16
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,14 @@ class Picture:
     path: str
     database: str = ""
     key: bytes = b""
+
+    def data(self) -> bytes:
+        """The file's bytes; raises OSError."""
+        if not self.database:
+            return Path(self.path).read_bytes()
+        from globalvit.data.lmdb import value
+
+        return value(self.database, self.key) or b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,7 @@ def _read_all(
     """Read every picture; returns where each content lies."""
     places: dict[bytes, list[Picture]] = defaultdict(list)
     splits = {split.name: split for split in report.splits}
-    results = _results(pictures, workers)
+    results = in_processes(_read_one, pictures, workers)
     for picture, (problem, digest) in zip(pictures, results, strict=True):
         on_picture()
         if problem:
@@ -164,14 +174,19 @@ def _read_all(
     return places
 
 
-def _results(pictures: Sequence[Picture], workers: int) -> Iterator[tuple[Problem | None, bytes]]:
-    if not workers or len(pictures) < FEWEST_FOR_PROCESSES:
-        yield from map(_read_one, pictures)
+def in_processes(read: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """What `read` gives for each item, in order; few items are read in this process.
+
+    Raises:
+        OSError: a reading process died.
+    """
+    if not workers or len(items) < FEWEST_FOR_PROCESSES:
+        yield from map(read, items)
         return
     # Forked processes could inherit a lock that a progress bar's thread holds.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
-            yield from pool.map(_read_one, pictures, chunksize=PICTURES_AT_ONCE)
+            yield from pool.map(read, items, chunksize=PICTURES_AT_ONCE)
         except BrokenProcessPool as error:
             raise OSError("a reading process died, most often for want of memory; lower --workers") from error
 
@@ -179,21 +194,18 @@ def _results(pictures: Sequence[Picture], workers: int) -> Iterator[tuple[Proble
 def _read_one(picture: Picture) -> tuple[Problem | None, bytes]:
     """Read one picture; returns what is wrong with it, and a fingerprint of its bytes."""
     try:
-        data = _bytes_of(picture)
+        data = picture.data()
         read_image(data, picture.path)
     except OversizedImage as error:
         return Problem("oversized", str(error), (picture.path,)), b""
     except (UnreadableImage, OSError) as error:
         return Problem("unreadable", str(error), (picture.path,)), b""
-    return None, blake2b(data, digest_size=16).digest()
+    return None, fingerprint(data)
 
 
-def _bytes_of(picture: Picture) -> bytes:
-    if not picture.database:
-        return Path(picture.path).read_bytes()
-    from globalvit.data.lmdb import value
-
-    return value(picture.database, picture.key) or b""
+def fingerprint(data: bytes) -> bytes:
+    """The same for the same bytes only."""
+    return blake2b(data, digest_size=16).digest()
 
 
 def _find_doubles(places: Iterable[Sequence[Picture]], report: Report) -> None:

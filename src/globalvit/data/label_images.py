@@ -23,6 +23,10 @@ _SCALED = {2: 85, 4: 17}
 _GREY = 0
 
 
+class WrongSize(WrongLabels):
+    """Labels of another size than their picture."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelReader:
     """Reads label pictures as uint8 (H, W), 0 … K−1 or `IGNORE`.
@@ -136,7 +140,7 @@ def read_labelled(
     Raises:
         UnreadableImage: one of them cannot be decoded.
         OversizedImage: one of them has more than 179 megapixels.
-        WrongLabels: what `LabelReader.read` refuses, or the sizes differ.
+        WrongLabels: what `LabelReader.read` refuses, or, as `WrongSize`, the sizes differ.
     """
     image, labels_HW = decode(data, name), reader.read(label_data, label_name)
     height, width = labels_HW.shape
@@ -144,7 +148,7 @@ def read_labelled(
         turned = ""
         if (width, height) == decode_image(data, lambda stored: stored.size, name):
             turned = "; EXIF turns the picture, so turn the labels too"
-        raise WrongLabels(
+        raise WrongSize(
             f"{label_name} is {width}×{height}, but its picture {name} is {image.width}×{image.height}: every pixel "
             f"needs one label{turned}"
         )

@@ -64,6 +64,16 @@ class LmdbMasks:
         return read_labelled(data, label_data, self.reader, name, label_name, decode)
 
 
+def holds_masks(root: Path) -> bool:
+    """Whether a complete database holds label pictures; one that cannot be told counts as holding none."""
+    try:
+        with only_now(root):
+            header = read_header(root)
+    except (ValueError, OSError):
+        return False
+    return header is not None and header.has_masks
+
+
 def open_mask_database(
     root: Path,
     *,
