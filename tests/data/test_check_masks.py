@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from globalvit.cli.main import main
 from globalvit.data.check_masks import check_masks, is_mask_set
 from globalvit.data.lmdb_build import build
 
@@ -84,6 +85,20 @@ def test_labels_are_read_as_training_is_told_to(make_masks):
 def test_a_folder_without_splits_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no splits; expected .*/images/train and .*/annotations/train"):
         check_masks(tmp_path)
+
+
+def test_the_command_looks_label_pictures_over(make_masks, capsys):
+    data = make_masks({"train": 2}, classes=4, names=False)
+    words = ["data", "check", "--data-dir", str(data), "--workers", "0"]
+    assert main([*words, "--num-classes", "4"]) == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+    (data / "annotations" / "train" / "001.png").unlink()
+    assert main([*words, "--num-classes", "3", "--reduce-zero-label"]) == 1
+    out = capsys.readouterr().out
+    assert f"no labels: {data / 'images' / 'train' / '001.jpg'}\n" in out
+    assert "problems: 1 × no labels" in out
+    assert main(words) == 1
+    assert "are not known; add classes.json" in capsys.readouterr().err
 
 
 def test_processes_find_the_same(make_masks, monkeypatch):

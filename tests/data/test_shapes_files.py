@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from globalvit.cli.main import main
+from globalvit.data.coco import open_coco
 from globalvit.data.image_folder import open_split
 from globalvit.data.mask_folder import open_masks
 from globalvit.data.shapes import ClassifyShapes, DetectShapes, SegmentShapes
@@ -68,6 +69,19 @@ def test_objects_are_those_drawn_as_the_coco_tools_read_them(folder, split):
             assert packed["counts"] == expected["counts"]
             assert one["area"] == tools.area(expected)
     assert split != "train" or kinds == {list, dict}
+
+
+@pytest.mark.parametrize("split", TOTALS)
+def test_objects_read_back_are_those_drawn(folder, split):
+    drawn, read = DetectShapes(split, TOTALS[split], seed=5, side=64), open_coco(folder, split, need_masks=True)
+    assert (read.classes, len(read)) == (drawn.classes, len(drawn))
+    for index in range(len(drawn)):
+        (image, wanted), (same_image, found) = drawn.read(index), read.read(index)
+        np.testing.assert_array_equal(image, same_image)
+        for name in ("boxes", "labels", "areas", "ids", "is_crowd"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+        for one, other in zip(found.masks, wanted.masks, strict=True):
+            np.testing.assert_array_equal(one.bitmap(), other.bitmap())
 
 
 def as_list(segmentation):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ COMMANDS = {
 }
 # Problems of one kind that are printed; --json writes all.
 MOST_PRINTED = 20
+# Kinds of problems whose text does not name the files.
+UNNAMED = ("leak", "two labels")
 # Settings of training, beside augmentation, that decide about its pictures.
 SHOWN = (
     *("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "num_classes"),
@@ -39,7 +42,18 @@ SHOWN = (
 class CheckOptions:
     """What `globalvit data check` is asked for."""
 
-    data_dir: Path = field(metadata={"help": "folder with a folder for each split"})
+    data_dir: Path = field(
+        metadata={"help": "folder with a folder for each split, or with images/SPLIT and annotations/SPLIT"}
+    )
+    num_classes: int | None = field(
+        default=None, metadata={"help": "classes of label pictures, where no class file tells them"}
+    )
+    reduce_zero_label: bool = field(
+        default=False, metadata={"help": "label 0 of label pictures stands for what is not to be learned"}
+    )
+    class_file: str | None = field(
+        default=None, metadata={"help": "file with the names of label pictures' classes; that of the data unless given"}
+    )
     workers: int | None = field(
         default=None, metadata={"help": "processes that read; one a processor unless given, 0 reads in this one"}
     )
@@ -131,10 +145,15 @@ def _preview_flags() -> type:
 def _check(options: CheckOptions) -> "Report":
     """Check with a progress bar, which starts once the pictures are counted."""
     from globalvit.data.check import check_folder, default_workers
+    from globalvit.data.check_masks import check_masks, is_mask_set
 
+    check = check_folder
+    if options.data_dir.is_dir() and is_mask_set(options.data_dir):
+        labels = {name: getattr(options, name) for name in ("num_classes", "reduce_zero_label", "class_file")}
+        check = partial(check_masks, **labels)
     with ExitStack() as stack:
         bars: list[Progress] = []
-        return check_folder(
+        return check(
             options.data_dir,
             workers=default_workers() if options.workers is None else options.workers,
             on_start=lambda total: bars.append(stack.enter_context(Progress(total, "reading"))),
@@ -153,8 +172,8 @@ def _tell(report: "Report") -> None:
         by_kind.setdefault(problem.kind, []).append(problem)
     for kind, problems in by_kind.items():
         for problem in problems[:MOST_PRINTED]:
-            # An unreadable file's text names it.
-            where = f": {', '.join(problem.files)}" if len(problem.files) > 1 else ""
+            # Other texts name their files.
+            where = f": {', '.join(problem.files)}" if problem.kind in UNNAMED else ""
             tables.write_line(f"{kind}: {problem.text}{where}")
         if len(problems) > MOST_PRINTED:
             tables.write_line(f"{kind}: {len(problems) - MOST_PRINTED} more; --json FILE writes all")
