@@ -202,8 +202,9 @@ def create_backbone(
 
     Args:
         name: one of `list_models`.
-        form: `segmentation` gives four maps, each with an LN; `detection` is the published detection backbone of GC
-            ViT: windows of 24 and an LN on every map; `one_stage` is its form for detectors without a region stage.
+        form: `segmentation` gives four maps, each with an LN; `detection` is the published detection backbone: GC ViT
+            with windows of 24 and an LN on every map, GPViT with its adapter; `one_stage` is the form for detectors
+            without a region stage, for which GPViT leaves out the map of stride 4.
         in_channels: channels of the images.
         image_size: as in `create_model`.
         window: as in `create_model`.
@@ -250,8 +251,12 @@ def _gpvit_config(
     window: Window | str | None,
     outputs: tuple[int, ...] | None,
 ) -> GPViTConfig:
+    if outputs is not None and form in FINEST:
+        raise ValueError(f"outputs={outputs} chooses maps of stride 8; with form={form!r} the adapter makes the maps")
     if form == "segmentation":
         config = config.segmentation_form()
+    if form in FINEST:
+        config = config.detection_form()
     if window is not None:
         _window(config, image_size, window)
     if image_size is not None:

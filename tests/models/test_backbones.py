@@ -17,6 +17,8 @@ BACKBONES = {
     "gcvit_xxtiny_detection": {"name": "gcvit_xxtiny", "form": "detection", "window": (5, 5, 4, 3)},
     "gpvit_l1": {"name": "gpvit_l1"},
     "gpvit_l2_outputs": {"name": "gpvit_l2", "outputs": (2, 5, 8, 11)},
+    "gpvit_l1_detection": {"name": "gpvit_l1", "form": "detection"},
+    "gpvit_l1_one_stage": {"name": "gpvit_l1", "form": "one_stage"},
 }
 SIZES = [(224, 224), (256, 256), (320, 416), (64, 64), (33, 47)]
 GPVIT_SIZES = [(224, 224), (200, 336), (64, 64), (97, 131)]
@@ -42,6 +44,9 @@ def randomised(backbone):
     for name, parameter in backbone.named_parameters():
         if parameter.ndim <= 1 or name in backbone.no_decay_names():
             torch.nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.3)
+        elif not parameter.any():
+            # Layers of deformable attention that start at 0 would keep the gradient from what comes before them.
+            torch.nn.init.normal_(parameter, std=0.02)
     return backbone
 
 

@@ -83,7 +83,10 @@ def test_tokens_and_positions_are_spared_from_decay():
     ("arguments", "message"),
     [
         ({"window": (7, 7, 14, 7)}, r"window=\(7, 7, 14, 7\) chooses the windows of GC ViT; GPViT has stripes"),
-        ({"form": "detection"}, "form='detection' is GC ViT's; choose GPViT's maps with outputs="),
+        (
+            {"form": "one_stage", "outputs": (2, 5)},
+            r"outputs=\(2, 5\) chooses maps of stride 8; with form='one_stage' the adapter makes the maps",
+        ),
         ({"outputs": (5, 2)}, r"outputs=\(5, 2\) must be growing numbers of blocks under 12"),
         ({"image_size": 16}, "image_size=16 is too small"),
         ({"in_channels": 0}, "in_channels=0 must be at least 1"),

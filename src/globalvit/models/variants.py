@@ -152,6 +152,10 @@ class GPViTConfig:
         """The published segmentation backbone: the maps of four blocks, drop path 0.1."""
         return replace(self, outputs=SEGMENTATION_OUTPUTS, drop_path=0.1)
 
+    def detection_form(self) -> "GPViTConfig":
+        """The published detection backbone: no maps but those that the adapter makes, drop path 0.1."""
+        return replace(self, outputs=(), drop_path=0.1)
+
 
 GPVIT: dict[str, GPViTConfig] = {
     "gpvit_l1": GPViTConfig(width=216, stem_convs=0, pooling="group"),
