@@ -38,7 +38,7 @@ _PRIOR: list[Pair] = [
     *((f"conv{index + 2}.1.{{norm}}", f"downs.{index}.norm.{{norm}}") for index in range(3)),
     *((f"fc{level}.{{part}}", f"projections.{2 * 2**level}.{{part}}") for level in range(1, 5)),
 ]
-_ADAPTER: list[Pair] = [
+ADAPTER: list[Pair] = [
     ("level_embed", "adapter.level_embedding"),
     *nest("spm.", "adapter.prior.", _PRIOR),
     *nest("interactions.{n}.", "adapter.interactions.{n}.", _INTERACTION),
@@ -73,8 +73,7 @@ _DENSE: list[Pair] = [
     ("retina_cls.{part}", "logits.{part}"),
     ("retina_reg.{part}", "deltas.{part}"),
 ]
-PAIRS: list[Pair] = [
-    *nest("backbone.", "backbone.", _ADAPTER),
+PARTS: list[Pair] = [
     *nest("neck.", "neck.", _NECK),
     *nest("rpn_head.", "rpn.", _RPN),
     *nest("roi_head.bbox_head.", "roi.box_head.", _BOX_HEAD),
@@ -83,5 +82,3 @@ PAIRS: list[Pair] = [
     *nest("roi_head.mask_head.{n}.", "roi.mask_heads.{n}.", _MASK_HEAD),
     *nest("bbox_head.", "dense.", _DENSE),
 ]
-# One of these is in every such checkpoint.
-MARKS = ("rpn_head.rpn_cls.weight", "bbox_head.retina_cls.weight")
