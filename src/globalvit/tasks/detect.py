@@ -17,6 +17,7 @@ from globalvit.detectors.mask_rcnn import BoxLayers, MaskRCNNHeads
 from globalvit.detectors.masks import paste
 from globalvit.detectors.objects import Detections, Objects
 from globalvit.detectors.padding import pad, padded_size, scale_boxes, stack
+from globalvit.detectors.retinanet import RetinaNetHead
 from globalvit.detectors.rpn import CASCADE, MASK_RCNN, RPN
 from globalvit.metrics.coco_ap import CocoAP
 from globalvit.metrics.metric import Metric
@@ -29,6 +30,8 @@ from globalvit.tasks.task import Batch, Preprocessing, Task
 
 # Of COCO's evaluation, which looks at all ranks: lower scores cost time and change nothing.
 SCORE_THRESHOLD = 0.05
+# RetinaNet looks at no finer map: GC ViT's of stride 4 is left out by the neck, GPViT's is not made.
+DENSE_FINEST = 8
 Maps = dict[str, list[Tensor]]
 
 
@@ -218,6 +221,39 @@ class RegionDetector(Detector):
         return self.roi.detect(maps["features"], proposals, sizes, threshold)
 
 
+class DenseDetector(Detector):
+    """Every anchor says at once what it sees and where: RetinaNet.
+
+    Attributes:
+        dense: the pyramid → detections.
+    """
+
+    needs_masks = False
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backbone: Backbone,
+        neck: FPN,
+        dense: RetinaNetHead,
+        preprocessing: Preprocessing,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__(spec, backbone, neck, preprocessing, classes)
+        self.dense = dense
+
+    def _read(self, features: Sequence[Tensor]) -> Maps:
+        logits, deltas = self.dense(features)
+        return {"logits": logits, "deltas": deltas}
+
+    # Anchors on the padding learn background like any others, so sizes do not matter.
+    def _losses(self, maps: Maps, objects: Sequence[Objects], sizes: Sequence[Size]) -> dict[str, Tensor]:  # noqa: ARG002
+        return self.dense.losses(maps["logits"], maps["deltas"], objects, share)
+
+    def _detect(self, maps: Maps, sizes: Sequence[Size], threshold: float) -> list[Detections]:
+        return self.dense.detect(maps["logits"], maps["deltas"], sizes, threshold)
+
+
 def share(own_count: Tensor) -> Tensor:
     """What this process divides its sums by: the mean count of all processes, of at least one in all."""
     return over_processes(own_count).clamp(min=1).float() / world()
@@ -255,6 +291,8 @@ def build_detector(
 ) -> Detector:
     """A detector with a fresh neck and fresh heads on `backbone`."""
     is_gpvit = isinstance(VARIANTS[spec.backbone], GPViTConfig)
+    if spec.head == "retinanet":
+        return _build_dense(spec, backbone, preprocessing, classes, has_norms=is_gpvit)
     neck = FPN(backbone.channels, backbone.strides, norm=is_gpvit, extra="pool")
     is_cascade = spec.head == "cascade_mask_rcnn"
     rpn = RPN(neck.channels, neck.strides, CASCADE if is_cascade else MASK_RCNN)
@@ -266,3 +304,18 @@ def build_detector(
     for part in (neck, rpn, roi):
         part.init_weights()
     return RegionDetector(spec, backbone, neck, rpn, roi, preprocessing, classes)
+
+
+def _build_dense(
+    spec: ModelSpec,
+    backbone: Backbone,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...] | None,
+    *,
+    has_norms: bool,
+) -> DenseDetector:
+    neck = FPN(backbone.channels, backbone.strides, norm=has_norms, extra="convs", finest=DENSE_FINEST)
+    dense = RetinaNetHead(neck.channels, neck.strides, spec.num_classes)
+    for part in (neck, dense):
+        part.init_weights()
+    return DenseDetector(spec, backbone, neck, dense, preprocessing, classes)
