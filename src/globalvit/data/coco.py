@@ -37,6 +37,10 @@ YEARS = ("2017", "")
 MOST_TRIED = 20
 
 
+class OtherSize(UnreadableImage):
+    """A picture that has not the size its annotations are for; skipped and counted like an unreadable one."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompressedMask:
     """A mask as COCO's compressed run lengths: `size` is its height and width."""
@@ -84,17 +88,12 @@ class CocoSource:
         """Picture `index` as RGB, and its objects.
 
         Raises:
-            UnreadableImage: what `read_image` says; the picture has another size than the JSON states; a mask is
-                damaged.
-            OversizedImage, OSError: what `read_image` says.
+            OtherSize: the picture has another size than the JSON states.
+            UnreadableImage: it cannot be read, or a mask is damaged.
+            OversizedImage, OSError: as `read_image` says.
         """
         name, (height, width) = self.name(index), self.sizes[index].tolist()
-        image = decode_image(name, partial(to_rgb, stored=(height, width)))
-        if image.size != (width, height):
-            raise UnreadableImage(
-                f"{name} has {image.width}×{image.height} pixels, but {self._table.path} says {width}×{height}; its "
-                "boxes are of another picture"
-            )
+        image = read_sized(name, name, (height, width), str(self._table.path))
         return image, _clipped(self._instances(index), height, width)
 
     def truth(self, index: int) -> Truth:
@@ -162,14 +161,14 @@ def open_coco(
         return shapes
     root = Path(data_dir)
     path = _annotation_file(root, split, annotations)
-    table = read_coco(path, _compressed)
+    table = open_table(path)
     if classes is not None:
         table = table.for_classes(classes)
     if table.crowd.all():
         raise ValueError(f"{path} holds no objects; give a file with annotations")
     if need_masks:
         _check_masks(table)
-    source = CocoSource(table, _picture_folder(root, split, table), with_empty=with_empty)
+    source = CocoSource(table, picture_folder(root, split, table), with_empty=with_empty)
     logger.info("%s: %d pictures, %d objects", path, len(source), len(table.ids))
     return source
 
@@ -192,8 +191,39 @@ def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str
     raise FileNotFoundError(f"no annotations of {split!r} in {data_dir}; {there}. Expected {names}")
 
 
-def _picture_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
-    """The first of the usual folders in which one of the first pictures lies."""
+def open_table(path: Path) -> CocoTable:
+    """Read a file of annotations; raises what `read_coco` raises."""
+    return read_coco(path, _compressed)
+
+
+def read_sized(source: str | bytes, name: str, size: tuple[int, int], stated_by: str) -> Image.Image:
+    """Read a picture as RGB, turned upright only if it has the height and width stated then and not as it is stored.
+
+    Args:
+        source: a path or the file's bytes.
+        name: what error messages call it.
+        size: height and width.
+        stated_by: the file that states them.
+
+    Raises:
+        OtherSize: it has another size both ways.
+        UnreadableImage, OversizedImage, OSError: as `read_image` does.
+    """
+    image = decode_image(source, partial(to_rgb, stored=size), name)
+    if (image.height, image.width) != size:
+        raise OtherSize(
+            f"{name} has {image.width}×{image.height} pixels, but {stated_by} says {size[1]}×{size[0]}; its boxes are "
+            "of another picture"
+        )
+    return image
+
+
+def picture_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
+    """The first of the usual folders in which one of the first pictures lies.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     below = [f"{name}{year}" for name in OTHER_NAMES.get(split, (split,)) for year in YEARS]
     folders = [data_dir / name for name in (*below, *(f"{IMAGES}/{name}" for name in below), IMAGES, "")]
     names = [table.names[index] for index in range(min(MOST_TRIED, len(table.names)))]
