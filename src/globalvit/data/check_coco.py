@@ -1,0 +1,158 @@
+"""Looks over a COCO data set: what contradicts itself, objects nobody can see, pictures that are not what was labelled.
+
+Every picture is read whole, as training reads it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from globalvit.data.check import Picture, Problem, Report, Split, differing_classes, fingerprint, in_processes
+from globalvit.data.coco import ANNOTATIONS, YEARS, CocoSource, OtherSize, open_table, picture_folder, read_sized
+from globalvit.data.coco_json import CocoTable
+from globalvit.data.image_folder import listed, split_folders
+from globalvit.data.images import OversizedImage, UnreadableImage
+
+STEM = "instances_"
+# Errors of a picture → the kind of problem they are; the first that fits counts.
+KINDS = {
+    OversizedImage: "oversized",
+    OtherSize: "other size",
+    UnreadableImage: "unreadable",
+    OSError: "unreadable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A picture and the height and width that the file of annotations states."""
+
+    picture: Picture
+    size: tuple[int, int]
+    stated_by: str
+
+
+def annotation_files(data_dir: Path) -> list[Path]:
+    """The files `annotations/instances_SPLIT.json` of a folder, of which a COCO data set has some.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+    """
+    split_folders(data_dir)
+    return sorted((data_dir / ANNOTATIONS).glob(f"{STEM}*.json"))
+
+
+def check_coco(
+    data_dir: Path,
+    *,
+    workers: int = 0,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Report:
+    """Look over all splits of a COCO data set.
+
+    Args:
+        data_dir: a folder with `annotations/instances_SPLIT.json`.
+        workers: processes that read pictures; 0 reads in this one.
+        on_start: called with the number of pictures before the first is read.
+        on_picture: called after each picture.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder.
+        ValueError: it holds no annotations.
+        OSError: a reading process died.
+    """
+    files = annotation_files(data_dir)
+    if not files:
+        raise ValueError(f"{data_dir} holds no annotations; expected {data_dir}/{ANNOTATIONS}/{STEM}train.json")
+    report = Report()
+    pictures: list[Labelled] = []
+    classes: dict[str, set[str]] = {}
+    for path in files:
+        split = path.stem.removeprefix(STEM)
+        try:
+            table = open_table(path)
+        except ValueError as error:
+            report.problems.append(Problem("annotations", str(error), (str(path),)))
+            continue
+        classes[split] = set(table.classes)
+        report.problems += _of_table(split, table)
+        pictures += _pictures(data_dir, split, table, report)
+    report.problems += differing_classes(classes)
+    on_start(len(pictures))
+    _read_all(pictures, workers, report, on_picture)
+    return report
+
+
+def _of_table(split: str, table: CocoTable) -> Iterator[Problem]:
+    """What is wrong with the annotations of a file that can be read."""
+    path = (str(table.path),)
+    for text in table.dropped:
+        yield Problem("left out", f"{table.path}: {text}", path)
+    unused = [name for label, name in enumerate(table.classes) if label not in set(table.labels[~table.crowd].tolist())]
+    if unused:
+        yield Problem("unused class", f"{split} has no object of {listed(unused)}", path)
+    lacking = table.ids[~table.masks.present]
+    if 0 < len(lacking) < len(table.ids):
+        text = f"{split}: {len(lacking)} of {len(table.ids)} annotations have no mask, the first is {lacking[0]}"
+        yield Problem("no mask", text, path)
+
+
+def _pictures(data_dir: Path, split: str, table: CocoTable, report: Report) -> list[Labelled]:
+    """The pictures of a split; damaged masks are problems."""
+    report.splits.append(Split(split, len(table.classes), len(table.image_ids), 0))
+    try:
+        root = picture_folder(data_dir, split.removesuffix(YEARS[0]), table)
+    except FileNotFoundError as error:
+        report.problems.append(Problem("no pictures", str(error), (str(table.path),)))
+        return []
+    source = CocoSource(table, root)
+    report.problems += _damaged_masks(source)
+    sizes = np.asarray(source.sizes).tolist()
+    return [
+        Labelled(Picture(split, "", source.name(index)), (height, width), str(table.path))
+        for index, (height, width) in enumerate(sizes)
+    ]
+
+
+def _damaged_masks(source: CocoSource) -> Iterator[Problem]:
+    for index in range(len(source)):
+        try:
+            source.truth(index)
+        except UnreadableImage as error:
+            yield Problem("damaged mask", f"{source.name(index)}: {error}", (source.name(index),))
+
+
+def _read_all(pictures: Sequence[Labelled], workers: int, report: Report, on_picture: Callable[[], None]) -> None:
+    """Read every picture; those that lie in several splits make a score too good."""
+    splits: Mapping[str, Split] = {split.name: split for split in report.splits}
+    places: dict[bytes, list[Picture]] = defaultdict(list)
+    for labelled, (problem, digest) in zip(pictures, in_processes(_read_one, pictures, workers), strict=True):
+        on_picture()
+        if problem:
+            report.problems.append(problem)
+            splits[labelled.picture.split].unreadable += problem.kind == KINDS[OSError]
+        else:
+            places[digest].append(labelled.picture)
+    for same in places.values():
+        held = sorted({picture.split for picture in same})
+        if len(held) > 1:
+            paths = tuple(picture.path for picture in same)
+            report.problems.append(Problem("leak", f"the same picture is in {' and '.join(held)}", paths))
+        else:
+            report.repeated += len(same) - 1
+
+
+def _read_one(labelled: Labelled) -> tuple[Problem | None, bytes]:
+    """Read one picture; returns what is wrong with it, and a fingerprint of its bytes."""
+    path = labelled.picture.path
+    try:
+        data = labelled.picture.data()
+        read_sized(data, path, labelled.size, labelled.stated_by)
+    except tuple(KINDS) as error:
+        kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
+        return Problem(kind, str(error), (path,)), b""
+    return None, fingerprint(data)
