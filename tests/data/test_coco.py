@@ -246,6 +246,7 @@ BROKEN = [
         content(categories=[*CATEGORIES, {"id": 3, "name": "cow"}]),
         "category id 3 stands there twice; give each category",
     ),
+    (content(images=[]), "its list of images is empty"),
     (content(images=[picture(1), picture(1)]), "image id 1 stands there twice; give each image an id of its own"),
     (content([annotation(4), annotation(4)]), "annotation id 4 stands there twice; give each annotation an id of its"),
     (content([annotation("4")]), "annotation id '4' is no whole number; ids are whole numbers"),

@@ -107,7 +107,7 @@ def check_folder(
     for name in names:
         classes[name], found = _look_into(data_dir / name, report)
         pictures += found
-    report.problems += _differing_classes(classes)
+    report.problems += differing_classes(classes)
     on_start(len(pictures))
     places = _read_all(pictures, workers, report, on_picture)
     _find_doubles(places.values(), report)
@@ -147,7 +147,7 @@ def _look_into_database(root: Path, report: Report) -> tuple[set[str], list[Pict
     return set(source.classes), pictures
 
 
-def _differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
+def differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
     """Compare every split's classes with those of `train`, or of the first."""
     first = "train" if "train" in classes else next(iter(classes))
     for name, found in classes.items():
@@ -219,6 +219,17 @@ def _find_doubles(places: Iterable[Sequence[Picture]], report: Report) -> None:
         if len(classes) > 1:
             report.problems.append(Problem("two labels", f"the same picture is in class {listed(classes)}", paths))
         if len(splits) == len(classes) == 1:
+            report.repeated += len(same) - 1
+
+
+def find_leaks(places: Iterable[Sequence[Picture]], report: Report) -> None:
+    """Pictures in several splits; `places` are where each content lies."""
+    for same in places:
+        held = sorted({picture.split for picture in same})
+        if len(held) > 1:
+            paths = tuple(picture.path for picture in same)
+            report.problems.append(Problem("leak", f"the same picture is in {' and '.join(held)}", paths))
+        else:
             report.repeated += len(same) - 1
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from globalvit.data.check import Picture, Problem, Report, Split, differing_classes, fingerprint, in_processes
+from globalvit.data.check import (
+    Picture,
+    Problem,
+    Report,
+    Split,
+    differing_classes,
+    find_leaks,
+    fingerprint,
+    in_processes,
+)
 from globalvit.data.coco import ANNOTATIONS, YEARS, CocoSource, OtherSize, open_table, picture_folder, read_sized
 from globalvit.data.coco_json import CocoTable
 from globalvit.data.image_folder import listed, split_folders
@@ -137,13 +146,7 @@ def _read_all(pictures: Sequence[Labelled], workers: int, report: Report, on_pic
             splits[labelled.picture.split].unreadable += problem.kind == KINDS[OSError]
         else:
             places[digest].append(labelled.picture)
-    for same in places.values():
-        held = sorted({picture.split for picture in same})
-        if len(held) > 1:
-            paths = tuple(picture.path for picture in same)
-            report.problems.append(Problem("leak", f"the same picture is in {' and '.join(held)}", paths))
-        else:
-            report.repeated += len(same) - 1
+    find_leaks(places.values(), report)
 
 
 def _read_one(labelled: Labelled) -> tuple[Problem | None, bytes]:

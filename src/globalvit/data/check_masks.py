@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from globalvit.data.check import Picture, Problem, Report, Split, fingerprint, in_processes
+from globalvit.data.check import Picture, Problem, Report, Split, find_leaks, fingerprint, in_processes
 from globalvit.data.class_table import resolve_classes
 from globalvit.data.image_folder import is_database, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels
@@ -173,13 +173,7 @@ def _read_all(
         else:
             places[finding.digest].append(pair.picture)
             seen[pair.picture.split] |= finding.labels
-    for same in places.values():
-        held = sorted({picture.split for picture in same})
-        if len(held) > 1:
-            paths = tuple(picture.path for picture in same)
-            report.problems.append(Problem("leak", f"the same picture is in {' and '.join(held)}", paths))
-        else:
-            report.repeated += len(same) - 1
+    find_leaks(places.values(), report)
     return seen
 
 

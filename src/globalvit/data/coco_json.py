@@ -143,6 +143,8 @@ def _table(path: Path, content: dict[str, Any], compress: Compress) -> CocoTable
     if not classes or len(set(classes)) < len(classes):
         raise _BrokenError(f"expected categories of different names, got {sorted(classes)}")
     images = _rows(content, "images", ("id", "file_name", "height", "width"))
+    if not images:
+        raise _BrokenError("its list of images is empty")
     image_ids, sizes = _ids(images, "image"), _sizes(images)
     annotations = _rows(content, "annotations", ("id", "image_id", "category_id", "bbox"))
     _ids(annotations, "annotation")

@@ -1,0 +1,104 @@
+"""What `data check` finds in a COCO data set."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from globalvit.data.check_coco import annotation_files, check_coco
+
+CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}]
+
+
+def annotation(number, image_id, category_id=1, **others):
+    row = {"id": number, "image_id": image_id, "category_id": category_id, "bbox": [2, 2, 9, 9], "area": 81}
+    return row | {"iscrowd": 0, "segmentation": [[2, 2, 11, 2, 11, 11, 2, 11]]} | others
+
+
+@pytest.fixture
+def make_sets(tmp_path):
+    """Write COCO files with three different pictures each; `changes` of a split are parts of its file."""
+
+    def make(**changes):
+        (tmp_path / "annotations").mkdir()
+        for number, split in enumerate(("train2017", "val2017")):
+            ids = range(3 * number, 3 * number + 3)
+            images = [{"id": at, "file_name": f"{at}.png", "height": 20, "width": 30} for at in ids]
+            annotations = [annotation(1, ids[0]), annotation(2, ids[1], 5)]
+            content = {"images": images, "annotations": annotations, "categories": CATEGORIES} | changes.get(split, {})
+            (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+            (tmp_path / split).mkdir()
+            for at in ids:
+                values = np.random.default_rng(at).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(values).save(tmp_path / split / f"{at}.png")
+        return tmp_path
+
+    return make
+
+
+def found(report):
+    return {problem.kind: problem.text for problem in report.problems}
+
+
+def test_a_sound_set_has_no_problems(make_sets):
+    seen = []
+    report = check_coco(make_sets(), on_start=lambda total: seen.append(total), on_picture=lambda: seen.append("one"))
+    assert not report.problems
+    assert seen == [6, *["one"] * 6]
+    splits = [(split.name, split.classes, split.pictures) for split in report.splits]
+    assert splits == [("train2017", 2, 3), ("val2017", 2, 3)]
+
+
+def test_annotations_that_are_wrong_are_named(make_sets):
+    rows = [annotation(1, 0, bbox=[5, 5, 0, 3]), annotation(2, 1, 5), annotation(3, 2, segmentation=[])]
+    damaged = [annotation(1, 3), annotation(2, 4, 5, segmentation={"size": [20, 30], "counts": "c26"})]
+    eels = {"categories": [*CATEGORIES, {"id": 9, "name": "eel"}]}
+    data = make_sets(train2017={"annotations": rows}, val2017={"annotations": damaged} | eels)
+    problems = found(check_coco(data))
+    assert list(problems) == ["left out", "no mask", "unused class", "damaged mask", "other classes"]
+    assert problems["left out"].endswith("annotation 1: its box [5, 5, 0, 3] has no area of 0.png")
+    assert problems["unused class"] == "val2017 has no object of 'eel'"
+    assert problems["no mask"] == "train2017: 1 of 2 annotations have no mask, the first is 3"
+    assert "4.png: annotation 2 has damaged run lengths" in problems["damaged mask"]
+    assert problems["other classes"] == "compared with train2017, val2017 has besides 'eel'"
+
+
+def test_pictures_that_are_wrong_are_named(make_sets):
+    data = make_sets()
+    (data / "train2017" / "0.png").write_bytes(b"")
+    (data / "train2017" / "1.png").unlink()
+    Image.new("RGB", (20, 30)).save(data / "train2017" / "2.png")
+    (data / "val2017" / "4.png").write_bytes((data / "val2017" / "3.png").read_bytes())
+    report = check_coco(data)
+    kinds = [problem.kind for problem in report.problems]
+    assert kinds == ["unreadable", "unreadable", "other size"]
+    assert report.problems[2].text.startswith(f"{data}/train2017/2.png has 20×30 pixels, but {data}/annotations/")
+    assert [split.unreadable for split in report.splits] == [2, 0]
+    assert report.repeated == 1
+
+
+def test_files_that_cannot_be_used_are_problems_and_the_rest_is_checked(make_sets):
+    data = make_sets()
+    (data / "annotations" / "instances_train2017.json").write_text("{")
+    for at in (3, 4, 5):
+        (data / "val2017" / f"{at}.png").unlink()
+    problems = found(check_coco(data))
+    assert "instances_train2017.json: this is not JSON" in problems["annotations"]
+    assert "none of the first 3 pictures of" in problems["no pictures"]
+
+
+def test_the_same_picture_in_two_splits(make_sets):
+    data = make_sets()
+    (data / "val2017" / "3.png").write_bytes((data / "train2017" / "0.png").read_bytes())
+    (problem,) = check_coco(data).problems
+    assert (problem.kind, problem.text) == ("leak", "the same picture is in train2017 and val2017")
+    assert problem.files == (f"{data}/train2017/0.png", f"{data}/val2017/3.png")
+
+
+def test_folders_without_annotations(tmp_path):
+    assert annotation_files(tmp_path) == []
+    with pytest.raises(ValueError, match=r"holds no annotations; expected .*/annotations/instances_train\.json"):
+        check_coco(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        check_coco(tmp_path / "gone")
