@@ -49,6 +49,17 @@ def test_files_that_say_something_else_are_refused(tmp_path, text, message):
         read_class_file(tmp_path / "classes.json")
 
 
+def test_a_class_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"class file .*names.json does not exist; give a JSON or text file"):
+        resolve_classes(tmp_path, class_file=str(tmp_path / "names.json"))
+
+
+def test_a_class_file_of_other_bytes_is_named(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"classes.txt: 'utf-8' codec"):
+        resolve_classes(tmp_path)
+
+
 def test_without_a_file_the_classes_are_numbers_or_those_expected(tmp_path):
     assert resolve_classes(tmp_path, num_classes=3).names == ("0", "1", "2")
     assert resolve_classes(tmp_path, classes=("a", "b")).names == ("a", "b")

@@ -117,6 +117,11 @@ def test_a_missing_split_names_those_there_are(make_masks):
         open_masks(root / "nowhere", "train")
 
 
+def test_a_folder_of_classes_is_told_apart(make_folder):
+    with pytest.raises(FileNotFoundError, match=r"no split 'train' in .*; it holds none. Expected .*images/train and"):
+        open_masks(make_folder({"train": {"a": 1}}), "train")
+
+
 def test_wrong_labels_and_unreadable_files_are_told_apart(make_masks):
     root = make_masks({"train": 4})
     labels = root / "annotations" / "train"

@@ -58,8 +58,10 @@ def read_class_file(path: Path) -> ClassTable:
         FileNotFoundError: it is not there.
         ValueError: it is none of these; the text names the file.
     """
-    text = path.read_text(encoding="utf-8")
+    if not path.is_file():
+        raise FileNotFoundError(f"class file {path} does not exist; give a JSON or text file of names, or {ADE20K}")
     try:
+        text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
             return _from_json(text)
         lines = [line.strip() for line in text.splitlines() if line.strip()]

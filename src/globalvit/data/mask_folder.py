@@ -185,8 +185,10 @@ def open_masks(
 
             expected = {"classes": classes, "num_classes": num_classes, "class_file": class_file}
             return open_mask_database(root / name, reduce_zero_label=reduce_zero_label, **expected)
+    # A folder that is none of these is told of before its classes are missed.
+    folders = find_folders(root, split)
     table = resolve_classes(root, classes=classes, num_classes=num_classes, class_file=class_file)
-    return MaskFolder(find_folders(root, split), table, reduce_zero_label=reduce_zero_label)
+    return MaskFolder(folders, table, reduce_zero_label=reduce_zero_label)
 
 
 def find_folders(data_dir: Path, split: str) -> Folders:
