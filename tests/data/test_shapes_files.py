@@ -127,6 +127,24 @@ def test_the_command_names_what_to_do_next(tmp_path, monkeypatch, capsys):
     assert "shapes holds something already" in capsys.readouterr().err
 
 
+def test_labels_and_objects_of_the_folder_are_checked(folder, tmp_path, capsys):
+    assert (
+        main(["data", "check", "--data-dir", str(folder), "--workers", "0", "--json", str(tmp_path / "found.json")])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "label pictures" in out
+    assert "COCO annotations" in out
+    assert "nothing is wrong" in out
+    splits = json.loads((tmp_path / "found.json").read_text())["splits"]
+    assert sorted((split["name"], split["classes"], split["pictures"]) for split in splits) == [
+        ("train", 3, 7),
+        ("train", 4, 7),
+        ("val", 3, 3),
+        ("val", 4, 3),
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

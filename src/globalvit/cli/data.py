@@ -1,6 +1,6 @@
 """`globalvit data`: look a data folder over, see what training makes of it, and pack it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
@@ -29,6 +29,8 @@ COMMANDS = {
 }
 # Problems of one kind that are printed; --json writes all.
 MOST_PRINTED = 20
+# Where a COCO data set has its annotations.
+COCO_FILES = "annotations/instances_*.json"
 # Kinds of problems whose text does not name the files.
 UNNAMED = ("leak", "two labels")
 # Settings of training, beside augmentation, that decide about its pictures.
@@ -43,7 +45,7 @@ class CheckOptions:
     """What `globalvit data check` is asked for."""
 
     data_dir: Path = field(
-        metadata={"help": "folder with a folder for each split, or with images/SPLIT and annotations/SPLIT"}
+        metadata={"help": "folder with a folder for each split, or with images/ and annotations/ of them"}
     )
     num_classes: int | None = field(
         default=None, metadata={"help": "classes of label pictures, where no class file tells them"}
@@ -91,8 +93,10 @@ def run(argv: Sequence[str], prog: str) -> int:
 def run_check(argv: Sequence[str], prog: str) -> int:
     """Look a folder over; the exit status is 1 if anything is wrong."""
     options = parse(CheckOptions, argv, prog, COMMANDS["check"])
-    report = _check(options)
-    tables.show([_row(split) for split in report.to_dict()["splits"]])
+    reports = {title: _run_check(check, options) for title, check in _checks(options).items()}
+    for title, report in reports.items():
+        tables.show([_row(split) for split in report.to_dict()["splits"]], title if len(reports) > 1 else None)
+    report = _joined(list(reports.values()))
     _tell(report)
     if options.json:
         tables.write_json(options.json, report.to_dict())
@@ -142,15 +146,26 @@ def _preview_flags() -> type:
     return make_dataclass("PreviewFlags", flags, bases=(PreviewOptions,), frozen=True, kw_only=True)
 
 
-def _check(options: CheckOptions) -> "Report":
-    """Check with a progress bar, which starts once the pictures are counted."""
-    from globalvit.data.check import check_folder, default_workers
+def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
+    """What looks the folder over, by the kind of data it holds; one folder may serve several tasks."""
+    from globalvit.data.check import check_folder
     from globalvit.data.check_masks import check_masks, is_mask_set
 
-    check = check_folder
+    checks: dict[str, Callable[..., Report]] = {}
     if options.data_dir.is_dir() and is_mask_set(options.data_dir):
         labels = {name: getattr(options, name) for name in ("num_classes", "reduce_zero_label", "class_file")}
-        check = partial(check_masks, **labels)
+        checks["label pictures"] = partial(check_masks, **labels)
+    if any(options.data_dir.glob(COCO_FILES)):
+        from globalvit.data.check_coco import check_coco
+
+        checks["COCO annotations"] = check_coco
+    return checks or {"class folders": check_folder}
+
+
+def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":
+    """Check with a progress bar, which starts once the pictures are counted."""
+    from globalvit.data.check import default_workers
+
     with ExitStack() as stack:
         bars: list[Progress] = []
         return check(
@@ -159,6 +174,17 @@ def _check(options: CheckOptions) -> "Report":
             on_start=lambda total: bars.append(stack.enter_context(Progress(total, "reading"))),
             on_picture=lambda: bars[0].advance(),
         )
+
+
+def _joined(reports: "Sequence[Report]") -> "Report":
+    """Everything that several checks found."""
+    from globalvit.data.check import Report
+
+    return Report(
+        [split for report in reports for split in report.splits],
+        [problem for report in reports for problem in report.problems],
+        sum(report.repeated for report in reports),
+    )
 
 
 def _row(split: dict[str, Any]) -> dict[str, str]:
