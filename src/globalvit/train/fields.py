@@ -184,8 +184,12 @@ class TrainConfig:
     eval_scales: tuple[float, ...] = option(SEGMENTATION, (1.0,), "sizes to average, as factors")
     eval_flip: bool = option(SEGMENTATION, False, "average each picture and its mirror image")
 
-    det_augment: Literal["resize", "detr", "crop", "jitter"] = option(
-        DETECTION, "resize", "to one size, to several and crops, crops of `long_side`, or large-scale jitter"
+    det_augment: Literal["resize", "detr", "jitter"] = option(
+        DETECTION, "resize", "to one size, to several sizes and crops as DETR does it, or large-scale jitter"
+    )
+    det_crop: int | None = option(DETECTION, None, "most pixels of each side to train on; all unless given")
+    jitter_scale: tuple[float, float] = option(
+        DETECTION, (0.1, 2.0), "smallest and largest factor of large-scale jitter"
     )
     keep_empty: bool = option(DETECTION, False, "train on pictures without objects too")
 
@@ -244,7 +248,7 @@ _ANY = float("inf")
 _POSITIVE = 1e-30
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["num_classes", "in_chans", "batch_size", "global_batch", "grad_accum_steps"], (1, _ANY)),
-    **dict.fromkeys(["steps", "val_steps", "short_side", "long_side", "size_multiple", "eval_stride"], (1, _ANY)),
+    **dict.fromkeys(["steps", "val_steps", "short_side", "long_side", "size_multiple", "eval_stride", "det_crop"], (1, _ANY)),
     **dict.fromkeys(["warmup_steps", "aux_weight"], (0, _ANY)),
     **dict.fromkeys(["head_lr_scale"], (_POSITIVE, _ANY)),
     **dict.fromkeys(["crop_max_share"], (_POSITIVE, 1)),

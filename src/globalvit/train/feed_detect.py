@@ -1,0 +1,63 @@
+"""How detectors are fed: pictures with boxes and, for most, masks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from globalvit.data.coco import DetectSource, open_coco
+from globalvit.data.detect import DetectEvalTransform, DetectTrainTransform, collate_targets, collate_truths
+from globalvit.data.draw_instances import instance_sheet
+from globalvit.data.fit import FitTransform
+from globalvit.data.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
+from globalvit.data.plans import AspectPlan
+from globalvit.models.variants import ModelSpec
+from globalvit.train.feed import Feed
+
+BOXES_ONLY = ("retinanet",)
+
+
+class DetectFeed(Feed[FitTransform]):
+    """Pictures of many sizes: those of a training batch are alike in shape."""
+
+    kind = "detect"
+
+    def open_split(self, split: str, classes: Sequence[str] | None = None) -> DetectSource:
+        """See `data.coco.open_coco`; pictures without objects may be left out of training."""
+        config = self.config
+        assert config.data_dir is not None
+        return open_coco(
+            config.data_dir,
+            split,
+            classes=classes,
+            need_masks=ModelSpec(model=config.model).head not in BOXES_ONLY,
+            with_empty=config.keep_empty or split != config.train_split,
+        )
+
+    def augmentation(self, transform: FitTransform) -> DetectTrainTransform:
+        """Resized and cropped as the config says, for pictures of the sides of evaluation."""
+        config = self.config
+        return DetectTrainTransform(
+            policy=config.det_augment,
+            short_side=transform.short_side or transform.long_side,
+            long_side=transform.long_side,
+            crop=config.det_crop,
+            scale=config.jitter_scale,
+            hflip=config.hflip,
+            interpolation=transform.interpolation,
+            mean=transform.mean,
+            std=transform.std,
+        )
+
+    def train_loader(self, source: DetectSource, augmentation: DetectTrainTransform, **share: Any) -> TrainLoader:
+        """Lists of images of alike shapes, with what is in them."""
+        return train_loader(source, augmentation, collate=collate_targets, plan=AspectPlan, **share)
+
+    def eval_loader(self, source: DetectSource, transform: FitTransform, **share: Any) -> Loader:
+        """Lists of whole pictures, with what is in them in the pictures' own pixels."""
+        make = DetectEvalTransform(transform)
+        return eval_loader(source, transform, make=make, collate=collate_truths, **share)
+
+    def sheet(self, batch: Batch, classes: Sequence[str], transform: FitTransform) -> Image.Image:
+        """Images with boxes, masks and names."""
+        return instance_sheet(batch, classes, transform)
