@@ -319,7 +319,7 @@ def test_missing_files_are_told_with_what_was_looked_for(make_coco, tmp_path):
     for path in (folder / "images").iterdir():
         path.unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"none of the first 2 pictures of .* is there, such as '0001.png'; looked"
+        FileNotFoundError, match=r"none of the 2 pictures of .* looked for is there, such as '0001.png'"
     ):
         open_coco(folder, "val")
 

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 ANNOTATIONS = "annotations"
 IMAGES = "images"
 YEARS = ("2017", "")
-# So many pictures are looked for in a folder before another is tried.
+# So many pictures, from the first to the last of the file, are looked for in a folder before another is tried.
 MOST_TRIED = 20
 
 
@@ -219,19 +219,20 @@ def read_sized(source: str | bytes, name: str, size: tuple[int, int], stated_by:
 
 
 def picture_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
-    """The first of the usual folders in which one of the first pictures lies.
+    """The first of the usual folders in which one of the pictures lies.
 
     Raises:
         FileNotFoundError: there is none.
     """
     below = [f"{name}{year}" for name in OTHER_NAMES.get(split, (split,)) for year in YEARS]
     folders = [data_dir / name for name in (*below, *(f"{IMAGES}/{name}" for name in below), IMAGES, "")]
-    names = [table.names[index] for index in range(min(MOST_TRIED, len(table.names)))]
+    tried = np.linspace(0, len(table.names) - 1, MOST_TRIED, dtype=int)
+    names = [table.names[index] for index in np.unique(tried).tolist()]
     for folder in folders:
         if any((folder / name).is_file() for name in names):
             return folder
     raise FileNotFoundError(
-        f"none of the first {len(names)} pictures of {table.path} is there, such as {names[0]!r}; looked in "
+        f"none of the {len(names)} pictures of {table.path} looked for is there, such as {names[0]!r}; looked in "
         f"{', '.join(map(str, folders))}"
     )
 
