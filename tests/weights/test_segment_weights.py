@@ -143,12 +143,15 @@ def test_a_saved_segmenter_opens_as_it_was(tmp_path):
     assert opened.preprocessing == model.preprocessing
 
 
-def test_a_published_file_opens_without_a_name(published, tmp_path):
+@pytest.mark.parametrize(("listed", "names"), [(150, 150), (3, None), (0, None)], ids=["all", "too few", "none"])
+def test_a_published_file_opens_without_a_name_and_brings_its_classes(published, tmp_path, listed, names):
     path = tmp_path / "iter_160000.pth"
-    torch.save({"meta": {"CLASSES": ["wall"]}, "state_dict": published}, path)
+    meta = {"iter": 160_000} | ({"CLASSES": tuple(map(str, range(listed)))} if listed else {})
+    torch.save({"meta": meta, "state_dict": published}, path)
     opened = gv.open_checkpoint(path)
     assert (opened.spec.model, opened.spec.num_classes) == (SEGMENTER, 150)
     assert opened.preprocessing.short_side == 512
+    assert opened.classes == (names and tuple(map(str, range(names))))
 
 
 def test_convert_there_and_back(published, tmp_path, is_equal, capsys):

@@ -81,7 +81,7 @@ class Resolved:
     Attributes:
         file: the weight file.
         spec: the model it belongs to: saved with it, or told from its entries.
-        classes: names of the labels 0 … K−1, None where none were saved.
+        classes: names of the labels 0 … K−1 saved with it, None where none were.
         preprocessing: the evaluation transform saved with it, or that of the published file, None for any other.
         record: the published file that it is by its name, None for any other.
         config: the run's `config.yaml`, None outside a run.
@@ -187,7 +187,10 @@ def resolve_checkpoint(
     saved = _saved(file)
     spec = saved.pop("spec", None)
     if spec is None:
-        spec = infer_spec(read_weights(file, use_ema=use_ema).state, model)
+        weights = read_weights(file, use_ema=use_ema)
+        spec, classes = infer_spec(weights.state, model), weights.opened.classes
+        if classes and len(classes) == spec.num_classes:
+            saved["classes"] = classes
     elif model not in (None, spec.model):
         raise ValueError(f"{file} holds {spec.model}, not {model}; leave the model's name out, or give its own file")
     record = catalog.find_file(file.name)

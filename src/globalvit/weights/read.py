@@ -59,12 +59,14 @@ class Opened:
         entry: the part of the checkpoint they were in, None where the file holds nothing else.
         passed_over: other parts of it with weights.
         metadata: what `save_weights` wrote beside the tensors; empty for files of others.
+        classes: the names that OpenMMLab's tools wrote beside the weights; None where there are none.
     """
 
     state: dict[str, Tensor]
     entry: str | None = None
     passed_over: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
 
 
 def open_weights(path: Path, *, use_ema: bool = True) -> Opened:
@@ -96,7 +98,8 @@ def unwrap(content: Any, *, use_ema: bool = True, source: str = "the given state
     order = (*EMA_ENTRIES, *ENTRIES) if use_ema else (*ENTRIES, *EMA_ENTRIES)
     parts = [name for name in order if _is_state(content.get(name))]
     if parts:
-        return Opened(state=_plain(content[parts[0]]), entry=parts[0], passed_over=tuple(parts[1:]))
+        rest = {"entry": parts[0], "passed_over": tuple(parts[1:]), "classes": _classes(content)}
+        return Opened(state=_plain(content[parts[0]]), **rest)
     if not _is_state(content):
         raise ValueError(
             f"{source} holds no weights: its entries are {listed(map(str, content))}; expected tensors by name, or "
@@ -159,6 +162,13 @@ def _globals(file: io.BufferedReader) -> Iterator[str]:
             yield ".".join(strings[-2:])
         elif isinstance(argument, str):
             strings.append(argument)
+
+
+def _classes(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
+    meta = content.get("meta")
+    names = meta.get("CLASSES") if isinstance(meta, Mapping) else None
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list and names else None
 
 
 def _is_state(value: Any) -> bool:
