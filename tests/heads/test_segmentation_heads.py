@@ -87,6 +87,15 @@ def test_one_value_a_channel_is_normed_by_the_running_statistics(backbone):
     assert torch.equal(level.norm.running_mean, before)
 
 
+@pytest.mark.slow
+def test_compiled_gives_the_same_in_one_graph_at_two_sizes(head, backbone):
+    compiled = torch.compile(head.eval(), fullgraph=True)
+    with torch.inference_mode():
+        for size in ((64, 64), (96, 70)):
+            maps = maps_of(backbone, size)
+            assert relative(compiled(maps), head(maps)) <= 1e-5
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_names_and_shapes_are_stable(name):
     head = HEADS[name](*BACKBONES["strides"], 5)

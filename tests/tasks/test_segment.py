@@ -200,15 +200,6 @@ def test_bf16_stays_near_float32(model):
     assert float((logits.float() - reference).abs().max() / reference.abs().max()) < 0.08
 
 
-@pytest.mark.slow
-def test_compiled_gives_the_same_in_one_graph_at_two_sizes(model):
-    compiled = torch.compile(model.eval(), fullgraph=True)
-    with torch.inference_mode():
-        for size in ((64, 64), (96, 70)):
-            images = torch.randn(2, 3, *size)
-            torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-4)
-
-
 def by_formula(model, image_CHW, size, options):
     """The labels as the options' formulas say, everything held at once."""
     total = 0
