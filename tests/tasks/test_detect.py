@@ -1,0 +1,318 @@
+"""The contract of every detector; a new one adds a line to `DETECTORS`."""
+
+import re
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import globalvit as gv
+from globalvit.data.shapes import draw_scene
+from globalvit.detectors import roi, rpn
+from globalvit.detectors.assign import Sampler
+from globalvit.models.variants import VARIANTS
+from globalvit.necks.fpn import FPN
+from globalvit.tasks import detect
+
+DETECTORS = ["gcvit_xxtiny_mask_rcnn", "gcvit_xxtiny_cascade_mask_rcnn", "gpvit_l1_mask_rcnn"]
+TOYS = {
+    "gcvit_xxtiny": replace(VARIANTS["gcvit_xxtiny"], depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), width=16),
+    "gpvit_l1": replace(VARIANTS["gpvit_l1"], width=24),
+}
+CLASSES = ("circle", "square", "triangle")
+# The key's bias of a softmax, and what the layers behind it take away; see the contract of backbones.
+DEAD = re.compile(r"backbone\.blocks\.\d+\.((gather|scatter)\.key|mix\.tokens\.fc2)\.bias")
+# What starts at 0, or so near that the layers before it would get no more than rounding.
+LIVELY = ("gamma", "deltas.weight", "logits.weight", "group_tokens", "offsets.weight", "weights.weight")
+SOME = Sampler(number=32, positive_fraction=0.25)
+EVERYTHING = Sampler(number=10**6, positive_fraction=1.0)
+
+
+def make(name, sampler=SOME):
+    window = {} if name.startswith("gpvit") else {"window": "ratio"}
+    model = gv.create_model(name, classes=CLASSES, image_size=64, **window, drop_path=0.0)
+    sample(model, sampler)
+    return model
+
+
+def sample(model, sampler):
+    """Draw other numbers of regions than the published ones, which are many for a test."""
+    learning = model.roi.learning
+    several = isinstance(learning, list)
+    changed = [replace(one, sampler=sampler) for one in (learning if several else [learning])]
+    model.roi.learning = changed if several else changed[0]
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch):
+    """Narrow networks: a thousand regions through the published heads take many seconds."""
+    for name, config in TOYS.items():
+        monkeypatch.setitem(VARIANTS, name, config)
+    monkeypatch.setattr(detect, "FPN", partial(FPN, out_channels=16))
+    for module, constant, value in ((rpn, "WIDTH", 16), (roi, "WIDTH", 16), (roi, "FC_WIDTH", 32)):
+        monkeypatch.setattr(module, constant, value)
+
+
+@pytest.fixture(params=DETECTORS)
+def model(request):
+    return make(request.param)
+
+
+@pytest.fixture
+def lively(model):
+    """Fresh weights answer much alike everywhere; livelier ones have no near ties."""
+    for module, std in ((model.rpn, 0.3), (model.roi, 0.1)):
+        for name, parameter in module.named_parameters():
+            if "logits" in name or "deltas" in name:
+                torch.nn.init.normal_(parameter, std=std if "logits" in name else 0.02)
+    return model.eval()
+
+
+def batch_of(indices, side=64, sides=None):
+    """A training batch of shapes; each image is cut to its own size where `sides` gives some."""
+    scenes = [draw_scene("train", index, side=side) for index in indices]
+    sizes = sides or [(side, side)] * len(scenes)
+    batch = {"images": [], "boxes": [], "labels": [], "masks": []}
+    for scene, (height, width) in zip(scenes, sizes, strict=True):
+        pixels = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1).float() / 127.5 - 1
+        masks = torch.from_numpy(np.stack([mask.bitmap() for mask in scene.instances.masks])).bool()
+        limit = torch.tensor([width, height, width, height])
+        boxes = torch.minimum(torch.from_numpy(scene.instances.boxes), limit)
+        seen = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        batch["images"].append(pixels[:, :height, :width])
+        batch["boxes"].append(boxes[seen])
+        batch["labels"].append(torch.from_numpy(scene.instances.labels)[seen])
+        batch["masks"].append(masks[seen, :height, :width])
+    return batch
+
+
+def empty(batch):
+    """The same images with nothing on them."""
+    return {
+        "images": batch["images"],
+        "boxes": [one[:0] for one in batch["boxes"]],
+        "labels": [one[:0] for one in batch["labels"]],
+        "masks": [one[:0] for one in batch["masks"]],
+    }
+
+
+def close(first, second):
+    assert first["names"] == second["names"]
+    assert torch.equal(first["labels"], second["labels"])
+    torch.testing.assert_close(first["boxes"], second["boxes"], rtol=0, atol=1e-3)
+    torch.testing.assert_close(first["scores"], second["scores"], rtol=0, atol=1e-5)
+    if "masks" in first:
+        assert (first["masks"] != second["masks"]).float().mean() < 1e-3
+
+
+def picture(size=(100, 75), seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def test_forward_gives_maps_of_the_padded_image(lively):
+    images = torch.randn(2, 3, 50, 70)
+    with torch.inference_mode():
+        maps = lively(images)
+        padded = lively(torch.nn.functional.pad(images, (0, 26, 0, 14)))
+    assert [tuple(x.shape[2:]) for x in maps["features"]] == [(-(-64 // s), -(-96 // s)) for s in lively.neck.strides]
+    for name, levels in maps.items():
+        assert all(torch.equal(a, b) for a, b in zip(levels, padded[name], strict=True)), name
+
+
+def test_predict_takes_paths_pictures_and_arrays_alike(lively, tmp_path):
+    image = picture()
+    image.save(tmp_path / "one.png")
+    (expected,) = lively.predict(image)
+    for form in (tmp_path / "one.png", np.asarray(image)):
+        close(lively.predict(form)[0], expected)
+    count = len(expected["labels"])
+    assert 0 < count <= 100
+    assert expected["boxes"].shape == (count, 4)
+    assert expected["scores"].tolist() == sorted(expected["scores"].tolist(), reverse=True)
+    assert expected["names"] == [CLASSES[label] for label in expected["labels"]]
+    assert expected["masks"].shape == (count, 75, 100)
+    assert expected["masks"].dtype == torch.bool
+
+
+@pytest.mark.parametrize("size", [(200, 150), (40, 51), (90, 300)], ids=str)
+def test_answers_are_in_the_pictures_own_pixels(lively, size):
+    # The picture is made smaller or larger for the model; its tensor alone is answered in the tensor's pixels.
+    image = picture(size)
+    tensor = lively.preprocessing(image)
+    (ours,), (direct,) = lively.predict(image), lively.predict(tensor)
+    scale = torch.tensor([size[0] / tensor.shape[2], size[1] / tensor.shape[1]]).repeat(2)
+    torch.testing.assert_close(ours["boxes"], direct["boxes"] * scale, rtol=1e-5, atol=1e-3)
+    assert torch.equal(ours["labels"], direct["labels"])
+    assert ours["boxes"][:, 0::2].max() <= size[0]
+    assert ours["boxes"][:, 1::2].max() <= size[1]
+    assert direct["masks"].shape[1:] == tensor.shape[1:]
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(lively):
+    sizes = [(64, 64), (50, 70), (64, 64), (40, 90), (33, 65), (64, 64)]
+    tensors = [torch.randn(3, *size) for size in sizes]
+    for tensor, answer in zip(tensors, lively.predict(tensors, batch_size=2), strict=True):
+        close(answer, lively.predict(tensor)[0])
+
+
+def test_a_forward_pass_holds_images_of_one_padded_size():
+    images = [(torch.zeros(3, *size), size) for size in ((64, 64), (50, 70), (64, 50), (40, 90), (1, 1), (60, 60))]
+    groups = [positions for positions, *_ in detect.of_one_padded_size(images, 2)]
+    assert groups == [[0, 2], [1, 3], [4], [5]]
+
+
+def test_scores_exceed_the_threshold(lively):
+    image = picture()
+    (everything,) = lively.predict(image, score_threshold=0.0)
+    threshold = float(everything["scores"][len(everything["scores"]) // 2])
+    (some,) = lively.predict(image, score_threshold=threshold)
+    assert 0 < len(some["labels"]) < len(everything["labels"])
+    assert some["scores"].min() > threshold
+    (nothing,) = lively.predict(image, score_threshold=0.9999)
+    assert (nothing["boxes"].shape, nothing["masks"].shape, nothing["names"]) == ((0, 4), (0, 75, 100), [])
+    with pytest.raises(ValueError, match=r"score_threshold=1\.0 must be 0 or more and under 1"):
+        lively.predict(image, score_threshold=1.0)
+
+
+def test_evaluation_scores_what_predict_answers(lively):
+    pictures = [draw_scene("val", index, side=side) for index, side in enumerate((64, 96, 64))]
+    annotations = [
+        {
+            "image_id": index,
+            "size": (scene.image.height, scene.image.width),
+            "boxes": scene.instances.boxes,
+            "labels": scene.instances.labels,
+            "crowd": scene.instances.is_crowd,
+            "areas": scene.instances.areas,
+            "masks": None,
+        }
+        for index, scene in enumerate(pictures)
+    ]
+    batch = {
+        "images": [lively.preprocessing(scene.image) for scene in pictures],
+        "sizes": [annotation["size"] for annotation in annotations],
+        "annotations": annotations,
+    }
+    ours, direct = lively.metric(), lively.metric()
+    with torch.inference_mode():
+        lively.evaluate(batch, ours)
+    direct.update(lively.predict([scene.image for scene in pictures]), annotations)
+    assert ours.count == 3
+    first, second = ours.results((1, 2, 3)), direct.results((1, 2, 3))
+    assert [(row["image_id"], row["category_id"]) for row in first] == [
+        (row["image_id"], row["category_id"]) for row in second
+    ]
+    assert ours.compute() == pytest.approx(direct.compute(), abs=1e-3)
+
+
+def test_losses_are_named_and_summed(model):
+    losses = model.losses(batch_of([0, 1], sides=[(64, 64), (40, 60)]))
+    terms = {name: value for name, value in losses.items() if name != "loss"}
+    assert all(value.ndim == 0 and value.isfinite() and value >= 0 for value in losses.values())
+    torch.testing.assert_close(losses["loss"], torch.stack(list(terms.values())).sum())
+    assert len(terms) == (11 if "cascade" in model.spec.model else 5)
+
+
+def test_every_parameter_learns(model):
+    # In evaluation mode, since batch norms of few regions would hide the layers before them. Of an image of 288 pixels
+    # the cascade learns from anchors of 256, those of stride 32, few as they are.
+    batch = batch_of([0, 1], side=288)
+    model.rpn.how = replace(model.rpn.how, sampler=EVERYTHING)
+    for name, parameter in model.named_parameters():
+        if name.endswith(LIVELY):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.eval().losses(batch)["loss"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        largest = parameter.grad.abs().max()
+        assert largest < 1e-4 if DEAD.fullmatch(name) else largest > 0, (name, largest)
+
+
+def test_images_without_objects_are_learned_from(model):
+    batch = batch_of([0, 1])
+    losses = model.losses(empty(batch))
+    assert all(value.isfinite() for value in losses.values())
+    losses["loss"].backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    model.zero_grad()
+    half = {name: [empty(batch)[name][0], values[1]] for name, values in batch.items()}
+    assert model.losses(half)["loss"].isfinite()
+
+
+def test_masks_are_asked_for_by_name(model):
+    batch = batch_of([0])
+    del batch["masks"]
+    backbone = model.spec.backbone
+    with pytest.raises(ValueError, match=rf"{model.spec.model} learns masks and the data has none; .*{backbone}_retin"):
+        model.losses(batch)
+
+
+def train(name, steps, seed=3):
+    torch.manual_seed(seed)
+    model, batch = make(name), batch_of([0, 1, 2, 3])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(steps):
+        loss = model.losses(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", DETECTORS[:1] + [pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS[1:]])
+def test_overfitting_four_images_halves_the_loss(name):
+    losses = train(name, 25)
+    # The mean of several steps, as each draws its own anchors and regions.
+    assert sum(losses[-3:]) / 3 < losses[0] / 2
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_seed_repeats_the_losses(name):
+    assert train(name, 2) == train(name, 2) != train(name, 2, seed=4)
+
+
+def test_bf16_losses_stay_near_float32(model):
+    batch = batch_of([0, 1])
+    model.eval()
+    torch.manual_seed(1)
+    exact = model.losses(batch)["loss"]
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.losses(batch)
+    assert half["loss"].dtype == torch.float32
+    assert half["loss"].item() == pytest.approx(exact.item(), rel=0.1)
+
+
+def test_processes_agree_with_one_large_batch(model, monkeypatch):
+    model.eval()
+    sample(model, EVERYTHING)
+    model.rpn.how = replace(model.rpn.how, sampler=EVERYTHING)
+    whole = batch_of([0, 1])
+    halves = [{name: values[i : i + 1] for name, values in whole.items()} for i in (0, 1)]
+    counts = []
+    monkeypatch.setattr(detect, "over_processes", lambda count: counts.append(count) or count)
+    together = model.losses(whole)
+    monkeypatch.setattr(detect, "world", lambda: 2)
+    apart = []
+    for half in halves:
+        asked = iter(counts)
+        monkeypatch.setattr(detect, "over_processes", lambda _, asked=asked: next(asked))
+        apart.append(model.losses(half))
+        assert next(asked, None) is None
+    for name, value in together.items():
+        torch.testing.assert_close((apart[0][name] + apart[1][name]) / 2, value, rtol=1e-4, atol=1e-6)
+
+
+def test_frozen_norms_keep_their_statistics():
+    model = make("gpvit_l1_mask_rcnn")
+    model.has_frozen_norms = True
+    before = {name: value.clone() for name, value in model.train().named_buffers()}
+    model.losses(batch_of([0, 1]))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
