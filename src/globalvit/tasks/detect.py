@@ -22,6 +22,7 @@ from globalvit.detectors.rpn import CASCADE, MASK_RCNN, RPN
 from globalvit.metrics.coco_ap import CocoAP
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
+from globalvit.models.gcvit import GCViT
 from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
 from globalvit.necks.fpn import FPN
 from globalvit.tasks.inputs import sized
@@ -316,6 +317,9 @@ def _build_dense(
 ) -> DenseDetector:
     neck = FPN(backbone.channels, backbone.strides, norm=has_norms, extra="convs", finest=DENSE_FINEST)
     dense = RetinaNetHead(neck.channels, neck.strides, spec.num_classes)
+    if isinstance(backbone, GCViT):
+        # Nobody reads the maps that the neck leaves out, and data-parallel training waits for every gradient.
+        backbone.norms[: neck.unused].requires_grad_(False)
     for part in (neck, dense):
         part.init_weights()
     return DenseDetector(spec, backbone, neck, dense, preprocessing, classes)
