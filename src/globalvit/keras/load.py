@@ -1,0 +1,106 @@
+"""Weights into Keras models and out of them."""
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from globalvit.keras.files import Arrays, read_file
+from globalvit.keras.layers import resize_bicubic
+from globalvit.weights import forms
+from globalvit.weights import keras as keras_form
+from globalvit.weights.catalog import GCVIT_LICENCE, WeightRecord
+from globalvit.weights.download import download
+from globalvit.weights.names import MOST_SHOWN
+
+logger = logging.getLogger(__name__)
+TABLE = "/attention/bias_table"
+HEAD = "head_"
+CLASSES = "head_linear/bias"
+# Of the blocks of a GPViT that only a backbone gives out.
+OUTPUT_NORMS = "norms_"
+
+
+def load_weights(model: keras.Model, source: WeightRecord | Path, variant: str) -> None:
+    """Load published or own weights into a model of this package; nothing is changed unless everything fits.
+
+    Tables of other windows are resized; the head's weights are left out where the model has no head.
+
+    Raises:
+        ValueError: the weights do not fit; the text lists at most ten differing entries and their number.
+        OSError: the file is missing or cannot be fetched.
+    """
+    if isinstance(source, WeightRecord):
+        path = download(source)
+        if source.licence == GCVIT_LICENCE:
+            _say_licence(source.licence)
+    else:
+        path = source
+    state = read_file(path)
+    own = variables(model)
+    fitted = _fit(keras_form.from_ours(state), own)
+    _require_match(fitted, own, path, variant, forms.infer_model(state))
+    for name, value in fitted.items():
+        own[name].assign(value)
+
+
+def variables(model: keras.Model) -> dict[str, Any]:
+    """The variables of a model of this package by their paths, whatever model it is part of."""
+    return {
+        layer.name
+        + variable.path.rpartition(f"{layer.name}/")[1][-1:]
+        + variable.path.partition(f"{layer.name}/")[2]: variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
+
+
+def state_dict(model: keras.Model) -> Arrays:
+    """The weights of a model of this package in our names: `globalvit.load_weights` takes them into PyTorch."""
+    return keras_form.to_ours({path: ops.convert_to_numpy(variable) for path, variable in variables(model).items()})
+
+
+@cache
+def _say_licence(licence: str) -> None:
+    """Once, however many models are built."""
+    logger.warning("The weights of GC ViT are under %s: for non-commercial use only.", licence)
+
+
+def _fit(found: Arrays, own: dict[str, Any]) -> Arrays:
+    if CLASSES not in own:
+        found = {name: value for name, value in found.items() if not name.startswith(HEAD)}
+    return {name: _resized(name, value, own.get(name)) for name, value in found.items()}
+
+
+def _resized(name: str, value: np.ndarray, own: Any) -> np.ndarray:
+    """A table of relative positions ((2w − 1)², h) resized on its grid to the model's window."""
+    if own is None or not name.endswith(TABLE) or len(value) == own.shape[0] or value.shape[1] != own.shape[1]:
+        return value
+    source, side = (round(rows**0.5) for rows in (len(value), own.shape[0]))
+    resized = resize_bicubic(value.reshape(1, source, source, -1), side, side)
+    return ops.convert_to_numpy(resized).reshape(side**2, -1)
+
+
+def _require_match(found: Arrays, own: dict[str, Any], path: Path, variant: str, holds: str | None) -> None:
+    if CLASSES in found and CLASSES in own and found[CLASSES].shape != own[CLASSES].shape and holds == variant:
+        raise ValueError(
+            f'If using `weights="{path}"` with `include_top=True`, `classes` should be {len(found[CLASSES])}. '
+            f"Received: classes={own[CLASSES].shape[0]}"
+        )
+    differing = [f"{name!r} is missing" for name in own if name not in found and not name.startswith(OUTPUT_NORMS)]
+    differing += [f"{name!r} is not in the model" for name in found if name not in own]
+    shapes = {name: (value.shape, tuple(own[name].shape)) for name, value in found.items() if name in own}
+    differing += [
+        f"{name!r} is {there} there and {here} here" for name, (there, here) in shapes.items() if there != here
+    ]
+    if not differing:
+        return
+    shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
+    kept = f"It holds {holds}" if holds else "It holds a model of other sizes"
+    raise ValueError(
+        f"The weights of {path} should be those of {variant}. {kept}: {len(differing)} entries differ: {shown}"
+    )
