@@ -21,7 +21,7 @@ from globalvit.weights import catalog
 
 IMAGENET = "imagenet"
 IMAGENET_CLASSES = 1000
-Source = str | Path | catalog.WeightRecord
+Source = Path | catalog.WeightRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from globalvit.keras import windows
+from globalvit.keras.untyped import ops
 from globalvit.weights.gcvit_official import position_index
 
 

@@ -8,7 +8,6 @@ Legend: `B` images · `H W` grid · `C` channels · `N` tokens of a window · `h
 from typing import Any
 
 import keras
-from keras import ops
 
 from globalvit.keras import windows
 from globalvit.keras.attention import position_bias, window_attention
@@ -23,6 +22,7 @@ from globalvit.keras.layers import (
     resize_bicubic,
     strided,
 )
+from globalvit.keras.untyped import ops
 
 NORM_EPS = 1e-5
 SQUEEZE = 4
@@ -194,7 +194,7 @@ class WindowAttention(Part):
             layer.build(input_shape)
 
     @property
-    def _projection(self) -> keras.layers.Dense:
+    def _projection(self) -> Any:
         return self.kv if self.is_global else self.qkv
 
     def call(self, x_BHWC: Any, query_BhNd: Any = None) -> Any:

@@ -7,9 +7,6 @@ Legend: `B` images · `H W` grid · `C` channels · `N` tokens of a grid · `G` 
 
 from typing import Any
 
-import keras
-from keras import ops
-
 from globalvit.keras import windows
 from globalvit.keras.attention import attention, stripe_attention
 from globalvit.keras.layers import (
@@ -24,10 +21,13 @@ from globalvit.keras.layers import (
     strided,
     with_channels,
 )
+from globalvit.keras.untyped import layers, ops
 
 LOCAL_EPS = 1e-6
 GROUP_EPS = 1e-5
-BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+BATCH_EPS = 1e-5
+# Keras counts what stays of the running means, PyTorch what is replaced (0.1).
+MOMENTUM = 0.9
 STEM_WIDTH = 64
 POSITION_GRID = 28
 PATCH = 4
@@ -46,7 +46,9 @@ class ConvNormReLU(Part):
             self.conv = self._depthwise("conv")
         else:
             self.conv = self._conv("conv", channels, kernel, stride=stride)
-        self.norm = keras.layers.BatchNormalization(name="norm", dtype=self.dtype_policy, **BATCH_NORM)
+        self.norm = layers.BatchNormalization(
+            name="norm", dtype=self.dtype_policy, momentum=MOMENTUM, epsilon=BATCH_EPS
+        )
 
     def build(self, input_shape: Shape) -> None:
         """Make the variables for (B, H, W, C)."""

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from keras import ops
+
+from globalvit.keras.untyped import layers, ops
 
 INIT_STD = 0.02
 A = -0.75  # of the cubic kernel, as in PyTorch
@@ -84,17 +85,15 @@ class Part(keras.layers.Layer):
         """The input's shape, unless a layer says otherwise."""
         return input_shape
 
-    def _linear(self, name: str, units: int, *, bias: bool = True) -> keras.layers.Dense:
-        return keras.layers.Dense(
-            units, use_bias=bias, kernel_initializer=HostNormal(), name=name, dtype=self.dtype_policy
-        )
+    def _linear(self, name: str, units: int, *, bias: bool = True) -> Any:
+        return layers.Dense(units, use_bias=bias, kernel_initializer=HostNormal(), name=name, dtype=self.dtype_policy)
 
-    def _norm(self, name: str, eps: float) -> keras.layers.LayerNormalization:
-        return keras.layers.LayerNormalization(epsilon=eps, name=name, dtype=self.dtype_policy)
+    def _norm(self, name: str, eps: float) -> Any:
+        return layers.LayerNormalization(epsilon=eps, name=name, dtype=self.dtype_policy)
 
     def _conv(self, name: str, channels: int, kernel: int, *, stride: int = 1, bias: bool = False) -> Any:
         """A convolution without padding: `windows.border` goes before it."""
-        return keras.layers.Conv2D(
+        return layers.Conv2D(
             channels,
             kernel,
             strides=stride,
@@ -105,9 +104,9 @@ class Part(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def _depthwise(self, name: str, *, bias: bool = False) -> keras.layers.DepthwiseConv2D:
+    def _depthwise(self, name: str, *, bias: bool = False) -> Any:
         """A depthwise 3×3 convolution that keeps the grid."""
-        return keras.layers.DepthwiseConv2D(
+        return layers.DepthwiseConv2D(
             3,
             padding="same",
             use_bias=bias,

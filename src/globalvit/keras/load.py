@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from globalvit.keras.files import Arrays, read_file
 from globalvit.keras.layers import resize_bicubic
+from globalvit.keras.untyped import ops
 from globalvit.weights import forms
 from globalvit.weights import keras as keras_form
 from globalvit.weights.catalog import GCVIT_LICENCE, WeightRecord
@@ -50,13 +50,12 @@ def load_weights(model: keras.Model, source: WeightRecord | Path, variant: str) 
 
 def variables(model: keras.Model) -> dict[str, Any]:
     """The variables of a model of this package by their paths, whatever model it is part of."""
-    return {
-        layer.name
-        + variable.path.rpartition(f"{layer.name}/")[1][-1:]
-        + variable.path.partition(f"{layer.name}/")[2]: variable
-        for layer in model.layers
-        for variable in layer.weights
-    }
+    found = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            _, _, inside = f"/{variable.path}".partition(f"/{layer.name}/")
+            found[f"{layer.name}/{inside}"] = variable
+    return found
 
 
 def state_dict(model: keras.Model) -> Arrays:

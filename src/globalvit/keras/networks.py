@@ -9,6 +9,7 @@ import keras
 
 from globalvit.keras import gcvit, gpvit
 from globalvit.keras.layers import HostNormal
+from globalvit.keras.untyped import layers
 from globalvit.models.variants import GCViTConfig, GPViTConfig
 
 # Of the group pool of the two small GPViTs.
@@ -25,9 +26,9 @@ def classify(x_BHWC: Any, config: GCViTConfig | GPViTConfig, classes: int, activ
     if isinstance(config, GPViTConfig) and config.pooling == "group":
         pool = gpvit.GroupPool(config.width, POOL_HEADS, name="head_pool")
     else:
-        pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")
+        pool = layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")
     mixed = keras.config.dtype_policy().name.startswith("mixed_")
-    linear = keras.layers.Dense(
+    linear = layers.Dense(
         classes,
         activation=activation,
         kernel_initializer=HostNormal(),
@@ -48,7 +49,7 @@ def _gcvit_maps(x: Any, config: GCViTConfig) -> list[Any]:
         if stage < len(config.depths) - 1:
             dim = config.channels[stage]
             x = gcvit.Downsample(dim, 2 * dim, name=f"stages_{stage}_downsample")(x)
-    norm = keras.layers.LayerNormalization(epsilon=gcvit.NORM_EPS, name="norm")
+    norm = layers.LayerNormalization(epsilon=gcvit.NORM_EPS, name="norm")
     return [*found[:-1], norm(found[-1])]
 
 
@@ -82,7 +83,7 @@ def _gpvit_maps(x: Any, config: GPViTConfig) -> list[Any]:
         x = _gpvit_block(config, index, rate)(x)
         if index in config.outputs:
             name = "norm" if index == config.depth - 1 else f"norms_{index}"
-            found.append(keras.layers.LayerNormalization(epsilon=gpvit.LOCAL_EPS, name=name)(x))
+            found.append(layers.LayerNormalization(epsilon=gpvit.LOCAL_EPS, name=name)(x))
     return found
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from globalvit.data.imagenet import imagenet_names, imagenet_synsets
 from globalvit.keras.layers import register
+from globalvit.keras.untyped import ops
 from globalvit.weights.catalog import IMAGENET_MEAN, IMAGENET_STD
 
 LARGEST = 255.0

@@ -9,7 +9,7 @@ Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` 
 
 from typing import Any
 
-from keras import ops
+from globalvit.keras.untyped import ops
 
 
 def sides(x_BHWC: Any) -> tuple[Any, Any]:
