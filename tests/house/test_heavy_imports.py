@@ -10,7 +10,18 @@ import pytest
 
 from globalvit.cli.main import COMMANDS
 
-HEAVY = ("torch", "timm", "numpy", "matplotlib", "torchvision", "accelerate", "PIL", "tensorboard", "safetensors")
+HEAVY = (
+    "torch",
+    "timm",
+    "numpy",
+    "matplotlib",
+    "torchvision",
+    "accelerate",
+    "PIL",
+    "tensorboard",
+    "safetensors",
+    "keras",
+)
 LIGHT = (
     "globalvit",
     "globalvit.closest",
@@ -20,6 +31,7 @@ LIGHT = (
     "globalvit.weights.catalog",
     "globalvit.weights.gcvit_official",
     "globalvit.weights.openmmlab",
+    "globalvit.weights.keras",
     "globalvit.weights.timm",
     "globalvit.train.config",
     *(f"globalvit.cli.{name}" for name in ("main", "options", *COMMANDS)),

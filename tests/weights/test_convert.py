@@ -154,8 +154,8 @@ def test_a_full_disk_keeps_what_was_there(go, published_file, tmp_path, monkeypa
 def test_bad_use_is_told(go, published_file, tmp_path):
     with pytest.raises(UsageError, match="globalvit convert needs --to"):
         go(published_file, tmp_path / "x.safetensors")
-    with pytest.raises(UsageError, match="'keras' is not understood"):
-        go(published_file, tmp_path / "x.safetensors", "--to", "keras")
+    with pytest.raises(UsageError, match="'flax' is not understood"):
+        go(published_file, tmp_path / "x.safetensors", "--to", "flax")
 
 
 def test_errors_are_one_line_and_exit_1(tmp_path, capsys):

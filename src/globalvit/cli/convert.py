@@ -1,7 +1,8 @@
-"""`globalvit convert`: a checkpoint in any readable form, written in ours, the official one or timm's."""
+"""`globalvit convert`: a checkpoint in any readable form, written in ours, the official one, timm's or Keras'."""
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from globalvit.cli.options import parse
 from globalvit.cli.tables import write_line
 from globalvit.models.variants import GPVIT, ModelSpec
-from globalvit.weights import catalog, gcvit_official, gpvit_official, openmmlab, timm
+from globalvit.weights import catalog, gcvit_official, gpvit_official, keras, openmmlab, timm
 from globalvit.weights.heads import head_of
 from globalvit.weights.report import kinds
 
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
     from globalvit.weights.load import Resolved, Weights
 
-SUMMARY = "Write a checkpoint in another form: ours (safetensors), the official one or timm's"
+SUMMARY = "Write a checkpoint in another form: ours (safetensors), the official one, timm's or Keras'"
 LICENCE_NOTE = (
     "Licence: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever "
     "converts them. Weights that you trained from scratch are yours."
 )
 SAFETENSORS = ".safetensors"
+KERAS_WEIGHTS = ".weights.h5"
 SUFFIXES = (SAFETENSORS, ".pth", ".pt", ".pth.tar")
+SUFFIXES_OF = {"ours": (SAFETENSORS,), "keras": (KERAS_WEIGHTS,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,12 @@ class ConvertOptions:
         metadata={"help": "weight file in any form, checkpoint folder or run folder (its best)", "metavar": "SRC"}
     )
     target: Path = field(
-        metadata={"help": "file to write: .safetensors; .pth or .pth.tar too, unless in our form", "metavar": "DST"}
+        metadata={
+            "help": "file to write: .safetensors; .pth or .pth.tar for others' forms; .weights.h5 for keras",
+            "metavar": "DST",
+        }
     )
-    to: Literal["ours", "official", "timm"] = field(metadata={"help": "form to write"})
+    to: Literal["ours", "official", "timm", "keras"] = field(metadata={"help": "form to write"})
     model: str | None = field(default=None, metadata={"help": "name of the model, where the entries do not tell it"})
     ema: bool = field(default=True, metadata={"help": "take the averaged weights where the checkpoint has some"})
     force: bool = field(default=False, metadata={"help": "replace DST if it exists"})
@@ -48,15 +54,12 @@ def run(argv: Sequence[str], prog: str) -> int:
     """Convert one checkpoint and report on it; return the exit status."""
     options = parse(ConvertOptions, argv, prog, SUMMARY, positional=("source", "target"))
     _check_target(options)
-    from globalvit.build import resolve_name
-    from globalvit.weights.load import read_weights, resolve_checkpoint
-
-    model = options.model and resolve_name(options.model)
-    found = resolve_checkpoint(options.source, use_ema=options.ema, model=model)
-    weights = read_weights(found.file, use_ema=options.ema)
+    found, weights = _open(options)
     task = _expected(found, weights)
     if options.to == "ours":
         written = _write_ours(options.target, weights, found, task)
+    elif options.to == "keras":
+        written = _write_keras(options.target, weights, found)
     else:
         written = _write_foreign(options, weights, found.spec)
     for line in _report(options, weights, found, written):
@@ -64,8 +67,29 @@ def run(argv: Sequence[str], prog: str) -> int:
     return 0
 
 
+def _open(options: ConvertOptions) -> "tuple[Resolved, Weights]":
+    from globalvit.build import resolve_name
+    from globalvit.weights.forms import infer_spec
+    from globalvit.weights.load import Resolved, read_weights, resolve_checkpoint
+
+    model = options.model and resolve_name(options.model)
+    if options.source.name.endswith(KERAS_WEIGHTS):
+        _choose_backend()
+        from globalvit.keras.files import read_file
+
+        weights = replace(read_weights(read_file(options.source)), source=str(options.source))
+        return Resolved(file=options.source, spec=infer_spec(weights.state, model)), weights
+    found = resolve_checkpoint(options.source, use_ema=options.ema, model=model)
+    return found, read_weights(found.file, use_ema=options.ema)
+
+
+def _choose_backend() -> None:
+    """Let Keras use PyTorch, which is here anyway, unless the user chose another backend."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
 def _check_target(options: ConvertOptions) -> None:
-    allowed = (SAFETENSORS,) if options.to == "ours" else SUFFIXES
+    allowed = SUFFIXES_OF.get(options.to, SUFFIXES)
     if not options.target.name.endswith(allowed):
         raise ValueError(f"{options.target} must end in {' or '.join(allowed)} to hold the form {options.to!r}")
     if options.target.exists() and not options.force:
@@ -108,6 +132,13 @@ def _write_ours(target: Path, weights: "Weights", found: "Resolved", task: "Task
     return weights.state
 
 
+def _write_keras(target: Path, weights: "Weights", found: "Resolved") -> dict[str, Any]:
+    _choose_backend()
+    from globalvit.keras.write import write_weights
+
+    return write_weights(target, {name: value.numpy() for name, value in weights.state.items()}, found.spec)
+
+
 def _write_foreign(options: ConvertOptions, weights: "Weights", spec: ModelSpec) -> dict[str, "Tensor"]:
     from globalvit.weights.load import write_tensors
 
@@ -134,7 +165,8 @@ def _foreign_form(to: str, spec: ModelSpec) -> ModuleType:
 
 
 def _title(to: str, spec: ModelSpec) -> str:
-    return "our form" if to == "ours" else _foreign_form(to, spec).TITLE
+    own = {"ours": "our form", "keras": keras.TITLE}
+    return own.get(to) or _foreign_form(to, spec).TITLE
 
 
 def _write_pickle(target: Path, content: dict[str, Any]) -> None:
@@ -149,9 +181,7 @@ def _write_pickle(target: Path, content: dict[str, Any]) -> None:
             raise OSError(f"cannot write {target}: {error}; what was there before is kept") from error
 
 
-def _report(
-    options: ConvertOptions, weights: "Weights", found: "Resolved", written: dict[str, "Tensor"]
-) -> Iterator[str]:
+def _report(options: ConvertOptions, weights: "Weights", found: "Resolved", written: dict[str, Any]) -> Iterator[str]:
     opened, spec = weights.opened, found.spec
     entry = f", its {opened.entry}" if opened.entry else ""
     others = f" ({', '.join(opened.passed_over)} passed over)" if opened.passed_over else ""

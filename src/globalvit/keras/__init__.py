@@ -7,6 +7,14 @@
 PyTorch is not imported unless it is Keras' backend or a `.pth` file is opened.
 """
 
+try:
+    import keras as _keras  # noqa: F401 - tried first, for the message
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"globalvit.keras needs Keras 3 and a backend ({error}): pip install 'globalvit[keras]', install TensorFlow, "
+        f"JAX or PyTorch, and name the one you want in the environment variable KERAS_BACKEND"
+    ) from error
+
 from globalvit.keras.load import state_dict
 from globalvit.keras.models import (
     GCViTBase,

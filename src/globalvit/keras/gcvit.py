@@ -8,7 +8,6 @@ Legend: `B` images · `H W` grid · `C` channels · `N` tokens of a window · `h
 from typing import Any
 
 import keras
-
 from globalvit.keras import windows
 from globalvit.keras.attention import position_bias, window_attention
 from globalvit.keras.layers import (
@@ -17,6 +16,7 @@ from globalvit.keras.layers import (
     Mlp,
     Part,
     Shape,
+    any_grid,
     gelu,
     register,
     resize_bicubic,
@@ -91,8 +91,9 @@ class Downsample(Part):
 
     def build(self, input_shape: Shape) -> None:
         """Make the variables for (B, H, W, C)."""
-        for layer in (self.norm1, self.branch, self.reduction):
-            layer.build(input_shape)
+        self.norm1.build(input_shape)
+        self.branch.build(input_shape)
+        self.reduction.build(any_grid(self.dim))
         self.norm2.build(self.compute_output_shape(input_shape))
 
     def call(self, x_BHWC: Any) -> Any:
@@ -119,7 +120,7 @@ class Stem(Part):
 
     def build(self, input_shape: Shape) -> None:
         """Make the variables for images (B, H, W, C)."""
-        self.conv.build(input_shape)
+        self.conv.build(any_grid(input_shape[-1]))
         self.downsample.build(strided(input_shape, 2, self.dim))
 
     def call(self, images_BHWC: Any) -> Any:

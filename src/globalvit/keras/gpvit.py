@@ -15,6 +15,7 @@ from globalvit.keras.layers import (
     Mlp,
     Part,
     Shape,
+    any_grid,
     gelu,
     register,
     resize_bicubic,
@@ -52,7 +53,7 @@ class ConvNormReLU(Part):
 
     def build(self, input_shape: Shape) -> None:
         """Make the variables for (B, H, W, C)."""
-        self.conv.build(input_shape)
+        self.conv.build(any_grid(input_shape[-1]))
         self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, x_BHWC: Any) -> Any:
@@ -87,7 +88,7 @@ class Stem(Part):
         for conv in self.convs:
             conv.build(shape)
             shape = conv.compute_output_shape(shape)
-        self.projection.build(with_channels((None, None, None, None), STEM_WIDTH))
+        self.projection.build(any_grid(STEM_WIDTH))
 
     def call(self, images_BHWC: Any) -> Any:
         """(B, H, W, C) → (B, ⌈H/8⌉, ⌈W/8⌉, dim); patches over the border see zeros."""
@@ -142,7 +143,7 @@ class StripeAttention(Part):
         for layer in (self.qkv, self.proj):
             layer.build(input_shape)
         for layer in (self.vertical, self.horizontal):
-            layer.build(with_channels((None, None, None, None), self.dim // 2))
+            layer.build(any_grid(self.dim // 2))
 
     def call(self, x_BHWC: Any) -> Any:
         """(B, H, W, C) → (B, H, W, C); grids that stripes do not divide are padded inside."""

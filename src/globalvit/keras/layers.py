@@ -7,9 +7,9 @@ import random
 from functools import partial
 from typing import Any, ClassVar
 
-import keras
 import numpy as np
 
+import keras
 from globalvit.keras.untyped import layers, ops
 
 INIT_STD = 0.02
@@ -22,6 +22,11 @@ register = partial(keras.saving.register_keras_serializable, "globalvit")
 def with_channels(shape: Shape, channels: int) -> Shape:
     """The shape with another last axis."""
     return (*shape[:-1], channels)
+
+
+def any_grid(channels: int) -> Shape:
+    """The shape of maps of any size: Keras refuses to build a convolution for a grid under its kernel, unpadded."""
+    return (None, None, None, channels)
 
 
 def strided(shape: Shape, stride: int, channels: int) -> Shape:

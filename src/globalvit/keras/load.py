@@ -19,7 +19,6 @@ from globalvit.weights.names import MOST_SHOWN
 
 logger = logging.getLogger(__name__)
 TABLE = "/attention/bias_table"
-HEAD = "head_"
 CLASSES = "head_linear/bias"
 # Of the blocks of a GPViT that only a backbone gives out.
 OUTPUT_NORMS = "norms_"
@@ -40,10 +39,20 @@ def load_weights(model: keras.Model, source: WeightRecord | Path, variant: str) 
             _say_licence(source.licence)
     else:
         path = source
-    state = read_file(path)
+    load_state(model, read_file(path), variant, source=str(path))
+
+
+def load_state(model: keras.Model, state: Arrays, variant: str, *, source: str) -> None:
+    """Load weights in our names into a model of this package, as `load_weights` does.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
     own = variables(model)
-    fitted = _fit(keras_form.from_ours(state), own)
-    _require_match(fitted, own, path, variant, forms.infer_model(state))
+    parts = (keras_form.BACKBONE, keras_form.HEAD) if CLASSES in own else keras_form.BACKBONE
+    found = keras_form.from_ours({name: value for name, value in state.items() if name.startswith(parts)})
+    fitted = {name: _resized(name, value, own.get(name)) for name, value in found.items()}
+    _require_match(fitted, own, source, variant, forms.infer_model(state))
     for name, value in fitted.items():
         own[name].assign(value)
 
@@ -69,12 +78,6 @@ def _say_licence(licence: str) -> None:
     logger.warning("The weights of GC ViT are under %s: for non-commercial use only.", licence)
 
 
-def _fit(found: Arrays, own: dict[str, Any]) -> Arrays:
-    if CLASSES not in own:
-        found = {name: value for name, value in found.items() if not name.startswith(HEAD)}
-    return {name: _resized(name, value, own.get(name)) for name, value in found.items()}
-
-
 def _resized(name: str, value: np.ndarray, own: Any) -> np.ndarray:
     """A table of relative positions ((2w − 1)², h) resized on its grid to the model's window."""
     if own is None or not name.endswith(TABLE) or len(value) == own.shape[0] or value.shape[1] != own.shape[1]:
@@ -84,22 +87,20 @@ def _resized(name: str, value: np.ndarray, own: Any) -> np.ndarray:
     return ops.convert_to_numpy(resized).reshape(side**2, -1)
 
 
-def _require_match(found: Arrays, own: dict[str, Any], path: Path, variant: str, holds: str | None) -> None:
-    if CLASSES in found and CLASSES in own and found[CLASSES].shape != own[CLASSES].shape and holds == variant:
+def _require_match(found: Arrays, own: dict[str, Any], source: str, variant: str, holds: str | None) -> None:
+    heads = [tuple(side[CLASSES].shape) for side in (found, own) if CLASSES in side]
+    if holds == variant and len(set(heads)) == 2:
         raise ValueError(
-            f'If using `weights="{path}"` with `include_top=True`, `classes` should be {len(found[CLASSES])}. '
-            f"Received: classes={own[CLASSES].shape[0]}"
+            f'If using `weights="{source}"` with `include_top=True`, `classes` should be {heads[0][0]}. '
+            f"Received: classes={heads[1][0]}"
         )
     differing = [f"{name!r} is missing" for name in own if name not in found and not name.startswith(OUTPUT_NORMS)]
     differing += [f"{name!r} is not in the model" for name in found if name not in own]
     shapes = {name: (value.shape, tuple(own[name].shape)) for name, value in found.items() if name in own}
-    differing += [
-        f"{name!r} is {there} there and {here} here" for name, (there, here) in shapes.items() if there != here
-    ]
-    if not differing:
-        return
-    shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
-    kept = f"It holds {holds}" if holds else "It holds a model of other sizes"
-    raise ValueError(
-        f"The weights of {path} should be those of {variant}. {kept}: {len(differing)} entries differ: {shown}"
-    )
+    differing += [f"{key!r} is {there} there and {here} here" for key, (there, here) in shapes.items() if there != here]
+    if differing:
+        shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
+        raise ValueError(
+            f"The weights of {source} should be those of {variant}. Received: {holds or 'a model of other sizes'}, "
+            f"{len(differing)} {'entry differs' if len(differing) == 1 else 'entries differ'}: {shown}"
+        )

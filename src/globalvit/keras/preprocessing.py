@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 
+import keras
 from globalvit.data.imagenet import imagenet_names, imagenet_synsets
 from globalvit.keras.layers import register
 from globalvit.keras.untyped import ops
@@ -43,7 +43,9 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     shape = (-1, 1, 1) if data_format == "channels_first" else (-1,)
     dtype = keras.config.floatx()
     scale, shift = (np.reshape(values, shape).astype(dtype) for values in _affine())
-    return (x.astype(dtype) if isinstance(x, np.ndarray) else ops.cast(x, dtype)) * scale + shift
+    if isinstance(x, np.ndarray):
+        return x.astype(dtype) * scale + shift
+    return ops.add(ops.multiply(ops.cast(x, dtype), scale), shift)
 
 
 def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 TITLE = "the form of globalvit.keras"
 BACKBONE, HEAD = "backbone.", "head."
+CLASSIFIER = "head.linear.weight"
 POSITIONS = "position_embedding"
 TABLE = f"{POSITIONS}/table"
 DROPPED = "num_batches_tracked"

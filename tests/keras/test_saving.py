@@ -1,0 +1,106 @@
+"""Models and weights go to files and come back."""
+
+import numpy as np
+import pytest
+import torch
+
+import globalvit as gv
+import globalvit.keras as gk
+import keras
+from globalvit.weights import keras as keras_form
+
+APPLICATIONS = {"gcvit_xxtiny": gk.GCViTXXTiny, "gpvit_l1": gk.GPViTL1}
+LOAD = """
+import sys, numpy as np, keras, globalvit.keras
+model = keras.models.load_model(sys.argv[1])
+saved = np.load(sys.argv[2])
+outputs = model.predict(saved["images"], verbose=0)
+print(np.abs(outputs - saved["outputs"]).max() / np.abs(saved["outputs"]).max(), model.name)
+"""
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(2, 40, 56, 3)).astype("float32")
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.backends
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_a_saved_model_loads_in_a_fresh_process(name, images, tmp_path, fresh_process, relative):
+    model = APPLICATIONS[name](weights=None, classes=5, input_shape=(40, 56, 3))
+    outputs = model.predict(images, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "saved.npz", images=images, outputs=outputs)
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert relative(again.predict(images, verbose=0), outputs) < 1e-6
+    again.save(tmp_path / "again.keras")
+    difference, its_name = fresh_process(LOAD, tmp_path / "again.keras", tmp_path / "saved.npz").split()
+    assert float(difference) < 1e-6
+    assert its_name == name
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_model_saved_on_one_backend_loads_on_another(images, tmp_path, fresh_process):
+    model = gk.GCViTXXTiny(weights=None, classes=5, input_shape=(40, 56, 3))
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "saved.npz", images=images, outputs=model.predict(images, verbose=0))
+    difference, _ = fresh_process(LOAD, tmp_path / "model.keras", tmp_path / "saved.npz", backend="jax").split()
+    assert float(difference) < 1e-5
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.backends
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_weights_files_of_keras_are_taken_with_and_without_a_head(name, images, tmp_path, relative):
+    model = APPLICATIONS[name](weights=None, classes=5)
+    model.save_weights(tmp_path / "x.weights.h5")
+    again = APPLICATIONS[name](weights=str(tmp_path / "x.weights.h5"), classes=5)
+    assert relative(again.predict(images, verbose=0), model.predict(images, verbose=0)) < 1e-6
+    headless = APPLICATIONS[name](weights=tmp_path / "x.weights.h5", include_top=False)
+    expected = keras.Model(model.inputs, model.get_layer("norm").output)
+    assert relative(headless.predict(images, verbose=0), expected.predict(images, verbose=0)) < 1e-6
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_weights_come_back_to_torch_as_they_were(name, reference):
+    expected = reference(name, (64, 64))
+    model = APPLICATIONS[name](weights=expected.file, classes=7, input_shape=(64, 64, 3))
+    state, own = gk.state_dict(model), expected.model.state_dict()
+    assert state.keys() == own.keys()
+    for key, value in own.items():
+        if not key.endswith("num_batches_tracked"):
+            assert np.array_equal(state[key], value.numpy()), key
+    fresh = gv.create_model(name, num_classes=7, image_size=64)
+    assert gv.load_weights(fresh, state).fresh == ()
+
+
+@pytest.mark.parametrize("name", ["gcvit_xxtiny", "gcvit_small", "gpvit_l1", "gpvit_l4"])
+def test_names_are_those_of_torch_both_ways(name):
+    with torch.device("meta"):
+        own = gv.create_model(name).state_dict()
+    state = {key: np.broadcast_to(np.float32(0), tuple(value.shape)) for key, value in own.items()}
+    variables = keras_form.from_ours(state)
+    assert {key: value.shape for key, value in keras_form.to_ours(variables).items()} == {
+        key: value.shape for key, value in state.items()
+    }
+
+
+@pytest.mark.usefixtures("toy")
+def test_tables_are_resized_to_the_windows_of_the_input_shape(reference, relative):
+    expected = reference("gcvit_xxtiny", (224, 224))
+    model = gk.GCViTXXTiny(weights=expected.file, classes=7, input_shape=(64, 96, 3))
+    theirs = gv.create_model("gcvit_xxtiny", expected.file, num_classes=7, image_size=(64, 96)).state_dict()
+    state = gk.state_dict(model)
+    key = "backbone.stages.2.blocks.0.attention.bias_table"
+    assert state[key].shape == (7**2, 4)
+    assert relative(state[key], theirs[key].numpy()) < 1e-5
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_norms_of_a_backbones_other_outputs_are_fresh(reference):
+    expected = reference("gpvit_l1", (64, 64))
+    state = gk.state_dict(gk.backbone("gpvit_l1", weights=expected.file, outputs=(0, 2)))
+    assert (state["backbone.norms.0.weight"] == 1).all()
+    assert np.array_equal(state["backbone.norm.weight"], expected.model.backbone.norm.weight.detach().numpy())
