@@ -31,14 +31,16 @@ def check_every_layer(name, size, reference, relative, input_shape):
     assert {key for key in blocks if "query" not in key} <= found.keys()
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("name", "size"),
     [
         ("gcvit_xxtiny", (64, 64)),
-        pytest.param("gcvit_xxtiny", (75, 109), marks=pytest.mark.backends),
+        ("gcvit_xxtiny", (75, 109)),
         ("gpvit_l1", (64, 64)),
-        pytest.param("gpvit_l1", (75, 109), marks=pytest.mark.backends),
+        ("gpvit_l1", (75, 109)),
     ],
+    ids=["xxtiny-small", "xxtiny-odd", "gpvit-small", "gpvit-odd"],
 )
 def test_every_layer_gives_what_torchs_gives(name, size, reference, relative):
     check_every_layer(name, size, reference, relative, (*size, 3))
@@ -125,6 +127,7 @@ def test_resizing_is_torchs(source, target, relative):
     assert relative(resize_bicubic(x.numpy(), *target), expected.permute(0, 2, 3, 1).numpy()) < 1e-5
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("case", "name"),
     [("gcvit_cls_xxtiny", "gcvit_xxtiny"), ("gpvit_cls_L1", "gpvit_l1")],

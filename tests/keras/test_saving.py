@@ -26,7 +26,7 @@ def images():
 
 @pytest.mark.usefixtures("toy")
 @pytest.mark.backends
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("name", ["gcvit_xxtiny", pytest.param("gpvit_l1", marks=pytest.mark.slow)])
 def test_a_saved_model_loads_in_a_fresh_process(name, images, tmp_path, fresh_process, relative):
     model = APPLICATIONS[name](weights=None, classes=5, input_shape=(40, 56, 3))
     outputs = model.predict(images, verbose=0)

@@ -156,7 +156,7 @@ class GlobalQuery(Part):
             x = x + block(x)
             if index < self.pools:
                 x = _max_pool(x)
-        if windows.sides(x) != (self.window, self.window):
+        if not windows.is_grid(x, self.window, self.window):
             x = resize_bicubic(x, self.window, self.window)
         x_BNhd = ops.reshape(x, (-1, self.window**2, self.num_heads, self.dim // self.num_heads))
         return ops.transpose(x_BNhd, (0, 2, 1, 3))

@@ -118,9 +118,8 @@ class PositionEmbedding(Part):
     def call(self, x_BHWC: Any) -> Any:
         """(B, H, W, C) → (B, H, W, C)."""
         positions = ops.convert_to_tensor(self.table)[None]
-        height, width = windows.sides(x_BHWC)
-        if (height, width) != (POSITION_GRID, POSITION_GRID):
-            positions = resize_bicubic(positions, height, width)
+        if not windows.is_grid(x_BHWC, POSITION_GRID, POSITION_GRID):
+            positions = resize_bicubic(positions, *windows.sides(x_BHWC))
         return x_BHWC + ops.cast(positions, x_BHWC.dtype)
 
 

@@ -18,11 +18,16 @@ def sides(x_BHWC: Any) -> tuple[Any, Any]:
     return height, width
 
 
+def is_grid(x_BHWC: Any, height: int, width: int) -> bool:
+    """Whether a grid is known to have these sides; a scalar tensor of a graph has no truth value to compare by."""
+    found = sides(x_BHWC)
+    return all(isinstance(side, int) for side in found) and found == (height, width)
+
+
 def pad(x_BHWC: Any, window: int) -> Any:
     """Fill the grid with zeros at the bottom and the right up to a multiple of `window` tokens a side."""
     height, width = sides(x_BHWC)
     rows, columns = -height % window, -width % window
-    # Compared by type first: a scalar tensor has no truth value in a graph.
     if isinstance(rows, int) and isinstance(columns, int) and rows == columns == 0:
         return x_BHWC
     return ops.pad(x_BHWC, ((0, 0), (0, rows), (0, columns), (0, 0)))
