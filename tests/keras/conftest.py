@@ -8,12 +8,12 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
+import keras
 import numpy as np
 import pytest
 import torch
 
 import globalvit as gv
-import keras
 from globalvit.models.variants import VARIANTS
 
 HERE = Path(__file__).parent

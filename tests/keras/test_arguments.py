@@ -3,12 +3,12 @@
 import logging
 import re
 
+import keras
 import numpy as np
 import pytest
 import torch
 
 import globalvit.keras as gk
-import keras
 from globalvit.keras import load
 from globalvit.models.variants import VARIANTS
 from globalvit.weights import catalog

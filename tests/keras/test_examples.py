@@ -1,10 +1,10 @@
 """The examples that users of tfgcvit know, with the import line changed, fresh weights and generated data."""
 
+import keras
 import numpy as np
 import pytest
 
 import globalvit.keras as gk
-import keras
 
 EVALUATION_METRICS = ["accuracy", "sparse_top_k_categorical_accuracy"]
 

@@ -1,11 +1,11 @@
 """Keras models give what PyTorch's give, layer by layer, on whatever backend the tests run with."""
 
+import keras
 import numpy as np
 import pytest
 import torch
 
 import globalvit.keras as gk
-import keras
 from globalvit.keras.gpvit import PositionEmbedding
 from globalvit.keras.layers import resize_bicubic
 

@@ -1,12 +1,12 @@
 """Models and weights go to files and come back."""
 
+import keras
 import numpy as np
 import pytest
 import torch
 
 import globalvit as gv
 import globalvit.keras as gk
-import keras
 from globalvit.weights import keras as keras_form
 
 APPLICATIONS = {"gcvit_xxtiny": gk.GCViTXXTiny, "gpvit_l1": gk.GPViTL1}

@@ -1,10 +1,10 @@
 """Keras models train on whatever backend the tests run with."""
 
+import keras
 import numpy as np
 import pytest
 
 import globalvit.keras as gk
-import keras
 from globalvit.data.digits import Digits
 from globalvit.keras.layers import DropPath
 

@@ -8,6 +8,7 @@ Legend: `B` images · `H W` grid · `C` channels · `N` tokens of a window · `h
 from typing import Any
 
 import keras
+
 from globalvit.keras import windows
 from globalvit.keras.attention import position_bias, window_attention
 from globalvit.keras.layers import (

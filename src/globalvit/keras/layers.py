@@ -7,9 +7,9 @@ import random
 from functools import partial
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
-import keras
 from globalvit.keras.untyped import layers, ops
 
 INIT_STD = 0.02

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 
-import keras
 from globalvit.data.imagenet import imagenet_names, imagenet_synsets
 from globalvit.keras.layers import register
 from globalvit.keras.untyped import ops

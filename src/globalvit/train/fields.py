@@ -248,7 +248,9 @@ _ANY = float("inf")
 _POSITIVE = 1e-30
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["num_classes", "in_chans", "batch_size", "global_batch", "grad_accum_steps"], (1, _ANY)),
-    **dict.fromkeys(["steps", "val_steps", "short_side", "long_side", "size_multiple", "eval_stride", "det_crop"], (1, _ANY)),
+    **dict.fromkeys(
+        ["steps", "val_steps", "short_side", "long_side", "size_multiple", "eval_stride", "det_crop"], (1, _ANY)
+    ),
     **dict.fromkeys(["warmup_steps", "aux_weight"], (0, _ANY)),
     **dict.fromkeys(["head_lr_scale"], (_POSITIVE, _ANY)),
     **dict.fromkeys(["crop_max_share"], (_POSITIVE, 1)),
