@@ -12,11 +12,17 @@ PUBLISHED = [name for name in GCVIT if name not in ("gcvit_large_384", "gcvit_la
 
 SEGMENTERS = [f"{name}_{head}" for name in GPVIT for head in ("upernet", "segformer")]
 OURS = [f"gcvit_{size}_upernet" for size in ("tiny", "small", "base")]
-STARTS = ["digits", "finetune", "finetune_segmentation", "shapes_segmentation"]
+DETECTORS = [
+    f"{name}_{head}_{times}" for name in GPVIT for head in ("mask_rcnn", "retinanet") for times in ("1x", "3x")
+]
+GCVIT_DETECTORS = ["gcvit_tiny_mask_rcnn", *(f"gcvit_{size}_cascade_mask_rcnn" for size in ("tiny", "small", "base"))]
+STARTS = ["digits", "shapes_segmentation", "shapes_detection"]
+TUNING = ["finetune", "finetune_segmentation", "finetune_detection"]
 
 
 def test_every_published_training_has_a_recipe_and_there_are_quick_starts():
-    assert set(available_recipes()) == {*VARIANTS, *SEGMENTERS, *OURS, *STARTS}
+    detectors = [*DETECTORS, *(f"{name}_3x" for name in GCVIT_DETECTORS)]
+    assert set(available_recipes()) == {*VARIANTS, *SEGMENTERS, *OURS, *detectors, *STARTS, *TUNING}
 
 
 @pytest.mark.parametrize("name", available_recipes())
@@ -87,3 +93,26 @@ def test_upernet_on_gc_vit_follows_gpvits_settings_and_says_so(variant):
     assert "our choice, no expected score" in (RECIPES / f"{name}.yaml").read_text()
     assert ours.drop_path == GCVIT[f"gcvit_{variant}"].drop_path
     assert replace(ours, model=gpvits.model, drop_path=gpvits.drop_path) == gpvits
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_gpvit_detection_recipes_have_the_published_settings(name):
+    config = load_config(name)
+    model, times = name.rsplit("_", 1)
+    is_long = times == "3x"
+    assert (config.model, config.drop_path, config.sync_bn) == (model, 0.1, True)
+    assert (config.lr, config.weight_decay, config.global_batch) == (2e-4, 0.05, 16)
+    assert (config.epochs, config.decay_milestones) == ((36, (27, 33)) if is_long else (12, (8, 11)))
+    assert (config.sched, config.decay_rate, config.warmup_steps, config.warmup_lr) == ("multistep", 0.1, 500, 2e-7)
+    assert (config.short_side, config.long_side) == (800, 1333)
+    assert (config.det_augment, config.det_crop) == (("detr", 1024) if is_long else ("resize", None))
+    assert config.clip_grad == (35.0 if "retinanet" in model else None)
+
+
+@pytest.mark.parametrize("model", GCVIT_DETECTORS)
+def test_gcvit_detection_recipes_have_the_published_settings(model):
+    config = load_config(f"{model}_3x")
+    assert (config.model, config.drop_path, config.global_batch) == (model, 0.2, 16)
+    assert (config.lr, config.weight_decay, config.warmup_steps) == (1e-4, 0.05, 2500)
+    assert (config.epochs, config.decay_milestones, config.det_augment) == (36, (27, 33), "detr")
+    assert (config.clip_grad, config.det_crop) == (None, None)

@@ -187,9 +187,9 @@ def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:
     values = {**below, **above}
     if "lr" in above and "global_batch" not in above:
         values["global_batch"] = None
-    if "epochs" in above and "steps" not in above:
+    if "epochs" in above and "steps" not in above and below.get("steps"):
         # Whoever names epochs wants no run that is counted in steps.
-        values |= {"steps": None, "val_steps": None, "warmup_steps": None}
+        values |= {key: None for key in ("steps", "val_steps", "warmup_steps") if key not in above}
     _stretch_steps(below, above, values, origin)
     before, now = below.get("epochs", TrainConfig.epochs), values.get("epochs", TrainConfig.epochs)
     if before != now:
