@@ -84,3 +84,18 @@ def test_sigterm_to_one_of_two_processes_stops_both(command, start, tmp_path):
 
 def test_a_sharded_model_trains_saves_and_goes_on_as_a_whole_one(finish):
     finish(*TORCHRUN, str(Path(__file__).with_name("sharded.py")))
+
+
+@pytest.mark.slow
+def test_detectors_lose_the_same_on_two_processes(finish, tmp_path):
+    script, files = str(Path(__file__).with_name("detecting.py")), (tmp_path / "one", tmp_path / "two")
+    finish(script, str(files[0]))
+    finish(*TORCHRUN, script, str(files[1]))
+    one, two = (json.loads(file.read_text()) for file in files)
+    for head, steps in one.items():
+        assert len(steps) == 20
+        for step, (alone, shared) in enumerate(zip(steps, two[head], strict=True)):
+            # In time rounding pushes some region over a threshold, and it is learned from on one side only.
+            is_exact = head == "retinanet" or step < 4
+            assert shared[0] == pytest.approx(alone[0], rel=1e-5 if is_exact else 1e-2), (head, step)
+            assert not is_exact or shared == pytest.approx(alone, rel=1e-5, abs=1e-6), (head, step)
