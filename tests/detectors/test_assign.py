@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from globalvit.detectors import assign
 from globalvit.detectors.assign import IGNORED, NEGATIVE, Assigner, Sampler
 
 OBJECT = (0, 0, 10, 10)
@@ -43,6 +44,17 @@ def test_an_objects_best_box_is_its_own_even_where_another_object_is_nearer():
     objects, box = boxes((0, 0, 10, 6), (0, 0, 10, 9)), boxes(OBJECT)
     assert Assigner(positive=0.5, negative=0.5)(box, objects).tolist() == [1]
     assert Assigner(positive=0.5, negative=0.5, lowest_match=0.5)(box, objects[[1, 0]]).tolist() == [1]
+
+
+@pytest.mark.parametrize("lowest", [None, 0.0, 0.4])
+def test_crowds_are_compared_in_lots(monkeypatch, lowest):
+    starts, sides = torch.rand(2, 300, 2) * 50
+    some = torch.cat([starts, starts + sides + 1], 1)
+    assigner = Assigner(positive=0.7, negative=0.3, lowest_match=lowest)
+    at_once = assigner(some, some[:40])
+    for lot in (7, 39, 40, 1000):
+        monkeypatch.setattr(assign, "OBJECTS_AT_ONCE", lot)
+        assert torch.equal(assigner(some, some[:40]), at_once)
 
 
 def test_nothing_to_assign():

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ TOYS = {
     "gcvit_xxtiny": replace(VARIANTS["gcvit_xxtiny"], depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), width=16),
     "gpvit_l1": replace(VARIANTS["gpvit_l1"], width=24),
 }
+KEYS = Path(__file__).parent / "keys"
 CLASSES = ("circle", "square", "triangle")
 # The key's bias of a softmax, and what the layers behind it take away; see the contract of backbones.
 DEAD = re.compile(r"backbone\.blocks\.\d+\.((gather|scatter)\.key|mix\.tokens\.fc2)\.bias")
@@ -357,3 +359,29 @@ def test_frozen_norms_keep_their_statistics():
     model.losses(batch_of([0, 1]))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_names_and_shapes_of_the_heads_are_stable(name):
+    with torch.device("meta"):
+        state = make(name).state_dict()
+    listed = "".join(f"{key} {tuple(t.shape)}\n" for key, t in state.items() if not key.startswith("backbone."))
+    assert listed == (KEYS / f"{name}.txt").read_text()
+
+
+def test_no_pictures_no_answers():
+    assert make("gcvit_xxtiny_retinanet").predict([]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)], ids=str)
+def test_raw_maps_are_exported(model, size):
+    model.eval()
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        expected = model(images)
+    got = torch.export.export(model, (images,)).module()(images)
+    assert got.keys() == expected.keys()
+    for name, levels in expected.items():
+        for ours, level in zip(got[name], levels, strict=True):
+            torch.testing.assert_close(ours, level, rtol=1e-5, atol=1e-5)

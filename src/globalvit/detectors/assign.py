@@ -12,6 +12,8 @@ from globalvit.detectors.boxes import iou
 
 NEGATIVE = -1
 IGNORED = -2
+# Objects compared with all boxes at a time: memory does not grow with the crowd in a picture.
+OBJECTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,22 +33,36 @@ class Assigner:
 
     def __call__(self, boxes_N4: Tensor, objects_G4: Tensor) -> Tensor:
         """The object's index of every box: (N,) int64, `NEGATIVE` for background, `IGNORED` for boxes left out."""
-        count = len(boxes_N4)
-        if count == 0 or len(objects_G4) == 0:
-            return torch.full((count,), NEGATIVE, device=boxes_N4.device)
-        iou_GN = iou(objects_G4, boxes_N4)
-        best_N, nearest_N = iou_GN.max(0)
+        best_N, nearest_N, asking_N = _match(boxes_N4, objects_G4, self.lowest_match)
         assigned_N = torch.where(best_N >= self.positive, nearest_N, IGNORED)
         assigned_N[best_N < self.negative] = NEGATIVE
-        return assigned_N if self.lowest_match is None else self._give_best(assigned_N, iou_GN, self.lowest_match)
+        return torch.where(asking_N >= 0, asking_N, assigned_N)
 
-    def _give_best(self, assigned_N: Tensor, iou_GN: Tensor, lowest: float) -> Tensor:
-        """Each object its best boxes, all of those that tie; the last object wins a box that several ask for."""
-        best_G1 = iou_GN.amax(1, keepdim=True)
-        is_best_GN = (iou_GN == best_G1) & (best_G1 >= lowest) & (best_G1 > 0)
-        order_G1 = torch.arange(len(iou_GN), device=iou_GN.device)[:, None]
-        last_N = torch.where(is_best_GN, order_G1, NEGATIVE).amax(0)
-        return torch.where(last_N >= 0, last_N, assigned_N)
+
+def _match(boxes_N4: Tensor, objects_G4: Tensor, lowest: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """For each box its largest IoU, the object of that, and the last object whose best box it is, `NEGATIVE` for none.
+
+    All boxes that tie are an object's best.
+    """
+    best_N = torch.zeros(len(boxes_N4), device=boxes_N4.device)
+    nearest_N = torch.full_like(best_N, NEGATIVE, dtype=torch.int64)
+    asking_N = nearest_N.clone()
+    for start in range(0, len(objects_G4) if len(boxes_N4) else 0, OBJECTS_AT_ONCE):
+        iou_GN = iou(objects_G4[start : start + OBJECTS_AT_ONCE], boxes_N4)
+        largest_N, where_N = iou_GN.max(0)
+        nearest_N = torch.where(largest_N > best_N, where_N + start, nearest_N)
+        best_N = torch.maximum(best_N, largest_N)
+        if lowest is not None:
+            asking_N = torch.maximum(asking_N, _asking(iou_GN, lowest, start))
+    return best_N, nearest_N, asking_N
+
+
+def _asking(iou_GN: Tensor, lowest: float, first: int) -> Tensor:
+    """The last object whose best box each is: (N,) int64, counted from `first`, `NEGATIVE` for none."""
+    best_G1 = iou_GN.amax(1, keepdim=True)
+    is_best_GN = (iou_GN == best_G1) & (best_G1 >= lowest) & (best_G1 > 0)
+    order_G1 = torch.arange(first, first + len(iou_GN), device=iou_GN.device)[:, None]
+    return torch.where(is_best_GN, order_G1, NEGATIVE).amax(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
