@@ -97,8 +97,7 @@ def sample(
     weights = weights_BQhLP.float().transpose(1, 2).reshape(B * heads, 1, Q, levels, points)
     total = 0
     for level, (rows, columns) in enumerate(grids):
-        size = offsets_BQhLP2.new_tensor((columns, rows))
-        at = places_Q2[:, None, None] + offsets_BQhLP2[:, :, :, level] / size
+        at = places_Q2[:, None, None] + offsets_BQhLP2[:, :, :, level] / _size(rows, columns, places_Q2.device)
         grid = (2 * at - 1).transpose(1, 2).reshape(B * heads, Q, points, 2)
         map_dHW = maps[level].permute(0, 2, 3, 1).reshape(B * heads, -1, rows, columns)
         samples = F.grid_sample(map_dHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -108,8 +107,17 @@ def sample(
 
 
 def _centres(rows: int, columns: int, device: torch.device) -> Tensor:
-    y, x = ((torch.arange(count, device=device) + 0.5) / count for count in (rows, columns))
-    return torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).flatten(0, 1)
+    y, x = (torch.arange(count, device=device) + 0.5 for count in (rows, columns))
+    centres = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).flatten(0, 1)
+    return centres / _size(rows, columns, device)
+
+
+def _size(rows: int, columns: int, device: torch.device) -> Tensor:
+    """(columns, rows) as float32, counted on the device.
+
+    That saves a copy to it, and torch.compile fails on arithmetic of floats with sizes that are symbols.
+    """
+    return torch.stack([torch.ones(count, device=device).sum() for count in (columns, rows)])
 
 
 def _directions(heads: int) -> Tensor:

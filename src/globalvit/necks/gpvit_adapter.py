@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from globalvit.models import windows
 from globalvit.models.gpvit import ConvNormReLU, GPViT
 from globalvit.models.layers import INIT_STD, DropPath, to_nchw, to_nhwc
 from globalvit.models.variants import GPViTConfig
@@ -247,7 +246,8 @@ def _resize(x_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
 
 
 def _pad(images_BCHW: Tensor) -> Tensor:
-    rows, columns = windows.padding(images_BCHW.shape[2], images_BCHW.shape[3], STRIDES[-1])
+    # Sides in multiples, not by remainders: torch.compile spends minutes on symbols with those.
+    rows, columns = (-(-side // STRIDES[-1]) * STRIDES[-1] - side for side in images_BCHW.shape[-2:])
     return F.pad(images_BCHW, (0, columns, 0, rows)) if rows or columns else images_BCHW
 
 
