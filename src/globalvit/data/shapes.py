@@ -1,9 +1,9 @@
 """Pictures of simple shapes, drawn when they are asked for: a set for trying out every task without a file.
 
 Picture i of a split is a function of (seed, split, i): one to four circles, squares and triangles, of which later ones
-cover earlier ones, on a blotchy ground under noise. As fruits have their colours, so have the shapes: each kind keeps to
-a third of the hues, so that a network learns in minutes to tell them. Pixels, boxes and masks say exactly what can be
-seen; a shape that would be nearly covered is not drawn at all.
+cover earlier ones, on a blotchy ground under noise. As fruits have their colours, so have the shapes: each kind keeps
+to a third of the hues, so that a network learns in minutes to tell them. Pixels, boxes and masks say exactly what can
+be seen; a shape that would be nearly covered is not drawn at all.
 
 Legend: `N` shapes · `C` channels · `H W` pixels.
 """

@@ -5,11 +5,12 @@ Legend: `B` images · `C` channels · `H W` pixels · `N` detections · `L` leve
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from globalvit.detectors.boxes import Size, clip
 from globalvit.detectors.cascade import CascadeHeads
@@ -17,6 +18,7 @@ from globalvit.detectors.mask_rcnn import BoxLayers, MaskRCNNHeads
 from globalvit.detectors.masks import paste
 from globalvit.detectors.objects import Detections, Objects
 from globalvit.detectors.padding import pad, padded_size, scale_boxes, stack
+from globalvit.detectors.regions import Learning
 from globalvit.detectors.retinanet import RetinaNetHead
 from globalvit.detectors.rpn import CASCADE, MASK_RCNN, RPN
 from globalvit.metrics.coco_ap import CocoAP
@@ -42,7 +44,6 @@ class Detector(Task):
     Attributes:
         neck: the backbone's maps → a pyramid.
         needs_masks: it learns and predicts masks besides boxes.
-        has_frozen_norms: batch norms keep their running statistics while training.
     """
 
     kind = "detect"
@@ -58,16 +59,6 @@ class Detector(Task):
     ) -> None:
         super().__init__(spec, backbone, preprocessing, classes)
         self.neck = neck
-        self.has_frozen_norms = False
-
-    def train(self, mode: bool = True) -> "Detector":
-        """As `nn.Module.train`; frozen batch norms stay in evaluation mode."""
-        super().train(mode)
-        if self.has_frozen_norms:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        return self
 
     def forward(self, images_BCHW: Tensor) -> Maps:
         """Raw maps of normalised images, which are padded to multiples of 32 right and below.
@@ -207,6 +198,13 @@ class RegionDetector(Detector):
         self.rpn = rpn
         self.roi = roi
 
+    def set_samples(self, number: int) -> None:
+        """Choose how many regions of an image enter the RoI heads' losses."""
+        if isinstance(self.roi, CascadeHeads):
+            self.roi.learning = [_with_samples(one, number) for one in self.roi.learning]
+        else:
+            self.roi.learning = _with_samples(self.roi.learning, number)
+
     def _read(self, features: Sequence[Tensor]) -> Maps:
         logits, deltas = self.rpn(features)
         return {"rpn_logits": logits, "rpn_deltas": deltas}
@@ -253,6 +251,10 @@ class DenseDetector(Detector):
 
     def _detect(self, maps: Maps, sizes: Sequence[Size], threshold: float) -> list[Detections]:
         return self.dense.detect(maps["logits"], maps["deltas"], sizes, threshold)
+
+
+def _with_samples(learning: Learning, number: int) -> Learning:
+    return replace(learning, sampler=replace(learning.sampler, number=number))
 
 
 def share(own_count: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from globalvit.data.fit import FitTransform
 from globalvit.data.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.data.plans import AspectPlan
 from globalvit.models.variants import ModelSpec
+from globalvit.tasks.detect import RegionDetector
+from globalvit.tasks.task import Task
 from globalvit.train.feed import Feed
 
 BOXES_ONLY = ("retinanet",)
@@ -57,6 +59,11 @@ class DetectFeed(Feed[FitTransform]):
         """Lists of whole pictures, with what is in them in the pictures' own pixels."""
         make = DetectEvalTransform(transform)
         return eval_loader(source, transform, make=make, collate=collate_truths, **share)
+
+    def set_up(self, task: Task) -> None:
+        """Choose how many regions are learned from."""
+        if isinstance(task, RegionDetector):
+            task.set_samples(self.config.roi_samples)
 
     def sheet(self, batch: Batch, classes: Sequence[str], transform: FitTransform) -> Image.Image:
         """Images with boxes, masks and names."""

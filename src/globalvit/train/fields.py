@@ -191,6 +191,7 @@ class TrainConfig:
     jitter_scale: tuple[float, float] = option(
         DETECTION, (0.1, 2.0), "smallest and largest factor of large-scale jitter"
     )
+    roi_samples: int = option(DETECTION, 512, "regions of an image that a two-stage detector learns from at a time")
     keep_empty: bool = option(DETECTION, False, "train on pictures without objects too")
 
     amp: bool = option(RUNNING, False, "mixed precision: bf16 where the device has it, else fp16")
@@ -249,7 +250,8 @@ _POSITIVE = 1e-30
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["num_classes", "in_chans", "batch_size", "global_batch", "grad_accum_steps"], (1, _ANY)),
     **dict.fromkeys(
-        ["steps", "val_steps", "short_side", "long_side", "size_multiple", "eval_stride", "det_crop"], (1, _ANY)
+        ["steps", "val_steps", "short_side", "long_side", "size_multiple", "eval_stride", "det_crop", "roi_samples"],
+        (1, _ANY),
     ),
     **dict.fromkeys(["warmup_steps", "aux_weight"], (0, _ANY)),
     **dict.fromkeys(["head_lr_scale"], (_POSITIVE, _ANY)),
