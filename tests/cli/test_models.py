@@ -5,10 +5,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from globalvit.build import create_model
 from globalvit.cli.main import main
 from globalvit.cli.models import matching, measure
+from globalvit.models.systems import SYSTEMS
 from globalvit.models.variants import PUBLISHED, VARIANTS
+from globalvit.train.config import RECIPES
 
 
 def test_the_table_has_counted_and_published_figures_side_by_side(capsys):
@@ -27,6 +31,8 @@ def test_the_table_has_counted_and_published_figures_side_by_side(capsys):
         ("gcvit_tiny", ["gcvit_tiny"]),
         ("gc_vit_tiny", ["gcvit_tiny"]),
         ("large_", ["gcvit_large_384", "gcvit_large_512"]),
+        ("gpvit_l1_segformer", ["gpvit_l1_segformer"]),
+        ("gpvit_*_cascade_mask_rcnn", [f"gpvit_l{size}_cascade_mask_rcnn" for size in (1, 2, 3, 4)]),
     ],
 )
 def test_a_pattern_a_name_an_alias_or_a_part_chooses(pattern, names):
@@ -64,3 +70,25 @@ def test_measuring_adds_columns(capsys):
 def test_the_table_needs_no_torch():
     code = "import sys; from globalvit.cli.main import main; main(['models']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_systems_stand_beside_what_their_papers_print(capsys):
+    assert main(["models", "gpvit_l2_*t*"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if "gpvit" in line}
+    assert rows["gpvit_l2_upernet"] == ["gpvit_l2_upernet", "53.43", "53", "50.2", "–", "–"]
+    assert " ".join(rows["gpvit_l2_retinanet"][1:]) == "37.91 37 – 48.0 (1x), 49.0 (3x) –"
+    assert main(["models", "gpvit_l2_cascade_mask_rcnn"]) == 0
+    assert capsys.readouterr().out.split()[-5:] == ["–"] * 5
+
+
+@pytest.mark.parametrize("name", ["gpvit_l1_upernet", "gcvit_tiny_mask_rcnn"])
+def test_a_system_has_the_parameters_of_the_table(name):
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in create_model(name).parameters()) == SYSTEMS[name].params
+
+
+def test_recipes_expect_what_the_table_says():
+    for name, system in SYSTEMS.items():
+        scores = {"": (system.miou,)} if system.miou else {f"_{key}": (score,) for key, score in system.ap_box}
+        for suffix, (score,) in scores.items():
+            assert f"{score} " in (RECIPES / f"{name}{suffix}.yaml").read_text(), name

@@ -9,7 +9,8 @@ from typing import Any
 from globalvit.cli import tables
 from globalvit.cli.options import parse
 from globalvit.closest import suggest
-from globalvit.models.variants import ALIASES, PUBLISHED, VARIANTS
+from globalvit.models.systems import SYSTEMS
+from globalvit.models.variants import ALIASES, MODELS, PUBLISHED, VARIANTS, split_name
 from globalvit.weights import catalog
 
 SUMMARY = "The table of models: counted and published sizes, scores, weights and licences"
@@ -41,25 +42,30 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def matching(pattern: str) -> list[str]:
-    """Names of models that match a shell-style pattern, or else hold it.
+    """Names of classifiers that match a shell-style pattern, or else hold it; then those of other models.
 
     Raises:
         ValueError: none does; the text gives the closest names.
     """
     pattern = ALIASES.get(pattern, pattern)
-    names = [name for name in VARIANTS if fnmatchcase(name, pattern)]
-    names = names or [name for name in VARIANTS if pattern in name]
-    if not names:
-        raise ValueError(
-            f"no model matches {pattern!r}.{suggest(pattern, VARIANTS) or ' Without a pattern all are shown.'}"
-        )
-    return names
+    for known in (VARIANTS, MODELS):
+        matched = [name for name in known if fnmatchcase(name, pattern)] or [name for name in known if pattern in name]
+        if matched:
+            return matched
+    raise ValueError(
+        f"no model matches {pattern!r}.{suggest(pattern, MODELS) or ' Without a pattern all classifiers are shown.'}"
+    )
 
 
 def describe(name: str) -> dict[str, Any]:
     """Everything known of a model without building it, as plain values."""
-    weights = [asdict(record) for record in catalog.records(name)]
-    return {"name": name, "image_size": VARIANTS[name].image_size} | asdict(PUBLISHED[name]) | {"weights": weights}
+    backbone, head = split_name(name)
+    weights = [asdict(record) for record in catalog.records(backbone)]
+    about = {"name": name, "image_size": VARIANTS[backbone].image_size, "weights": weights}
+    if head is None:
+        return about | asdict(PUBLISHED[name])
+    system = SYSTEMS.get(name)
+    return about | {"backbone": backbone, "head": head} | (asdict(system) if system else {})
 
 
 def measure(name: str) -> dict[str, float]:
@@ -72,7 +78,7 @@ def measure(name: str) -> dict[str, float]:
 
     from globalvit.build import create_model
 
-    side = VARIANTS[name].image_size
+    side = VARIANTS[split_name(name)[0]].image_size
     with torch.device("meta"), torch.no_grad():
         model, image = create_model(name).eval(), torch.empty(1, 3, side, side)
         with FlopCounterMode(display=False) as counter:
@@ -83,7 +89,9 @@ def measure(name: str) -> dict[str, float]:
 
 
 def _rows(model: dict[str, Any]) -> list[dict[str, str]]:
-    """One row for each weight file of a model; the model's own figures stand in the first."""
+    """One row for each weight file of a classifier, its own figures in the first; one row for any other model."""
+    if "head" in model:
+        return [_system(model)]
     own = _figures(model)
     rest = dict.fromkeys(own, "")
     weights = [_weights(record) for record in model["weights"]] or [_weights(None)]
@@ -98,6 +106,26 @@ def _figures(model: dict[str, Any]) -> dict[str, str]:
         "published": _as_printed(model["published_params"]),
         "GMACs": tables.number(model["gmacs"], 2),
         "published GFLOPs": tables.number(model["published_gflops"], 1),
+    }
+    if "measured" in model:
+        figures["params measured"] = str(model["measured"]["params"])
+        figures["GMACs measured"] = tables.number(model["measured"]["gmacs"], 3)
+    return figures
+
+
+def _system(model: dict[str, Any]) -> dict[str, str]:
+    """A segmenter or detector beside what its paper prints."""
+    boxes, masks = (
+        ", ".join(f"{score:.1f} ({schedule})" for schedule, score in model.get(key, ())) or "–"
+        for key in ("ap_box", "ap_mask")
+    )
+    figures = {
+        "model": model["name"],
+        "params M": tables.number(model["params"] / 1e6, 2) if "params" in model else "–",
+        "published": _as_printed(model.get("published_params")),
+        "mIoU ADE20K": tables.number(model.get("miou"), 1),
+        "box AP COCO": boxes,
+        "mask AP COCO": masks,
     }
     if "measured" in model:
         figures["params measured"] = str(model["measured"]["params"])
