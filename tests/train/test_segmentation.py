@@ -1,6 +1,7 @@
 """Segmenters through the whole path: train, resume, validate, predict, on one process and two."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,8 +93,10 @@ def test_two_processes_train_and_evaluate_as_one(command, finish, metrics, tmp_p
     assert np.abs(matrices[0] - matrices[1]).sum() <= 4
 
 
-def test_labels_that_are_no_class_end_the_run_with_the_file(config, toy, shapes, tmp_path, capsys):
-    words = ["train", "--model", "gcvit_xxtiny_upernet", "--weights", "none", "--data-dir", str(shapes)]
-    words += ["--num-classes", "3", "--output", str(tmp_path), "--device", "cpu"]
-    assert main(words) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+def test_a_label_that_is_no_class_ends_the_run_with_file_value_and_classes(config, toy, shapes, tmp_path):
+    data = tmp_path / "wrong"
+    shutil.copytree(shapes, data)
+    for path in (data / "annotations" / "train").glob("*.png"):
+        Image.fromarray(np.full((64, 64), 9, np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"annotations/train/\d+\.png.* 9 .*4 classes"):
+        train(config(**SEGMENT, data_dir=str(data)))

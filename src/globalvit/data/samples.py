@@ -3,6 +3,7 @@
 Legend: `B` images · `C` channels · `H W` pixels.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +35,7 @@ class Item:
 Collate = Callable[[Any, Sequence[Item]], Batch]
 
 
-class Samples(Dataset):
+class Samples(Dataset, ABC):
     """Batches of what a source gives, transformed.
 
     Args:
@@ -55,9 +56,9 @@ class Samples(Dataset):
         indices = torch.tensor([item.index for item in items], dtype=torch.int64)
         return self.collate(self.source, items) | {"indices": indices, "skipped": skipped}
 
+    @abstractmethod
     def items(self, request: Request, skipped: Skipped) -> Iterator[Item]:
         """The items of a batch; those that cannot be read are added to `skipped`."""
-        raise NotImplementedError
 
 
 class TrainSamples(Samples):
