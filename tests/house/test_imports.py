@@ -30,7 +30,11 @@ MAY_IMPORT = {
     "keras": ("variants", "data", "weights"),
     "timm_plugin": BUILD,
     "train": BUILD,
-    "cli": (*BUILD, "timm_plugin", "train", "keras"),
+    "explain": BUILD,
+    "export": BUILD,
+    "benchmark": (*BUILD, "train"),
+    "demo": (*BUILD, "train", "explain", "export"),
+    "cli": (*BUILD, "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo"),
     "__main__": ("cli",),
 }
 # Packages that users import from: their names stand in `__init__`.
