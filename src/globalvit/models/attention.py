@@ -1,15 +1,19 @@
 """Attention in windows, in stripes and over whole grids: what every backbone calls, and its implementations.
 
 Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` tokens of a window · `h` heads ·
-`d` channels a head.
+`d` channels a head · `L` entries of a position table, (2w − 1)² · `P` projections side by side.
 
 The projections come in as the Linear layers write them, channels-last over the whole grid, and the result leaves the
-same way: an implementation decides for itself whether it copies windows out or reads them in place.
+same way: an implementation decides for itself whether it copies windows out or reads them in place. To add one is to
+add a row to `IMPLEMENTATIONS`, its name to `Implementation` and, where it is the fastest, to `FASTEST`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +21,23 @@ from globalvit.models import windows
 
 Implementation = Literal["auto", "plain", "fused"]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Routines:
+    """What an implementation consists of.
+
+    Attributes:
+        windows: computes `window_attention`: (projected_BHWC, table_Lh, window, query_BhNd or None).
+        stripes: computes `stripe_attention`: (qkv_BHWPC, position, rows, columns, heads).
+        refusal: (a projection, channels a head) → why such a case cannot be computed, None where it can.
+        is_exportable: whether a graph of it stands for itself; exported graphs get the plain formula otherwise.
+    """
+
+    windows: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
+    stripes: Callable[[Tensor, nn.Conv2d, int, int, int], Tensor]
+    refusal: Callable[[Tensor, int], str | None]
+    is_exportable: bool
 
 
 def position_bias(table_Lh: Tensor, window: int) -> Tensor:
@@ -40,37 +61,31 @@ def position_bias(table_Lh: Tensor, window: int) -> Tensor:
 
 def window_attention(
     projected_BHWC: Tensor,
-    bias_hNN: Tensor,
+    table_Lh: Tensor,
     *,
     window: int,
     query_BhNd: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """softmax(q kᵀ/√d + bias)·v inside non-overlapping windows.
+    """softmax(q kᵀ/√d + position bias)·v inside non-overlapping windows.
 
     Args:
         projected_BHWC: (B, H, W, 3C) holding q, k, v, or (B, H, W, 2C) holding k, v when a query is handed in;
             each is cut as heads × d. H and W are multiples of `window`.
-        bias_hNN: (h, N, N), added to the logits of every window.
-        window: side of the window in tokens.
+        table_Lh: ((2w − 1)², h), the bias of every relative position as `position_bias` spreads it.
+        window: side w of the window in tokens.
         query_BhNd: one set of N queries an image, used by every window of that image and of no other.
-        implementation: `plain` (matrix products and a softmax), `fused` (PyTorch's scaled-dot-product attention), or
-            `auto`, the faster of the two on the device.
+        implementation: a name of `IMPLEMENTATIONS`, or `auto`, the fastest one that can compute the case.
 
     Returns:
         (B, H, W, C) in `projected_BHWC`'s dtype.
 
     Raises:
-        ValueError: the implementation has another name.
+        ValueError: the implementation has another name, or cannot compute the case.
     """
-    attend = _implementation(implementation, projected_BHWC.device.type)
-    _, H, W, _ = projected_BHWC.shape
-    parts = 3 if query_BhNd is None else 2
-    cut = windows.partition(projected_BHWC.unflatten(-1, (parts, -1)), window, window, heads=bias_hNN.shape[0])
-    k_BMhNd, v_BMhNd = cut[-2:].unbind(0)
-    q_BMhNd = cut[0] if query_BhNd is None else query_BhNd.to(cut.dtype).unsqueeze(1).expand_as(k_BMhNd)
-    out_BMhNd = attend(q_BMhNd, k_BMhNd, v_BMhNd, bias_hNN.to(cut.dtype))
-    return windows.merge(out_BMhNd, window, window, H, W)
+    width = projected_BHWC.shape[-1] // (3 if query_BhNd is None else 2)
+    routines = choose(implementation, projected_BHWC, width // table_Lh.shape[1])
+    return routines.windows(projected_BHWC, table_Lh, window, query_BhNd)
 
 
 def stripe_attention(
@@ -96,19 +111,70 @@ def stripe_attention(
         (B, H, W, C) in `qkv_BHWPC`'s dtype.
 
     Raises:
-        ValueError: the implementation has another name.
+        ValueError: the implementation has another name, or cannot compute the case.
     """
-    attend = _implementation(implementation, qkv_BHWPC.device.type)
-    _, H, W, _, _ = qkv_BHWPC.shape
-    q_BMhNd, k_BMhNd, v_BMhNd = windows.partition(qkv_BHWPC, rows, columns, heads).unbind(0)
-    out_BMhNd = attend(q_BMhNd, k_BMhNd, v_BMhNd, None) + _within_stripes(position, v_BMhNd, rows, columns)
-    return windows.merge(out_BMhNd, rows, columns, H, W)
+    routines = choose(implementation, qkv_BHWPC, qkv_BHWPC.shape[-1] // heads)
+    return routines.stripes(qkv_BHWPC, position, rows, columns, heads)
 
 
 def attention(q_BNC: Tensor, k_BSC: Tensor, v_BSC: Tensor, heads: int) -> Tensor:
     """softmax(q kᵀ/√d)·v over whole sequences: (B, N, C) and twice (B, S, C) → (B, N, C)."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q_BNC, k_BSC, v_BSC))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def choose(name: str, projected: Tensor, head_dim: int) -> Routines:
+    """The implementation of that name; for `auto`, the first of the device's `FASTEST` that can compute the case.
+
+    Raises:
+        ValueError: there is no implementation of that name, or it cannot compute the case.
+    """
+    check_name(name)
+    is_exported = torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if name == "auto":
+        known = (IMPLEMENTATIONS[one] for one in FASTEST.get(projected.device.type, ("fused",)))
+        candidates = (one for one in known if one.is_exportable or not is_exported)
+        return next(one for one in candidates if one.refusal(projected, head_dim) is None)
+    chosen = IMPLEMENTATIONS[name]
+    if is_exported and not chosen.is_exportable:
+        return IMPLEMENTATIONS["plain"]
+    reason = chosen.refusal(projected, head_dim)
+    if reason is not None:
+        raise ValueError(f"the attention implementation {name!r} cannot be used here: {reason}; choose 'auto'")
+    return chosen
+
+
+def check_name(name: str) -> None:
+    """Refuse what is neither an implementation nor `auto`.
+
+    Raises:
+        ValueError: there is no implementation of that name.
+    """
+    if name != "auto" and name not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation={name!r} is not one of 'auto', {', '.join(map(repr, IMPLEMENTATIONS))}")
+
+
+def _copied_windows(
+    attend: Attend, projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None
+) -> Tensor:
+    """Copy the windows out, attend, and copy the result back."""
+    _, H, W, _ = projected_BHWC.shape
+    parts = 3 if query_BhNd is None else 2
+    cut = windows.partition(projected_BHWC.unflatten(-1, (parts, -1)), window, window, heads=table_Lh.shape[1])
+    k_BMhNd, v_BMhNd = cut[-2:].unbind(0)
+    q_BMhNd = cut[0] if query_BhNd is None else query_BhNd.to(cut.dtype).unsqueeze(1).expand_as(k_BMhNd)
+    out_BMhNd = attend(q_BMhNd, k_BMhNd, v_BMhNd, position_bias(table_Lh, window).to(cut.dtype))
+    return windows.merge(out_BMhNd, window, window, H, W)
+
+
+def _copied_stripes(
+    attend: Attend, qkv_BHWPC: Tensor, position: nn.Conv2d, rows: int, columns: int, heads: int
+) -> Tensor:
+    """Copy the stripes out, attend and convolve, and copy the result back."""
+    _, H, W, _, _ = qkv_BHWPC.shape
+    q_BMhNd, k_BMhNd, v_BMhNd = windows.partition(qkv_BHWPC, rows, columns, heads).unbind(0)
+    out_BMhNd = attend(q_BMhNd, k_BMhNd, v_BMhNd, None) + _within_stripes(position, v_BMhNd, rows, columns)
+    return windows.merge(out_BMhNd, rows, columns, H, W)
 
 
 def _within_stripes(position: nn.Conv2d, v_BMhNd: Tensor, rows: int, columns: int) -> Tensor:
@@ -135,20 +201,23 @@ def _attend_fused(q_BMhNd: Tensor, k_BMhNd: Tensor, v_BMhNd: Tensor, bias_hNN: T
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_hNN).view(shape)
 
 
-IMPLEMENTATIONS: dict[str, Attend] = {
-    "plain": _attend_plain,
-    "fused": _attend_fused,
+def _refuse_nothing(projected: Tensor, head_dim: int) -> None:  # noqa: ARG001 - the table's signature
+    return None
+
+
+def _routines(attend: Attend) -> Routines:
+    return Routines(
+        windows=partial(_copied_windows, attend),
+        stripes=partial(_copied_stripes, attend),
+        refusal=_refuse_nothing,
+        is_exportable=True,
+    )
+
+
+IMPLEMENTATIONS: dict[str, Routines] = {
+    "plain": _routines(_attend_plain),
+    "fused": _routines(_attend_fused),
 }
-
-
-def _implementation(name: str, device: str) -> Attend:
-    if name == "auto":
-        name = fastest(device)
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation={name!r} is not one of 'auto', {', '.join(map(repr, IMPLEMENTATIONS))}")
-    return IMPLEMENTATIONS[name]
-
-
-def fastest(device: str) -> str:
-    """The implementation measured to be the faster one: on CPU the fused kernel pays for copies it makes itself."""
-    return "plain" if device == "cpu" else "fused"
+# Device → implementations, fastest first as measured (benchmarks/README.md): on a CPU PyTorch's fused kernel pays for
+# copies it makes itself. Devices that are not named here use the fused one.
+FASTEST: dict[str, tuple[str, ...]] = {"cpu": ("plain",)}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from globalvit.models.attention import Implementation
+from globalvit.models.attention import Implementation, check_name
 
 
 class Backbone(nn.Module):
@@ -71,7 +71,12 @@ class Backbone(nn.Module):
         self.is_checkpointed = enabled
 
     def set_attention(self, implementation: Implementation) -> None:
-        """Choose the implementation of windowed attention in every block (`models.attention`)."""
+        """Choose the implementation of windowed attention in every block (`models.attention`).
+
+        Raises:
+            ValueError: there is no implementation of that name.
+        """
+        check_name(implementation)
         for module in self.modules():
             if hasattr(module, "implementation"):
                 setattr(module, "implementation", implementation)  # noqa: B010 - nn.Module's types know tensors only

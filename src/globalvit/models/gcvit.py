@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from globalvit.models import windows
-from globalvit.models.attention import Implementation, position_bias, window_attention
+from globalvit.models.attention import Implementation, window_attention
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import (
     INIT_STD,
@@ -140,7 +140,7 @@ class WindowAttention(nn.Module):
         padded_BHWC = windows.pad(x_BHWC, self.window)
         out_BHWC = window_attention(
             self.kv(padded_BHWC) if self.is_global else self.qkv(padded_BHWC),
-            position_bias(self.bias_table, self.window),
+            self.bias_table,
             window=self.window,
             query_BhNd=query_BhNd if self.is_global else None,
             implementation=self.implementation,
