@@ -12,8 +12,10 @@ from globalvit.closest import suggest
 from globalvit.data.fit import FitTransform
 from globalvit.data.imagenet import imagenet_names
 from globalvit.data.transforms import EvalTransform
+from globalvit.models.ablations import check_ablation
 from globalvit.models.backbone import Backbone
 from globalvit.models.gcvit import GCViT
+from globalvit.models.gcvit_ablated import AblatedGCViT
 from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import (
     ALIASES,
@@ -125,6 +127,7 @@ def create_model(
     image_size: int | tuple[int, int] | None = None,
     window: Window | str | None = None,
     drop_path: float | None = None,
+    ablation: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Task:
@@ -142,6 +145,7 @@ def create_model(
             `image_size`, `"own"` for the variant's own; None is the variant's own, or the proportion under 224 pixels,
             and 24 in detectors.
         drop_path: rate of the last block in place of the variant's own.
+        ablation: designs of the paper's ablations in place of GC ViT's own, words of `models.ablations`.
         classes: names of the labels 0 … num_classes − 1.
         preprocessing: evaluation transform in place of the weights' own.
 
@@ -153,7 +157,7 @@ def create_model(
         OSError: the weights are not at hand and cannot be fetched; the text names the address and a folder for a copy.
     """
     name = resolve_name(name)
-    spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path)
+    spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path, ablation=check_ablation(ablation))
     spec = replace(
         spec,
         num_classes=num_classes or (len(classes) if classes else DEFAULT_CLASSES[spec.kind]),
@@ -161,6 +165,7 @@ def create_model(
         window=None if window is None else _window(VARIANTS[spec.backbone], image_size, window),
     )
     record = catalog.find(spec.backbone, weights) if catalog.is_name(weights) else None
+    _refuse_published(record, spec)
     if classes is None and record is not None and spec.kind == "classify" and spec.num_classes == IMAGENET_CLASSES:
         classes = imagenet_names()
     task = build_task(spec, preprocessing or _preprocessing(spec, record), tuple(classes) if classes else None)
@@ -184,6 +189,7 @@ def build_task(spec: ModelSpec, preprocessing: Preprocessing, classes: tuple[str
         image_size=spec.image_size,
         window=spec.window,
         drop_path=spec.drop_path,
+        ablation=spec.ablation,
     )
     return BUILDERS[spec.kind](spec, backbone, preprocessing, classes)
 
@@ -196,6 +202,7 @@ def create_backbone(
     image_size: int | tuple[int, int] | None = None,
     window: Window | str | None = None,
     drop_path: float | None = None,
+    ablation: Sequence[str] = (),
     outputs: tuple[int, ...] | None = None,
 ) -> Backbone:
     """Build a backbone without a head, with fresh weights: `backbone(images)` gives its maps, finest first.
@@ -209,6 +216,7 @@ def create_backbone(
         image_size: as in `create_model`.
         window: as in `create_model`.
         drop_path: rate of the last block in place of the variant's own.
+        ablation: as in `create_model`.
         outputs: blocks of GPViT whose tokens become maps, by default the last one; `(2, 5, 8, 11)` in the papers'
             segmentation systems.
 
@@ -218,12 +226,27 @@ def create_backbone(
     config = replace(VARIANTS[resolve_name(name)], in_channels=in_channels)
     chosen = {} if drop_path is None else {"drop_path": drop_path}
     if isinstance(config, GPViTConfig):
+        _refuse_ablation(name, ablation)
         config = replace(_gpvit_config(config, form, image_size, window, outputs), **chosen)
         backbone = AdaptedGPViT(config, finest=FINEST[form]) if form in FINEST else GPViT(config)
     else:
-        backbone = GCViT(replace(_gcvit_config(config, form, image_size, window, outputs), **chosen))
+        config = replace(_gcvit_config(config, form, image_size, window, outputs), **chosen)
+        backbone = AblatedGCViT(config, check_ablation(ablation)) if ablation else GCViT(config)
     backbone.init_weights()
     return backbone
+
+
+def _refuse_published(record: catalog.WeightRecord | None, spec: ModelSpec) -> None:
+    if record is not None and spec.ablation:
+        raise ValueError(
+            f"the weights {record.weights} are GC ViT's own and do not fit ablation={','.join(spec.ablation)}; "
+            f"start without weights (--weights none)"
+        )
+
+
+def _refuse_ablation(name: str, ablation: Sequence[str]) -> None:
+    if ablation:
+        raise ValueError(f"ablation={','.join(ablation)} replaces parts of GC ViT; {name} has none of them")
 
 
 def _gcvit_config(

@@ -283,6 +283,7 @@ class ModelSpec:
         image_size: (height, width) the windows were chosen for, in pixels; None is the variant's own.
         window: window side of each stage where it was chosen; None follows `image_size`.
         drop_path: drop-path rate where it was chosen; None is the variant's own.
+        ablation: designs in place of GC ViT's own, words of `models.ablations`.
     """
 
     model: str
@@ -291,6 +292,7 @@ class ModelSpec:
     image_size: Size | None = None
     window: Window | None = None
     drop_path: float | None = None
+    ablation: tuple[str, ...] = ()
 
     @property
     def backbone(self) -> str:

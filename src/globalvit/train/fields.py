@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from globalvit.models.ablations import CHOICES, check_ablation
 from globalvit.models.variants import Kind
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -53,6 +54,9 @@ class TrainConfig:
     )
     drop_path: float | None = option(
         MODEL, None, "stochastic depth rate of the last block; the variant's own unless given"
+    )
+    ablation: tuple[str, ...] = option(
+        MODEL, (), f"designs in place of GC ViT's own, as in the paper's ablations, from {', '.join(CHOICES)}"
     )
     grad_checkpointing: bool = option(
         MODEL, False, "recompute activations in the backward pass, which saves memory and costs time"
@@ -222,6 +226,7 @@ class TrainConfig:
     log_interval: int = option(RUN, 50, "steps between records of the training loss")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ablation", check_ablation(self.ablation))
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

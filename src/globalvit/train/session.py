@@ -126,6 +126,7 @@ def build_task(config: TrainConfig, weights: str | None, splits: Splits, transfo
         image_size=config.img_size,
         window=config.window,
         drop_path=config.drop_path,
+        ablation=config.ablation,
         classes=splits.classes,
         preprocessing=transform,
     )
