@@ -99,3 +99,17 @@ def test_one_command_starts_a_job_and_restarts_it(words, tmp_path, capsys):
     without = [word for word in command if not word.startswith("--tag")]
     assert main(without) == 1
     assert "--resume auto goes on with the run of --tag; give a --tag" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_run_with_other_designs_is_resumed_and_validated_with_them(words, tmp_path, capsys):
+    assert main(words(epochs=1, weights="none", ablation="shifted,patch_stem")) == 0
+    run = tmp_path / "runs" / "run"
+    assert yaml.safe_load((run / "config.yaml").read_text())["ablation"] == ["patch_stem", "shifted"]
+    assert main(["validate", "--checkpoint", str(run), "--workers", "0"]) == 0
+    assert main(["train", "--resume", str(run), "--workers", "0", "--ablation", "shifted"]) == 1
+    assert "cannot resume with other settings (ablation ('patch_stem', 'shifted'), now ('shifted',))" in (
+        capsys.readouterr().err
+    )
+    assert main(words(tag="x", ablation="shifted,local_only")) == 1
+    assert "both replace the global blocks" in capsys.readouterr().err
