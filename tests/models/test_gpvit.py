@@ -37,22 +37,23 @@ def test_norms_have_the_published_eps():
     assert create_model(SMALLEST).head.pool.norm.eps == 1e-5
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(6, 2), (2, 8)])
 @pytest.mark.parametrize("name", ["plain", "fused"])
-def test_stripes_follow_the_formula(name, rows, columns):
-    heads, dim = 2, 4
-    qkv = torch.randn(2, 6, 8, 3, heads * dim, dtype=torch.float64)
-    position = nn.Conv2d(heads * dim, heads * dim, 3, padding=1, groups=heads * dim).double()
-    ours = stripe_attention(qkv, position, rows=rows, columns=columns, heads=heads, implementation=name)
-    expected = torch.empty_like(ours)
-    for top in range(0, 6, rows):
-        for left in range(0, 8, columns):
-            here = (slice(None), slice(top, top + rows), slice(left, left + columns))
-            q, k, v = qkv[here].flatten(1, 2).unflatten(-1, (heads, dim)).permute(2, 0, 3, 1, 4)
-            out = (q @ k.transpose(-2, -1) * dim**-0.5).softmax(-1) @ v
-            own = position(qkv[here][..., 2, :].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            expected[here] = out.transpose(1, 2).reshape(2, rows, columns, -1) + own
-    torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+def test_stripes_follow_the_formula(name):
+    heads, dim, stripe = 2, 4, 2
+    qkv = torch.randn(2, 6, 8, 3, 2, heads * dim, dtype=torch.float64)
+    convs = [nn.Conv2d(heads * dim, heads * dim, 3, padding=1, groups=heads * dim).double() for _ in range(2)]
+    ours = stripe_attention(qkv.flatten(3), *convs, stripe=stripe, heads=heads, implementation=name)
+    expected = torch.empty(2, 6, 8, 2, heads * dim, dtype=torch.float64)
+    for half, (rows, columns) in enumerate([(6, stripe), (stripe, 8)]):
+        for top in range(0, 6, rows):
+            for left in range(0, 8, columns):
+                here = (slice(None), slice(top, top + rows), slice(left, left + columns))
+                part = qkv[here][..., half, :]
+                q, k, v = part.flatten(1, 2).unflatten(-1, (heads, dim)).permute(2, 0, 3, 1, 4)
+                out = (q @ k.transpose(-2, -1) * dim**-0.5).softmax(-1) @ v
+                own = convs[half](part[..., 2, :].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+                expected[here][..., half, :] = out.transpose(1, 2).reshape(2, rows, columns, -1) + own
+    torch.testing.assert_close(ours, expected.flatten(3), rtol=1e-10, atol=1e-10)
 
 
 def test_each_output_block_has_a_map_and_a_norm_of_its_own():

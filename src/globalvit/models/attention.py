@@ -29,13 +29,13 @@ class Routines:
 
     Attributes:
         windows: computes `window_attention`: (projected_BHWC, table_Lh, window, query_BhNd or None).
-        stripes: computes `stripe_attention`: (qkv_BHWPC, position, rows, columns, heads).
+        stripes: computes `stripe_attention`: (qkv_BHWC, vertical, horizontal, stripe, heads).
         refusal: (a projection, channels a head) → why such a case cannot be computed, None where it can.
         is_exportable: whether a graph of it stands for itself; exported graphs get the plain formula otherwise.
     """
 
     windows: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
-    stripes: Callable[[Tensor, nn.Conv2d, int, int, int], Tensor]
+    stripes: Callable[[Tensor, nn.Conv2d, nn.Conv2d, int, int], Tensor]
     refusal: Callable[[Tensor, int], str | None]
     is_exportable: bool
 
@@ -109,32 +109,33 @@ def masked_window_attention(projected_BHWC: Tensor, bias_hNN: Tensor, mask_MNN: 
 
 
 def stripe_attention(
-    qkv_BHWPC: Tensor,
-    position: nn.Conv2d,
+    qkv_BHWC: Tensor,
+    vertical: nn.Conv2d,
+    horizontal: nn.Conv2d,
     *,
-    rows: int,
-    columns: int,
+    stripe: int,
     heads: int,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """softmax(q kᵀ/√d)·v + position(v) inside stripes of `rows` × `columns` tokens.
+    """softmax(q kᵀ/√d)·v + position(v), by half of the channels in vertical stripes, by the others in horizontal ones.
 
     Args:
-        qkv_BHWPC: (B, H, W, 3, C) holding q, k and v, each cut as heads × d; H is a multiple of `rows`, W of `columns`.
-        position: depthwise 3×3 convolution that sees one stripe at a time, zero-padded at the stripe's border.
-        rows: height of a stripe.
-        columns: width of a stripe.
-        heads: attention heads.
+        qkv_BHWC: (B, H, W, 3C) holding q, k and v, each of them its vertical half, then its horizontal one, and each
+            half cut as heads × d. H and W are multiples of `stripe`.
+        vertical: depthwise 3×3 convolution that sees one vertical stripe at a time, zero-padded at the stripe's border.
+        horizontal: the same for horizontal stripes.
+        stripe: tokens across a stripe; vertical ones are H × stripe, horizontal ones stripe × W.
+        heads: attention heads of each direction.
         implementation: as for `window_attention`.
 
     Returns:
-        (B, H, W, C) in `qkv_BHWPC`'s dtype.
+        (B, H, W, C) in `qkv_BHWC`'s dtype: the vertical half, then the horizontal one.
 
     Raises:
         ValueError: the implementation has another name, or cannot compute the case.
     """
-    routines = choose(implementation, qkv_BHWPC, qkv_BHWPC.shape[-1] // heads)
-    return routines.stripes(qkv_BHWPC, position, rows, columns, heads)
+    routines = choose(implementation, qkv_BHWC, qkv_BHWC.shape[-1] // (6 * heads))
+    return routines.stripes(qkv_BHWC, vertical, horizontal, stripe, heads)
 
 
 def attention(q_BNC: Tensor, k_BSC: Tensor, v_BSC: Tensor, heads: int) -> Tensor:
@@ -188,13 +189,24 @@ def _copied_windows(
 
 
 def _copied_stripes(
-    attend: Attend, qkv_BHWPC: Tensor, position: nn.Conv2d, rows: int, columns: int, heads: int
+    attend: Attend, qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int
 ) -> Tensor:
-    """Copy the stripes out, attend and convolve, and copy the result back."""
-    _, H, W, _, _ = qkv_BHWPC.shape
+    """Copy the stripes out, attend and convolve, and copy the result back, one direction after the other."""
+    _, H, W, _ = qkv_BHWC.shape
+    halves = zip(
+        qkv_BHWC.unflatten(-1, (3, 2, -1)).unbind(4), (vertical, horizontal), ((H, stripe), (stripe, W)), strict=True
+    )
+    return torch.cat([_one_direction(attend, half, conv, shape, heads) for half, conv, shape in halves], dim=-1)
+
+
+def _one_direction(
+    attend: Attend, qkv_BHWPC: Tensor, position: nn.Conv2d, shape: tuple[int, int], heads: int
+) -> Tensor:
+    """(B, H, W, 3, C) → (B, H, W, C) in stripes of `shape`."""
+    rows, columns = shape
     q_BMhNd, k_BMhNd, v_BMhNd = windows.partition(qkv_BHWPC, rows, columns, heads).unbind(0)
     out_BMhNd = attend(q_BMhNd, k_BMhNd, v_BMhNd, None) + _within_stripes(position, v_BMhNd, rows, columns)
-    return windows.merge(out_BMhNd, rows, columns, H, W)
+    return windows.merge(out_BMhNd, rows, columns, qkv_BHWPC.shape[1], qkv_BHWPC.shape[2])
 
 
 def _within_stripes(position: nn.Conv2d, v_BMhNd: Tensor, rows: int, columns: int) -> Tensor:

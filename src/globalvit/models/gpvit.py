@@ -72,23 +72,15 @@ class StripeAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C); grids that stripes do not divide are padded inside."""
-        height, width = x_BHWC.shape[1:3]
-        padded_BHWC = windows.pad(x_BHWC, self.stripe)
-        rows, columns = padded_BHWC.shape[1:3]
-        vertical, horizontal = self.qkv(padded_BHWC).unflatten(-1, (3, 2, -1)).unbind(4)
-        out = torch.cat(
-            [
-                self._attend(vertical, self.vertical, rows, self.stripe),
-                self._attend(horizontal, self.horizontal, self.stripe, columns),
-            ],
-            dim=-1,
+        out_BHWC = stripe_attention(
+            self.qkv(windows.pad(x_BHWC, self.stripe)),
+            self.vertical,
+            self.horizontal,
+            stripe=self.stripe,
+            heads=self.heads,
+            implementation=self.implementation,
         )
-        return self.proj(windows.crop(out, height, width))
-
-    def _attend(self, qkv_BHWPC: Tensor, position: nn.Conv2d, rows: int, columns: int) -> Tensor:
-        return stripe_attention(
-            qkv_BHWPC, position, rows=rows, columns=columns, heads=self.heads, implementation=self.implementation
-        )
+        return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
 
 
 class LocalBlock(nn.Module):
