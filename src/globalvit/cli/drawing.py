@@ -1,8 +1,6 @@
 """Pictures with what a classifier says of them written below."""
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,10 +58,8 @@ def fit(picture: "Image.Image") -> "Image.Image":
     return picture.resize(size, Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC)
 
 
-@cache
 def font() -> "ImageFont.FreeTypeFont":
-    """The font of the panel: DejaVu Sans, which matplotlib brings and which has most alphabets."""
-    import matplotlib
-    from PIL import ImageFont
+    """The font of the panel."""
+    from globalvit.data import fonts
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), TEXT)
+    return fonts.font(TEXT)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from globalvit.models.attention import attention
+from globalvit.models.attention_maps import sequence_map
 from globalvit.models.layers import init_linear_, to_nhwc
 
 GROUP_HEADS = 6
@@ -35,6 +36,12 @@ class GroupPool(nn.Module):
         x_BNC = to_nhwc(x_BCHW).flatten(1, 2)
         q_B1C = self.norm(self.token).expand(x_BNC.shape[0], -1, -1)
         return attention(q_B1C, self.key(x_BNC), x_BNC, GROUP_HEADS).squeeze(1)
+
+    def attention_map(self, x_BCHW: Tensor) -> Tensor:
+        """How much the learned token takes from each place when `forward` gets the same: (B, h, H, W)."""
+        x_BNC = to_nhwc(x_BCHW).flatten(1, 2)
+        q_B1C = self.norm(self.token).expand(x_BNC.shape[0], -1, -1)
+        return sequence_map(q_B1C, self.key(x_BNC), GROUP_HEADS).squeeze(2).unflatten(-1, x_BCHW.shape[-2:])
 
 
 class ClassifyHead(nn.Module):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from globalvit.models import windows
 from globalvit.models.attention import Implementation, window_attention
+from globalvit.models.attention_maps import WindowMaps, window_maps
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import (
     INIT_STD,
@@ -147,6 +148,17 @@ class WindowAttention(nn.Module):
         )
         return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
 
+    def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
+        """Who attends to whom when `forward` gets the same."""
+        padded_BHWC = windows.pad(x_BHWC, self.window)
+        return window_maps(
+            self.kv(padded_BHWC) if self.is_global else self.qkv(padded_BHWC),
+            self.bias_table,
+            window=self.window,
+            query_BhNd=query_BhNd if self.is_global else None,
+            size=(x_BHWC.shape[1], x_BHWC.shape[2]),
+        )
+
 
 class Block(nn.Module):
     """Norm, attention, norm, MLP, with residuals, drop path and, in the wider variants, layer scale."""
@@ -177,6 +189,10 @@ class Block(nn.Module):
         x = x_BHWC
         x = x + self.drop_path(_scale(self.attention(self.norm1(x), query_BhNd), self.scale1))
         return x + self.drop_path(_scale(self.mlp(self.norm2(x)), self.scale2))
+
+    def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
+        """Who attends to whom in this block when `forward` gets the same."""
+        return self.attention.attention_maps(self.norm1(x_BHWC), query_BhNd)
 
 
 def _scale(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from globalvit.models import windows
 from globalvit.models.attention import Implementation, attention, stripe_attention
+from globalvit.models.attention_maps import WindowMaps, sequence_map, stripe_maps
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import (
     INIT_STD,
@@ -82,6 +83,12 @@ class StripeAttention(nn.Module):
         )
         return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
 
+    def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
+        """Who attends to whom when `forward` gets the same: in the vertical stripes, and in the horizontal ones."""
+        qkv_BHWC = self.qkv(windows.pad(x_BHWC, self.stripe))
+        size = (x_BHWC.shape[1], x_BHWC.shape[2])
+        return stripe_maps(qkv_BHWC, stripe=self.stripe, heads=self.heads, size=size)
+
 
 class LocalBlock(nn.Module):
     """Stripe attention and an MLP with residuals, then a depthwise convolution that replaces the tokens."""
@@ -102,6 +109,10 @@ class LocalBlock(nn.Module):
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         return to_nhwc(self.depthwise(to_nchw(x)))
 
+    def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
+        """Who attends to whom in this block when `forward` gets the same: vertical stripes, horizontal stripes."""
+        return self.attention.attention_maps(self.norm1(x_BHWC))
+
 
 class Gather(nn.Module):
     """Learned group tokens collect from all tokens of an image (section 3.2): keys are projected, values are not."""
@@ -118,6 +129,11 @@ class Gather(nn.Module):
         q_BGC = self.norm_query(groups_GC).expand(x_BNC.shape[0], -1, -1)
         values_BNC = self.norm_key(x_BNC)
         return attention(q_BGC, self.key(values_BNC), values_BNC, self.num_heads)
+
+    def attention_map(self, groups_GC: Tensor, x_BNC: Tensor) -> Tensor:
+        """How much each group takes from each token when `forward` gets the same: (B, h, G, N)."""
+        q_BGC = self.norm_query(groups_GC).expand(x_BNC.shape[0], -1, -1)
+        return sequence_map(q_BGC, self.key(self.norm_key(x_BNC)), self.num_heads)
 
 
 class Mix(nn.Module):
@@ -164,6 +180,11 @@ class Scatter(nn.Module):
         x = self.merge(torch.cat([x_BNC, self.drop_path(answer)], dim=-1))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
+    def attention_map(self, x_BNC: Tensor, groups_BGC: Tensor) -> Tensor:
+        """How much each token takes from each group when `forward` gets the same: (B, h, N, G)."""
+        key_BGC = self.key(self.norm_key(groups_BGC))
+        return sequence_map(self.query(self.norm_query(x_BNC)), key_BGC, self.num_heads)
+
 
 class GroupBlock(nn.Module):
     """Group propagation: gather, mix, scatter, then a convolution that replaces the tokens (section 3.2)."""
@@ -183,6 +204,17 @@ class GroupBlock(nn.Module):
         groups_BGC = self.mix(self.gather(self.group_tokens, x_BNC))
         x = self.scatter(x_BNC, groups_BGC).view(x_BHWC.shape)
         return to_nhwc(self.depthwise(to_nchw(x)))
+
+    def attention_maps(self, x_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Who attends to whom in this block when `forward` gets the same.
+
+        Returns:
+            How much each group gathers from each token (B, h, G, N), and each token takes from each group (B, h, N, G).
+        """
+        x_BNC = x_BHWC.flatten(1, 2)
+        gathered_BhGN = self.gather.attention_map(self.group_tokens, x_BNC)
+        groups_BGC = self.mix(self.gather(self.group_tokens, x_BNC))
+        return gathered_BhGN, self.scatter.attention_map(x_BNC, groups_BGC)
 
 
 class GPViT(Backbone):

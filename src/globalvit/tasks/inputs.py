@@ -56,7 +56,7 @@ def as_tensor(image: Any, preprocessing: EvalTransform | FitTransform) -> Tensor
             f"a {image.dtype} tensor of shape {tuple(image.shape)} came; give preprocessed float tensors (channels, "
             f"height, width), or pictures as paths, PIL images or uint8 arrays (height, width, 3)"
         )
-    return preprocessing(_as_picture(image))
+    return preprocessing(as_picture(image))
 
 
 def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -69,11 +69,12 @@ def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[
             tensor = as_tensor(image, preprocessing)
             yield tensor, (tensor.shape[1], tensor.shape[2])
         else:
-            picture = _as_picture(image)
+            picture = as_picture(image)
             yield preprocessing(picture), (picture.height, picture.width)
 
 
-def _as_picture(image: Any) -> Image.Image:
+def as_picture(image: Any) -> Image.Image:
+    """A path, a PIL image or an RGB uint8 array (H, W, 3) as an RGB picture; raises ValueError for anything else."""
     if isinstance(image, str | PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):

@@ -1,0 +1,69 @@
+"""`explain`: one look at a model with a picture in front of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from globalvit.explain.explanation import Explanation
+from globalvit.explain.grad_cam import explain_grad_cam
+from globalvit.explain.groups import explain_groups, explain_propagation
+from globalvit.explain.rollout import explain_rollout
+from globalvit.explain.scene import Pixel, Region, Scene, evaluating
+from globalvit.explain.trace import Asked
+from globalvit.explain.views import View, check_choices, find_view
+from globalvit.explain.windows import explain_global, explain_local
+from globalvit.tasks.task import Task
+
+_KINDS: dict[str, Callable[[Scene, View, Asked], Explanation]] = {
+    "local": explain_local,
+    "global": explain_global,
+    "groups": explain_groups,
+    "propagation": explain_propagation,
+    "rollout": explain_rollout,
+    "grad_cam": explain_grad_cam,
+}
+
+
+def explain(
+    model: Task,
+    picture: Any,
+    kind: str,
+    *,
+    stage: int | None = None,
+    block: int | None = None,
+    head: int | None = None,
+    pixel: Pixel | None = None,
+    region: Region | None = None,
+    group: int | None = None,
+    target: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> Explanation:
+    """What a model attends to in a picture, or which places raise a score.
+
+    The model's parameters, gradients, modes, hooks and outputs are what they were afterwards.
+
+    Args:
+        model: what `create_model` or `open_checkpoint` returned.
+        picture: a path, a PIL image, or an RGB uint8 array (H, W, 3); it goes through the model's preprocessing.
+        kind: one of those that `views(model)` lists.
+        stage: of GC ViT, from 0; the last one unless given.
+        block: of the stage or, in GPViT, the network, from 0; the last one of the kind unless given.
+        head: from 0; None is the mean over heads. GPViT's first half of the local heads are the vertical stripes.
+        pixel: (x, y) in the picture that `local` and `propagation` start from, the centre unless given; of `rollout`
+            instead of what the classifier pools; of `global` the query token that stands for this part of the picture,
+            instead of the mean; of `groups` the place whose main group is shown; of a segmenter's or detector's
+            `grad_cam` the place whose score is explained.
+        region: (left, top, right, bottom) in the picture, in place of a pixel; its tokens count alike.
+        group: a group token of GPViT: what it gathers, or with `propagation` which places take from it.
+        target: class whose score `grad_cam` explains; the one that the model says unless given.
+        image_size: size of the input in pixels, a side or (height, width), in place of the preprocessing's own.
+
+    Raises:
+        ValueError: something is not there, means nothing for the kind, or lies outside the picture; the text says what
+            there is.
+    """
+    view = find_view(model, kind, stage, block, head)
+    check_choices(view, {"pixel": pixel, "region": region, "group": group, "target": target})
+    asked = Asked(head=head, pixel=pixel, region=region, group=group, target=target)
+    scene = Scene.of(model, picture, image_size)
+    with evaluating(model):
+        return _KINDS[kind](scene, view, asked)

@@ -1,0 +1,168 @@
+"""What can be asked, where maps lie in the picture, and that a model is left as it was."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from globalvit.data.transforms import EvalTransform
+from globalvit.explain import contact_sheet, explain, find_class, overlay, views
+from globalvit.explain.explanation import Explanation
+
+ALL = {
+    "gcvit": ("local", "global", "rollout", "grad_cam"),
+    "gpvit": ("local", "groups", "propagation", "rollout", "grad_cam"),
+}
+
+
+def kinds(model):
+    return list(dict.fromkeys(view.kind for view in views(model)))
+
+
+def test_views(classifier):
+    family = classifier.spec.model.split("_")[0]
+    assert sorted(kinds(classifier)) == sorted(ALL[family])
+    for view in views(classifier):
+        assert (view.stage is None) == (family == "gpvit")
+        assert (view.heads > 0) == ("head" in view.takes)
+    if family == "gcvit":
+        assert [(v.stage, v.block, v.heads) for v in views(classifier) if v.kind == "global"] == [
+            (0, 1, 1), (1, 1, 2), (2, 1, 4), (3, 1, 8),
+        ]  # fmt: skip
+    else:
+        assert [v.block for v in views(classifier) if v.kind == "groups"] == [1, 4, 7, 10]
+
+
+def test_the_model_is_left_as_it_was(classifier, picture):
+    classifier.head.eval()
+    for parameter in classifier.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    images = torch.randn(2, 3, 64, 64)
+    state = {name: value.clone() for name, value in classifier.state_dict().items()}
+
+    def outputs():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return classifier(images)
+
+    before, modes = outputs(), [module.training for module in classifier.modules()]
+    for name, value in classifier.state_dict().items():
+        value.copy_(state[name])
+    for kind in kinds(classifier):
+        explain(classifier, picture, kind)
+    assert [module.training for module in classifier.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in classifier.state_dict().items())
+    assert all((parameter.grad == 1).all() for parameter in classifier.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
+    assert torch.equal(outputs(), before)
+
+
+def test_maps_of_half_precision_are_close(classifier, picture):
+    kind = kinds(classifier)[0]
+    known = explain(classifier, picture, kind).values
+    found = explain(classifier.bfloat16(), picture, kind).values
+    assert found.dtype in (np.float32, np.float64)
+    assert np.abs(found - known).max() < 0.1
+
+
+def seen(values, **changes):
+    shape = {"stride": 8, "input_size": (16, 24), "crop": (0, 0, 24, 16), "picture_size": (16, 24)}
+    return Explanation(kind="rollout", title="t", values=np.asarray(values, np.float32), **{**shape, **changes})
+
+
+def test_a_map_lies_where_the_model_looked():
+    """Of a picture of 40×20 the model saw the middle 20×20 at 16×16, in 2×2 cells."""
+    found = seen([[1, 0], [0, 0]], input_size=(16, 16), crop=(10, 0, 30, 20), picture_size=(20, 40))
+    assert found.map.shape == (20, 40)
+    assert not found.map[:, :10].any()
+    assert not found.map[:, 30:].any()
+    assert (found.map[:5, 10:15] == 1).all()
+    assert found.map[10, 20] == pytest.approx(0.45 * 0.45)
+    assert not found.map[15:].any()
+
+
+def test_a_cell_that_overhangs_the_picture_keeps_its_size():
+    """20 pixels are 2½ cells: the last one begins at pixel 16."""
+    found = seen([[0, 0, 1]], input_size=(8, 20), crop=(0, 0, 20, 8), picture_size=(8, 20))
+    assert found.map[0].argmax() == 19
+    assert found.map[0, 12] == pytest.approx(1 / 16)
+
+
+def test_the_preprocessing_is_honoured(gcvit):
+    """A bright spot left of the crop is not there for the model, and nothing is painted over it."""
+    gcvit.preprocessing = EvalTransform(image_size=(64, 64), crop_ratio=1.0)
+    wide = np.zeros((60, 120, 3), np.uint8)
+    found = explain(gcvit, wide, "grad_cam")
+    assert found.crop == (30, 0, 90, 60)
+    drawn = np.asarray(overlay(np.full_like(wide, 200), found))
+    assert (drawn[:, :30] == 50).all()
+    assert (drawn[:, 90:] == 50).all()
+    assert (drawn[:, 30:90] != 50).any()
+
+
+def test_size_of_the_input(classifier, picture):
+    assert explain(classifier, picture, "rollout", image_size=(40, 72)).input_size == (40, 72)
+    assert explain(classifier, picture, "rollout").input_size == (64, 64)
+
+
+def test_pictures_come_as_predict_takes_them(gcvit, picture, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    maps = [explain(gcvit, one, "global").map for one in (picture, Image.fromarray(picture), path)]
+    assert (maps[0] == maps[1]).all()
+    assert (maps[0] == maps[2]).all()
+
+
+def test_a_sheet_has_a_tile_for_the_picture_and_each_map(classifier, picture):
+    found = [explain(classifier, picture, kind) for kind in kinds(classifier)]
+    sheet = contact_sheet(picture, found, columns=2)
+    tiles = len(found) + 1
+    assert sheet.width == 2 * 310 + 10
+    assert sheet.height == -(-tiles // 2) * (300 + 42 + 10) + 10
+
+
+MISTAKES = [
+    ("gcvit", {"kind": "groups"}, "gcvit_xxtiny has no kind='groups'; it has local, global, rollout, grad_cam"),
+    ("gpvit", {"kind": "gruops"}, "it has local, groups, propagation, rollout, grad_cam. Did you mean 'groups'"),
+    ("gcvit", {"kind": "global", "stage": 4}, "stage=4 is not there; kind='global' of gcvit_xxtiny has stage 0 to 3"),
+    ("gpvit", {"kind": "groups", "stage": 1}, "stage=1 was given, and kind='groups' of gpvit_l1 has no stages"),
+    ("gcvit", {"kind": "global", "stage": 1, "block": 0}, "block=0 is not there; kind='global' of gcvit_xxtiny in"),
+    ("gpvit", {"kind": "groups", "block": 2}, "block=2 is not there; kind='groups' of gpvit_l1 has block 1, 4, 7, 10"),
+    ("gcvit", {"kind": "rollout", "block": 0}, "in stage 3 has no blocks to choose from; leave it out"),
+    ("gcvit", {"kind": "local", "head": 8}, "head=8 is not there;"),
+    ("gpvit", {"kind": "grad_cam", "head": 0}, "of gpvit_l1, block 11 has no heads to choose from"),
+    ("gcvit", {"kind": "local", "pixel": (101, 3)}, "is not in the picture; x goes from 0 to 100, y from 0 to 69"),
+    ("gcvit", {"kind": "local", "pixel": (2, 3)}, "was cropped away before the model saw the picture; it saw x 15"),
+    ("gcvit", {"kind": "local", "region": (0, 0, 4, 4)}, "region=0,0,4,4 was cropped away"),
+    ("gcvit", {"kind": "local", "region": (9, 9, 9, 20)}, "is not in the picture; give left,top,right,bottom"),
+    ("gcvit", {"kind": "local", "pixel": (40, 40), "region": (30, 30, 40, 40)}, "pixel and region were both given"),
+    ("gcvit", {"kind": "local", "target": 1}, "target means nothing for kind='local' here; it takes head,"),
+    ("gpvit", {"kind": "groups", "group": 16}, "group=16 is not there; block 10 has groups 0 to 15"),
+    ("gpvit", {"kind": "propagation", "group": 1, "pixel": (40, 40)}, "group and pixel or region were given"),
+    ("gcvit", {"kind": "grad_cam", "target": 3}, "target=3 is not there; the classes are 0 to 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "asked", "text"), MISTAKES)
+def test_mistakes_say_what_there_is(request, picture, family, asked, text):
+    with pytest.raises(ValueError, match=r"\w") as error:
+        explain(request.getfixturevalue(family), picture, **asked)
+    assert text in str(error.value)
+
+
+def test_classes_by_name_or_number(gcvit):
+    assert find_class(gcvit, "banana") == find_class(gcvit, "1") == 1
+    with pytest.raises(ValueError, match=r"class 'banena' is not known. Did you mean 'banana'\?"):
+        find_class(gcvit, "banena")
+    with pytest.raises(ValueError, match=r"class 'zebra' is not known. Known: apple, banana, cherry"):
+        find_class(gcvit, "zebra")
+
+
+def test_drawing_refuses_what_does_not_fit(gcvit, picture):
+    found = explain(gcvit, picture, "rollout")
+    with pytest.raises(ValueError, match=r"opacity=2 must be in 0 … 1"):
+        overlay(picture, found, opacity=2)
+    with pytest.raises(ValueError, match="a picture of 50×50 came with an explanation of one of 101×70"):
+        overlay(np.zeros((50, 50, 3), np.uint8), found)
+    with pytest.raises(ValueError, match="no explanations came"):
+        contact_sheet(picture, [])
