@@ -22,5 +22,5 @@ def package(root):
 @pytest.fixture(scope="session")
 def python_files(root):
     """Every Python file of the checkout that is ours, tests and benchmarks among them."""
-    folders = [root / name for name in ("src", "tests", "benchmarks", ".ci")]
+    folders = [root / name for name in ("src", "tests", "benchmarks", "docs", ".ci")]
     return sorted(path for folder in folders for path in folder.rglob("*.py"))

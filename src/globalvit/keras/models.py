@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import getdoc
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,7 +83,7 @@ def _application(variant: str, title: str) -> Application:
         return model
 
     application.__name__ = application.__qualname__ = title
-    application.__doc__ = f"{title}, the variant `{variant}`.\n\n{Application.__call__.__doc__}"
+    application.__doc__ = f"{title}, the variant `{variant}`.\n\n{getdoc(Application.__call__)}"
     return application
 
 
