@@ -1,11 +1,12 @@
 """The GC ViT paper's design choices, each trained from scratch with several seeds on a folder of pictures: one table.
 
-    python benchmarks/ablations.py --data-dir FOLDER [--output ablations] [--seeds 3] [--epochs 10] [--minutes 45]
+    python benchmarks/ablations.py --data-dir FOLDER [--output ablations] [--seeds 3] [--epochs 8] [--minutes 45]
 
-A cut-down gcvit_xxtiny (width 32, blocks 2, 2, 4, 2) learns pictures of 64 pixels on one thread. What is compared are
-designs at the same width and depths, not at the same cost, so parameters and multiply-adds stand beside the scores. All
-designs are trained with one seed before the next seed begins. Finished runs are kept in the output folder and not
-trained again; no run begins after `--minutes` of processor time. `table.md` and `table.json` hold what is finished.
+A cut-down gcvit_xxtiny (width 24, two blocks in each stage) learns pictures of 64 pixels on one thread. What is
+compared are designs at the same width and depths, not at the same cost, so parameters and multiply-adds stand beside
+the scores. All designs are trained with one seed before the next seed begins. Finished runs are kept in the output
+folder and not trained again, an interrupted one goes on where it was; no run begins after `--minutes` of processor
+time. `table.md` and `table.json` hold what is finished.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from globalvit.models.variants import VARIANTS
 MODEL, SIDE = "gcvit_xxtiny", 64
 # Shorter side of the copies that are trained on: decoding large photographs took a third of the time.
 STORED_SIDE = 96
-CUT_DOWN = replace(VARIANTS[MODEL], width=32, depths=(2, 2, 4, 2), drop_path=0.0)
+CUT_DOWN = replace(VARIANTS[MODEL], width=24, depths=(2, 2, 2, 2), drop_path=0.0)
 SETTINGS = {
     "weights": "none",
     "img_size": SIDE,
@@ -74,18 +75,30 @@ def shrink(source: Path, target: Path) -> None:
             image.resize(size, Image.Resampling.BICUBIC).save(copy)
 
 
+def slug(row: str) -> str:
+    """A row's name as part of a folder's."""
+    return "-".join(row.replace(",", "").split())
+
+
 def train(row: str, seed: int, options: argparse.Namespace) -> None:
     """One run, in a folder of its own; nothing where it is finished."""
-    tag = f"{row.replace(', ', '-').replace(' ', '-')}-{seed}"
-    if (options.output / tag / "summary.json").exists():
+    tag = f"{slug(row)}-{seed}"
+    if read_summary(options.output / tag):
         return
     settings = SETTINGS | ROWS[row][0] | {"seed": seed, "epochs": options.epochs, "val_interval": options.epochs}
     settings |= {"data_dir": options.output / "pictures", "output": options.output, "tag": tag, "resume": "auto"}
     words = [
         f"--{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in settings.items()
     ]
-    if globalvit(["train", *words]) != 0:
-        raise SystemExit(f"{tag} failed")
+    if globalvit(["train", *words]) != 0 or not read_summary(options.output / tag):
+        raise SystemExit(f"{tag} was not finished; the same command goes on with it")
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The summary of a finished run; nothing of any other."""
+    file = run / "summary.json"
+    summary = json.loads(file.read_text()) if file.exists() else {}
+    return summary if summary.get("finished") else {}
 
 
 def count(row: str) -> tuple[int, float]:
@@ -98,9 +111,8 @@ def count(row: str) -> tuple[int, float]:
 
 def scores(row: str, output: Path) -> list[float]:
     """Top-1 of the finished runs at their end, by seed."""
-    tag = row.replace(", ", "-").replace(" ", "-")
-    folders = sorted(path.parent for path in output.glob(f"{tag}-?/summary.json"))
-    return [json.loads((folder / "summary.json").read_text())["top1"] for folder in folders]
+    summaries = [read_summary(run) for run in sorted(output.glob(f"{slug(row)}-?"))]
+    return [summary["top1"] for summary in summaries if summary]
 
 
 def write_table(output: Path) -> None:
@@ -126,7 +138,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="an image folder with train/ and val/")
     parser.add_argument("--output", type=Path, default=Path("ablations"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=45, help="processor time after which no run begins")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -26,6 +26,8 @@ LIGHT = (
     "globalvit",
     "globalvit.closest",
     "globalvit.atomic",
+    "globalvit.models.ablations",
+    "globalvit.models.complexity",
     "globalvit.models.variants",
     "globalvit.data.imagenet",
     "globalvit.weights.catalog",

@@ -1,5 +1,7 @@
 """The designs of the paper's ablations: every one keeps the contract of a backbone, alone and together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from globalvit.build import create_backbone, create_model, open_checkpoint, save_weights
 from globalvit.models.ablations import CHOICES, check_ablation
 from globalvit.models.gcvit_ablated import PatchMerging, ShiftedWindowAttention, shift_mask
+from globalvit.models.variants import VARIANTS
 
 SMALLEST = "gcvit_xxtiny"
 SWIN = ("patch_stem", "patch_merging", "shifted")
@@ -20,6 +23,13 @@ def randomised(backbone):
         if name in backbone.no_decay_names():
             nn.init.normal_(parameter, std=0.3)
     return backbone
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Sixteen channels and two blocks in each stage."""
+    small = replace(VARIANTS[SMALLEST], depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), width=16)
+    monkeypatch.setitem(VARIANTS, SMALLEST, small)
 
 
 @pytest.fixture(params=ABLATIONS, ids="+".join)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from globalvit.cli import tables
+from globalvit.cli import complexity, tables
 from globalvit.cli.options import parse
 from globalvit.closest import suggest
 from globalvit.models.systems import SYSTEMS
@@ -27,17 +27,48 @@ class ModelsOptions:
     measure: bool = field(
         default=False, metadata={"help": "count parameters and multiply-adds now, on the model itself (needs torch)"}
     )
+    complexity: bool = field(
+        default=False,
+        metadata={
+            "help": "show how multiply-adds, activations and memory grow with the image, beside Swin's windows and "
+            f"full self-attention; of {complexity.MODEL} without a PATTERN"
+        },
+    )
+    image_size: tuple[int, ...] | None = field(
+        default=None, metadata={"help": "sides of the images for --complexity, in pixels", "aliases": ("img_size",)}
+    )
+    plot: Path | None = field(default=None, metadata={"help": "draw the curves of --complexity into this picture"})
+    csv: Path | None = field(default=None, metadata={"help": "write the table of --complexity to this file"})
+
+    def __post_init__(self) -> None:
+        if not self.complexity and (self.image_size or self.plot or self.csv):
+            raise ValueError("--image-size, --plot and --csv belong to --complexity; add it")
 
 
 def run(argv: Sequence[str], prog: str) -> int:
     """Show the models that match; return the exit status."""
     options = parse(ModelsOptions, argv, prog, SUMMARY, positional=("pattern",))
+    if options.complexity:
+        return _complexity(options)
     known = [describe(name) for name in matching(options.pattern)]
     if options.measure:
         known = [model | {"measured": measure(model["name"])} for model in known]
     tables.show([row for model in known for row in _rows(model)])
     if options.json:
         tables.write_json(options.json, known)
+    return 0
+
+
+def _complexity(options: ModelsOptions) -> int:
+    names = [complexity.MODEL] if options.pattern == "*" else matching(options.pattern)
+    found = complexity.rows(names, options.image_size or complexity.SIDES, count_macs if options.measure else None)
+    complexity.show(found)
+    if options.csv:
+        complexity.write_csv(options.csv, found)
+    if options.json:
+        tables.write_json(options.json, found)
+    if options.plot:
+        complexity.plot(options.plot, found)
     return 0
 
 
@@ -74,18 +105,28 @@ def measure(name: str) -> dict[str, float]:
     Nothing is computed: the model and the image stand on torch's meta device, which knows shapes only.
     """
     import torch
+
+    from globalvit.build import create_model
+
+    with torch.device("meta"):
+        params = sum(parameter.numel() for parameter in create_model(name).parameters())
+    return {"params": params, "gmacs": count_macs(name, VARIANTS[split_name(name)[0]].image_size) / 1e9}
+
+
+def count_macs(name: str, side: int) -> float:
+    """Count the multiply-adds of one image on the model that is made for it, without computing anything."""
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from globalvit.build import create_model
 
-    side = VARIANTS[split_name(name)[0]].image_size
+    size = None if side == VARIANTS[split_name(name)[0]].image_size else side
     with torch.device("meta"), torch.no_grad():
-        model, image = create_model(name).eval(), torch.empty(1, 3, side, side)
+        model, image = create_model(name, image_size=size).eval(), torch.empty(1, 3, side, side)
         with FlopCounterMode(display=False) as counter:
             model(image)
     # The counter counts a multiply-add as two operations.
-    gmacs = counter.get_total_flops() / 2e9
-    return {"params": sum(parameter.numel() for parameter in model.parameters()), "gmacs": gmacs}
+    return counter.get_total_flops() / 2
 
 
 def _rows(model: dict[str, Any]) -> list[dict[str, str]]:
