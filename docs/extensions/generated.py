@@ -1,7 +1,8 @@
 """The directive `{generated} NAME`: a part of a page that is made from the package itself when the site is built.
 
-`models`, `systems` and `weights` are tables of the registry, `recipes` the shipped recipes with their headers,
-`commands` every help page. Nothing of them is typed by hand, so nothing of them can be out of date.
+`models`, `systems`, `weights` and `choices` are tables of the registry, `complexity` is worked out by the package's
+formulas, `recipes` are the shipped ones with their headers, `commands` every help page. Nothing of them is typed by
+hand, so nothing of them can be out of date.
 """
 
 import contextlib
@@ -15,7 +16,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from globalvit.cli import complexity
 from globalvit.cli.main import main
+from globalvit.models.ablations import CHOICES
 from globalvit.models.systems import SYSTEMS
 from globalvit.models.variants import PUBLISHED, VARIANTS, ModelSpec
 from globalvit.train.config import RECIPES, available_recipes, load_config
@@ -94,6 +97,40 @@ def weights() -> str:
     return table(("model", "name", "file", "licence", "top-1 %", "evaluated at"), rows)
 
 
+def sizes() -> str:
+    """How the cost of a GC ViT and a GPViT grows with the image."""
+    rows = [
+        (
+            f"`{row['model']}`",
+            complexity.KINDS[row["attention"]],
+            str(row["side"]),
+            f"{row['macs'] / 1e9:.2f}",
+            f"{row['attention_macs'] / 1e9:.2f}",
+            f"{100 * row['padding_share']:.1f}",
+            f"{row['activations'] / 1e6:.1f}",
+            f"{row['memory'] / 2**20:.1f}",
+        )
+        for row in complexity.rows(("gcvit_tiny", "gpvit_l1"), (224, 384, 512, 1024), None)
+    ]
+    head = (
+        "model",
+        "attention",
+        "pixels",
+        "GMACs",
+        "of attention",
+        "on padding, %",
+        "activations M",
+        "largest layer MiB",
+    )
+    return table(head, rows)
+
+
+def choices() -> str:
+    """The designs that can stand in for the paper's."""
+    rows = [(f"`{word}`", choice.part, choice.text) for word, choice in CHOICES.items()]
+    return table(("word", "in place of the paper's", "is"), rows)
+
+
 def recipes() -> str:
     """The shipped recipes by kind of task, each with what stands above its settings."""
     names: dict[str, list[str]] = {title: [] for title in SECTIONS.values()}
@@ -164,6 +201,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "models": models,
     "systems": systems,
     "weights": weights,
+    "complexity": sizes,
+    "choices": choices,
     "recipes": recipes,
     "commands": commands,
 }

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import blocks_of, commands_of, pages
+from pages import Block, blocks_of, commands_of, pages
 
 from globalvit.cli.main import main
 
@@ -41,8 +41,17 @@ def test_python_runs(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-# Pages whose commands are followed in a folder with the pictures they speak of.
-FOLLOWED = ("start", "classification", "segmentation", "detection", "explaining")
+PHOTOS = "globalvit train --data-dir photos --model gcvit_tiny --tag photos\n"
+STREETS = "globalvit train --data-dir streets --model gcvit_tiny_segformer --tag streets\n"
+# Pages whose commands are followed in a folder with the pictures they speak of → what has been done before.
+FOLLOWED = {
+    "start": "",
+    "classification": "",
+    "segmentation": "",
+    "detection": "",
+    "weights": PHOTOS + STREETS,
+    "explaining": PHOTOS,
+}
 # What makes a training of any recipe short; a flag that comes twice counts as it comes last.
 QUICK = "--weights none --steps 1 --batch-size 4 --grad-accum-steps 1 --global-batch 4 --workers 0 --device cpu"
 SMALL = "--img-size 64 --short-side 64 --long-side 96 --roi-samples 8 --window ratio --precision fp32 --val-interval 1"
@@ -77,6 +86,7 @@ def test_commands_run(name, root, place, capsys):
     for block in blocks_of(page, "yaml"):
         title = block.code.splitlines()[0].removeprefix("# ")
         Path(title).write_text(block.code.replace("gpvit_l1", "gcvit_xxtiny").replace("epochs: 30", "epochs: 6"))
-    for where, mark, code in blocks_of(page, "bash"):
+    blocks = [Block("before", "", FOLLOWED[name]), *blocks_of(page, "bash")]
+    for where, mark, code in blocks:
         for words in commands_of(code) if mark not in NOT_RUN else ():
             assert main(small(words)) == 0, f"{where}: {' '.join(words)}: {capsys.readouterr().err}"
