@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from globalvit.kernels.native import operators as native
 from globalvit.models import windows
 
-Implementation = Literal["auto", "plain", "fused"]
+Implementation = Literal["auto", "plain", "fused", "native"]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -249,7 +250,8 @@ def _routines(attend: Attend) -> Routines:
 IMPLEMENTATIONS: dict[str, Routines] = {
     "plain": _routines(_attend_plain),
     "fused": _routines(_attend_fused),
+    "native": Routines(windows=native.windows, stripes=native.stripes, refusal=native.refusal, is_exportable=False),
 }
 # Device → implementations, fastest first as measured (benchmarks/README.md): on a CPU PyTorch's fused kernel pays for
 # copies it makes itself. Devices that are not named here use the fused one.
-FASTEST: dict[str, tuple[str, ...]] = {"cpu": ("plain",)}
+FASTEST: dict[str, tuple[str, ...]] = {"cpu": ("native", "plain")}
