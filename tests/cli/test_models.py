@@ -106,7 +106,7 @@ def test_complexity_is_shown_drawn_and_written_beside_what_is_counted(tmp_path, 
     rows = json.loads(files["json"].read_text())
     assert [row["attention"] for row in rows] == ["own"] * 2 + ["swin"] * 2 + ["full"] * 2
     assert rows[0]["macs"] == rows[0]["counted_macs"]
-    assert files["csv"].read_text().splitlines()[1].startswith("gcvit_xxtiny,own,224,2122")
+    assert files["csv"].read_text().splitlines()[1].startswith("gcvit_xxtiny,own,224,2120792320,")
     assert files["png"].read_bytes().startswith(b"\x89PNG")
 
 
