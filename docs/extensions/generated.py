@@ -26,7 +26,13 @@ from globalvit.weights.catalog import RECORDS
 
 NOTHING = "–"
 # Parts of the list of recipes: the kinds of task, and those for a first try or one's own pictures.
-SECTIONS = {"start": "Start here", "classify": "Classification", "segment": "Segmentation", "detect": "Detection"}
+SECTIONS = {
+    "start": "Start here",
+    "classify": "Classification",
+    "segment": "Segmentation",
+    "detect": "Detection",
+    "ablate": "Ablations of GC ViT",
+}
 COMMAND_LIST = re.compile(r"^commands:\n(?P<entries>(?:  .*\n)+)", re.M)
 COMMAND_ENTRY = re.compile(r"^  (?P<name>\w+) ", re.M)
 
@@ -143,7 +149,8 @@ def section(name: str) -> str:
     """A key of `SECTIONS`: what a recipe is for."""
     if name.startswith(("finetune", "digits", "shapes")):
         return "start"
-    return ModelSpec(model=load_config(name).model).kind
+    config = load_config(name)
+    return "ablate" if config.ablation else ModelSpec(model=config.model).kind
 
 
 def recipe(name: str) -> str:

@@ -85,6 +85,12 @@ def test_shifted_windows_are_the_windows_of_a_shifted_grid(size):
         assert torch.equal(seen, (rows == above)[:, None] & (columns == left)[None, :])
 
 
+def test_shifted_windows_have_no_maps_to_explain():
+    x = torch.randn(1, 8, 8, 8)
+    with pytest.raises(ValueError, match="shifted windows, of which there are no maps; choose a block of even number"):
+        ShiftedWindowAttention(8, 2, 4).attention_maps(x, x)
+
+
 def test_an_axis_with_one_window_is_not_shifted():
     attention = ShiftedWindowAttention(8, 2, 4)
     x = torch.randn(1, 3, 4, 8, requires_grad=True)

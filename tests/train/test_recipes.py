@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from globalvit.models.ablations import CHOICES
 from globalvit.models.variants import GCVIT, GPVIT, VARIANTS
 from globalvit.train.config import RECIPES, available_recipes, load_config
 
@@ -16,13 +17,14 @@ DETECTORS = [
     f"{name}_{head}_{times}" for name in GPVIT for head in ("mask_rcnn", "retinanet") for times in ("1x", "3x")
 ]
 GCVIT_DETECTORS = ["gcvit_tiny_mask_rcnn", *(f"gcvit_{size}_cascade_mask_rcnn" for size in ("tiny", "small", "base"))]
+ABLATIONS = [f"gcvit_tiny_{word}" for word in CHOICES]
 STARTS = ["digits", "shapes_segmentation", "shapes_detection"]
 TUNING = ["finetune", "finetune_segmentation", "finetune_detection"]
 
 
 def test_every_published_training_has_a_recipe_and_there_are_quick_starts():
     detectors = [*DETECTORS, *(f"{name}_3x" for name in GCVIT_DETECTORS)]
-    assert set(available_recipes()) == {*VARIANTS, *SEGMENTERS, *OURS, *detectors, *STARTS, *TUNING}
+    assert set(available_recipes()) == {*VARIANTS, *SEGMENTERS, *OURS, *ABLATIONS, *detectors, *STARTS, *TUNING}
 
 
 @pytest.mark.parametrize("name", available_recipes())
@@ -46,6 +48,11 @@ def test_published_recipes_have_the_published_settings(name):
     assert (config.aa, config.color_jitter, config.reprob) == ("rand-m9-mstd0.5-inc1", 0.4, 0.25)
     assert (config.model_ema, config.model_ema_decay, config.model_ema_warmup) == (True, 0.9998, False)
     assert (config.amp, config.crop_pct, config.train_interpolation) == (True, 0.875, "random")
+
+
+@pytest.mark.parametrize("word", CHOICES)
+def test_ablations_change_one_design_of_the_published_training(word):
+    assert load_config(f"gcvit_tiny_{word}") == replace(load_config("gcvit_tiny"), ablation=(word,))
 
 
 @pytest.mark.parametrize("name", GPVIT)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from globalvit.models import windows
 from globalvit.models.attention import masked_window_attention, position_bias
+from globalvit.models.attention_maps import WindowMaps
 from globalvit.models.gcvit import NORM_EPS, Block, FusedMBConv, GCViT, Stage, WindowAttention
 from globalvit.models.layers import INIT_STD, to_nchw, to_nhwc
 from globalvit.models.variants import GCViTConfig
@@ -111,6 +112,17 @@ class ShiftedWindowAttention(WindowAttention):
         )
         out_BHWC = out_BHWC.roll((rows, columns), (1, 2))
         return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
+
+    def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:  # noqa: ARG002 - as others are called
+        """None: maps are laid over windows that tile the grid.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "this block attends in shifted windows, of which there are no maps; choose a block of even number, "
+            "or --kind grad_cam"
+        )
 
 
 def shift_mask(padded_BHWC: Tensor, window: int, rows: int, columns: int) -> Tensor:
