@@ -154,10 +154,18 @@ def section(name: str) -> str:
 
 
 def recipe(name: str) -> str:
-    """A recipe's name and header."""
+    """A recipe's name and header, its command as code."""
     header = re.match(r"(?:#.*\n)+", (RECIPES / f"{name}.yaml").read_text())
     assert header, f"recipe {name} has no header"
-    return f"### {name}\n\n```text\n{re.sub('^# ?', '', header[0], flags=re.M)}```\n"
+    # A line that begins with no `Word:` goes on with the one before.
+    lines = re.sub(r"\n(?!\w+: )", " ", re.sub("^# ?", "", header[0], flags=re.M).strip()).splitlines()
+    return "\n".join([f"### {name}", "", lines[0], "", *map(_point, lines[1:]), ""])
+
+
+def _point(line: str) -> str:
+    word, _, text = line.partition(": ")
+    command, _, remark = text.strip().partition("  ")
+    return f"- {word}: " + (f"`{command}` {remark.strip()}" if word == "Command" else text.strip())
 
 
 def commands() -> str:
