@@ -38,7 +38,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
     ("page", "expected"),
     [
         ("models", [*PUBLISHED, "gpvit_l1_upernet"]),
-        ("designs", ["full self-attention", "patch_merging"]),
+        ("ablations", ["full self-attention", "patch_merging"]),
         ("weights", ["CC-BY-NC-SA-4.0", "gcvit_1k_xxtiny.pth.tar"]),
         ("recipes", available_recipes()),
         ("commands", ["usage: globalvit train", "usage: globalvit data lmdb build", "--checkpoint-every"]),
