@@ -77,6 +77,11 @@ class Flag:
         return any(get_origin(part) in (tuple, list) for part in self.parts)
 
     @property
+    def adds(self) -> bool:
+        """Whether values given later come behind those given before, in place of them."""
+        return self.field.metadata.get("adds", False)
+
+    @property
     def most_numbers(self) -> int:
         """How many words in a row the value may take when they are numbers."""
         return max(_length(part) for part in self.parts)

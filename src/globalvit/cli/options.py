@@ -1,8 +1,9 @@
 """Command-line options from typed dataclasses: dashes or underscores, bare booleans, one-line errors.
 
 A field is a flag: `batch_size: int = field(default=64, metadata={"help": "images a step"})` is `--batch-size 64`.
-Its metadata may hold `help`, `metavar` (the word that stands for the value), `group` (the help page's heading) and
-`aliases` (other names of the same flag). Values are read by jsonargparse according to the field's type.
+Its metadata may hold `help`, `metavar` (the word that stands for the value), `group` (the help page's heading),
+`aliases` (other names of the same flag) and `adds` (given again, it adds to what it holds). Values
+are read by jsonargparse according to the field's type.
 """
 
 import sys
@@ -61,8 +62,11 @@ def parse_flags(
         raise SystemExit(0)
     named = [flag for flag in flags if flag.name not in positional]
     reader = _Reader(named, prog)
-    given = dict(reader.read(argv))
     by_name = {flag.name: flag for flag in flags}
+    given: dict[str, Any] = {}
+    for name, value in reader.read(argv):
+        is_more = name in given and by_name[name].adds
+        given[name] = (*given[name], *value) if is_more else value
     given |= _place_words([by_name[name] for name in positional], reader.words, prog)
     return given
 

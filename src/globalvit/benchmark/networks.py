@@ -1,0 +1,131 @@
+"""The networks that are measured: ours, and peers from timm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from globalvit.benchmark.cells import OURS, Cell, Entry, Size
+from globalvit.benchmark.padded import Grid, grids
+from globalvit.build import create_model, list_models, resolve_name
+from globalvit.closest import suggest
+from globalvit.detectors.padding import padded_size
+from globalvit.models.attention import Implementation
+from globalvit.models.gcvit import GCViT
+from globalvit.models.gpvit import GPViT
+from globalvit.models.variants import ALIASES, MODELS, VARIANTS, split_name
+from globalvit.tasks.task import Task
+
+TIMM = "timm"
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """How ours are built, beside their size.
+
+    Attributes:
+        window: `own` or `ratio`, as in `create_model`.
+        attention: implementation of windowed attention.
+    """
+
+    window: str | None = None
+    attention: Implementation = "auto"
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """Names of ours that the patterns mean, each once; a pattern without a head means classifiers.
+
+    Raises:
+        ValueError: a pattern means none.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        is_plain = not any(mark in pattern for mark in "*?[")
+        matched = [resolve_name(pattern)] if is_plain else list_models(ALIASES.get(pattern, pattern))
+        if not matched:
+            raise ValueError(
+                f"no model matches {pattern!r}.{suggest(pattern, MODELS) or ' `globalvit models` lists them.'}"
+            )
+        found |= dict.fromkeys(matched)
+    return list(found)
+
+
+def own_size(model: str) -> Size:
+    """The image size that one of ours was made for."""
+    side = VARIANTS[split_name(model)[0]].image_size
+    return side, side
+
+
+def peers_of(model: str, wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """(source, name) of each peer of a model: `timm:NAME` as it says, `auto` for timm's of the same name, if any.
+
+    Raises:
+        ValueError: the word is not understood, timm has no such model, or the model is no classifier.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for word in wanted:
+        source, _, name = word.partition(":")
+        if word != AUTO and (source != TIMM or not name):
+            raise ValueError(
+                f"peer {word!r} is not understood; write timm:NAME, such as timm:swin_tiny_patch4_window7_224, or auto"
+            )
+        if word != AUTO and not timm.is_model(name):
+            near = suggest(name, timm.list_models()) or " timm.list_models() lists them."
+            raise ValueError(f"timm {timm.__version__} has no model {name!r}.{near}")
+        if word == AUTO and not timm.is_model(model):
+            continue
+        found[TIMM, model if word == AUTO else name] = None
+    if found and split_name(model)[1] is not None:
+        raise ValueError(f"peers classify and {model} does not; leave --peer out, or measure {split_name(model)[0]}")
+    return list(found)
+
+
+def create(entry: Entry, cell: Cell, form: Form) -> nn.Module:
+    """A network with fresh weights on the CPU, deployed where its entry says so.
+
+    In training peers get the drop path of ours, so that both leave out as much.
+
+    Raises:
+        ValueError: a peer cannot take the image size, or the model cannot be deployed.
+    """
+    torch.manual_seed(0)
+    if entry.source != OURS:
+        drop_path = VARIANTS[split_name(cell.model)[0]].drop_path if cell.mode == "train" else 0.0
+        return _peer(entry.model, cell.image_size, drop_path)
+    task = create_model(entry.model, image_size=cell.image_size, window=form.window)
+    task.backbone.set_attention(form.attention)
+    return _deployed(task) if entry.is_deployed else task
+
+
+def token_grids(module: nn.Module, size: Size) -> list[Grid]:
+    """The grids that one of ours works on; none for others."""
+    backbone = getattr(module, "backbone", None)
+    if not isinstance(module, Task) or not isinstance(backbone, (GCViT, GPViT)):
+        return []
+    height, width = padded_size(*size) if module.kind == "detect" else size
+    return grids(backbone.config, (height, width))
+
+
+def _deployed(task: Task) -> nn.Module:
+    deploy = getattr(task.eval(), "deploy", None)
+    if deploy is None:
+        raise ValueError(f"{task.spec.model} has no deploy()")
+    return deploy()
+
+
+def _peer(name: str, size: Size, drop_path: float) -> nn.Module:
+    made = timm.get_pretrained_cfg(name)
+    is_own_size = made is None or tuple(made.input_size[1:]) == size
+    size_argument: dict[str, Any] = {} if is_own_size else {"img_size": size}
+    path_argument: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    # Not every network knows both arguments; those without a fixed size need not be told theirs.
+    for arguments in (size_argument | path_argument, size_argument, path_argument):
+        try:
+            return timm.create_model(name, **arguments)
+        except TypeError:
+            continue
+    return timm.create_model(name)

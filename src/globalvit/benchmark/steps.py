@@ -1,0 +1,203 @@
+"""One run of a network: a forward pass, or a training step.
+
+Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from globalvit.benchmark.cells import Cell, Entry
+from globalvit.tasks.task import Batch, Task
+from globalvit.train.fields import TrainConfig
+from globalvit.train.optim import create_optimizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CHANNELS = 3
+OBJECTS = 8
+Call = Callable[[Tensor], Any]
+
+
+class Step(ABC):
+    """One run of `module`; call it as often as needed.
+
+    Attributes:
+        plain: the same run without the compiler, for counting operations.
+    """
+
+    def __init__(self, module: nn.Module, cell: Cell, entry: Entry, device: str) -> None:
+        self.module = module.to(device)
+        self.cell = cell
+        self.compiler = entry.compiler
+        self.device = device
+        self.images_BCHW = images(cell).to(device)
+
+    @abstractmethod
+    def __call__(self) -> None:
+        """Run once; the device may still be busy afterwards."""
+
+    @abstractmethod
+    def plain(self) -> None:
+        """Run once without the compiler, outside inference mode, so that torch shows every operation."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of parameters and buffers, and of what else lasts from run to run."""
+        return _bytes(chain(self.module.parameters(), self.module.buffers()))
+
+    @contextmanager
+    def compiling(self, *, is_profiled: bool = False) -> Iterator[None]:
+        """The settings of the compiler while the first runs build what they need."""
+        from torch._inductor import config
+
+        patches = {"freezing": self.compiler == "frozen", "cpp.enable_kernel_profile": is_profiled}
+        with config.patch(patches):
+            yield
+
+
+class Inference(Step):
+    """A forward pass; weights and images are of the cell's precision."""
+
+    def __init__(self, module: nn.Module, cell: Cell, entry: Entry, device: str) -> None:
+        dtype = DTYPES[cell.precision]
+        super().__init__(module.eval().to(dtype), cell, entry, device)
+        self.images_BCHW = self.images_BCHW.to(dtype)
+        self.forward = compiled(self.module, self.compiler)
+
+    def __call__(self) -> None:
+        """See `Step`."""
+        # Constant weights are only made of what torch knows will have no gradient, which both of these say.
+        with torch.inference_mode():
+            self.forward(self.images_BCHW)
+
+    def plain(self) -> None:
+        """See `Step`."""
+        with torch.no_grad():
+            self.module(self.images_BCHW)
+
+
+class Training(Step):
+    """Forward, loss, backward, AdamW; autocast over float32 weights, with scaled gradients in fp16."""
+
+    def __init__(self, module: nn.Module, cell: Cell, entry: Entry, device: str) -> None:
+        super().__init__(module.train(), cell, entry, device)
+        self.batch = targets(self.module, self.images_BCHW)
+        self.losses = self._losses(compiled)
+        self.optimizer = _optimizer(self.module, cell.model)
+        self.scaler = torch.amp.GradScaler(device, enabled=cell.precision == "fp16")
+
+    def __call__(self) -> None:
+        """See `Step`."""
+        self._step(self.losses)
+
+    def plain(self) -> None:
+        """See `Step`."""
+        self._step(self._losses(lambda call, _: call))
+
+    @property
+    def state_bytes(self) -> int:
+        """Parameters, buffers, and what the optimiser remembers."""
+        kept = (value for state in self.optimizer.state.values() for value in state.values())
+        return super().state_bytes + _bytes(value for value in kept if isinstance(value, Tensor))
+
+    def _step(self, losses: Callable[[], Tensor]) -> None:
+        dtype = DTYPES[self.cell.precision]
+        with torch.autocast(self.device, dtype, enabled=dtype != torch.float32):
+            loss = losses()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def _losses(self, compile_: Callable[[Call, str], Call]) -> Callable[[], Tensor]:
+        """What gives the loss: of classifiers cross-entropy, the same for peers; of other tasks their own losses."""
+        if "labels" in self.batch and self.batch["labels"].ndim == 1:
+            forward = compile_(self.module, self.compiler)
+            return lambda: F.cross_entropy(forward(self.images_BCHW).float(), self.batch["labels"])
+        return self._own_losses(compile_)
+
+    def _own_losses(self, compile_: Callable[[Call, str], Call]) -> Callable[[], Tensor]:
+        assert isinstance(self.module, Task)
+        task = self.module
+        forward = compile_(type(task.backbone).forward.__get__(task.backbone), self.compiler)
+
+        def losses() -> Tensor:
+            # The losses call the backbone by themselves, and of them only the backbone is compiled.
+            task.backbone.forward = forward
+            try:
+                return task.losses(self.batch)["loss"]
+            finally:
+                del task.backbone.forward
+
+        return losses
+
+
+def make_step(module: nn.Module, cell: Cell, entry: Entry, device: str) -> Step:
+    """The run that a cell asks for."""
+    return (Inference if cell.mode == "inference" else Training)(module, cell, entry, device)
+
+
+def compiled(call: Call, compiler: str) -> Call:
+    """A call under one of `COMPILERS`; what is compiled is shared with no other call."""
+    if compiler == "eager":
+        return call
+
+    def forward(images_BCHW: Tensor) -> Any:
+        return call(images_BCHW)
+
+    # torch keeps compiled code by code object. With one of its own, no network runs what was compiled for another.
+    own = FunctionType(forward.__code__.replace(), globals(), closure=forward.__closure__)
+    return torch.compile(own, mode="reduce-overhead" if compiler == "graphs" else None, dynamic=False)
+
+
+def images(cell: Cell) -> Tensor:
+    """The images that every network of a cell gets: normal noise, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(cell.batch_size, CHANNELS, *cell.image_size, generator=generator)
+
+
+def targets(module: nn.Module, images_BCHW: Tensor) -> Batch:
+    """A training batch of these images with made-up truth: labels, or labels of pixels, or boxes and masks."""
+    kind = module.kind if isinstance(module, Task) else "classify"
+    classes = module.spec.num_classes if isinstance(module, Task) else 1000
+    B, _, H, W = images_BCHW.shape
+    numbers = torch.arange(B * H * W, device=images_BCHW.device)
+    if kind == "classify":
+        return {"images": images_BCHW, "labels": numbers[:B] % classes}
+    if kind == "segment":
+        return {"images": images_BCHW, "labels": (numbers // W % classes).view(B, H, W)}
+    return {"images": list(images_BCHW)} | _objects(images_BCHW)
+
+
+def _objects(images_BCHW: Tensor) -> Batch:
+    """The same boxes in every image, side by side and half as high as it, with masks that fill them."""
+    B, _, H, W = images_BCHW.shape
+    left = torch.arange(OBJECTS) * W / OBJECTS
+    corners = [left, torch.full_like(left, H / 4), left + W / OBJECTS, torch.full_like(left, 3 * H / 4)]
+    boxes_N4 = torch.stack(corners, 1)
+    masks_NHW = torch.zeros(OBJECTS, H, W, dtype=torch.bool)
+    for mask_HW, (x0, y0, x1, y1) in zip(masks_NHW, boxes_N4.round().int().tolist(), strict=True):
+        mask_HW[y0:y1, x0:x1] = True
+    one = {"boxes": boxes_N4, "labels": torch.arange(OBJECTS), "masks": masks_NHW}
+    return {key: [value.to(images_BCHW.device)] * B for key, value in one.items()}
+
+
+def _optimizer(module: nn.Module, model: str) -> Optimizer:
+    """Training's own optimiser for ours, and the same one in timm's groups for peers."""
+    config = TrainConfig(model=model)
+    if isinstance(module, Task):
+        return create_optimizer(module, config)
+    return create_optimizer_v2(module, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

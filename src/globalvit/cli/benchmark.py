@@ -1,0 +1,290 @@
+"""`globalvit benchmark`: speed and memory of models, beside others in the same process."""
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from globalvit.benchmark.cells import MODES, PRECISIONS, WAYS, Cell, Size, plan, ways_of
+from globalvit.cli import tables
+from globalvit.cli.opening import about
+from globalvit.cli.options import parse
+from globalvit.cli.progress import Progress
+from globalvit.closest import suggest
+from globalvit.models.variants import as_size
+
+if TYPE_CHECKING:
+    from globalvit.benchmark.measure import Result
+
+logger = logging.getLogger(__name__)
+SUMMARY = "Measure images a second, latency, memory and where time goes; beside other networks in the same process"
+WORK, RUNNING, LOADER, FILES = "work", "running", "input pipeline", "files"
+PLOTS = (".png", ".pdf", ".svg")
+# Numbers of loader processes that are tried, as far as there are processors.
+WORKERS = (0, 1, 2, 4, 8, 16, 32)
+
+
+def _several(group: str, text: str, metavar: str | None = None) -> dict[str, Any]:
+    """The metadata of an option that may be given several times."""
+    return about(group, text) | {"adds": True} | ({"metavar": metavar} if metavar else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """What `globalvit benchmark` is asked for."""
+
+    model: tuple[str, ...] = field(
+        default=("gcvit_tiny",), metadata=_several(WORK, "names or patterns such as 'gcvit_*'", "NAME,...")
+    )
+    peer: tuple[str, ...] = field(
+        default=(),
+        metadata=_several(
+            WORK, "networks to take turns with: timm:NAME, or auto for timm's of the same name", "timm:NAME,..."
+        ),
+    )
+    mode: tuple[str, ...] | None = field(
+        default=None,
+        metadata=_several(WORK, f"{' or '.join(MODES)}; both unless given, none with --loader", "MODE,..."),
+    )
+    batch_size: tuple[int, ...] = field(default=(1, 8), metadata=_several(WORK, "images of a run"))
+    image_size: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_several(WORK, "sides in pixels; each model's own unless given") | {"aliases": ("img_size",)},
+    )
+    precision: tuple[str, ...] = field(
+        default=("fp32", "bf16"),
+        metadata=_several(
+            WORK, "fp32, bf16, fp16: of weights and images in inference, of autocast in training", "TYPE,..."
+        ),
+    )
+    compile: tuple[str, ...] = field(
+        default=("eager",),
+        metadata=_several(
+            WORK,
+            "eager; compiled; frozen, with weights as constants; graphs, with CUDA graphs; deployed, ours folded for "
+            "inference; deployed+compiled and so on; frozen and deployed are for inference",
+            "WAY,...",
+        ),
+    )
+    window: Literal["own", "ratio"] | None = field(
+        default=None, metadata=about(WORK, "windows of GC ViT: the variant's own, or in proportion to the image size")
+    )
+    attention: str = field(default="auto", metadata=about(WORK, "implementation of our windowed attention"))
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = field(
+        default="auto", metadata=about(RUNNING, "auto takes a GPU where there is one")
+    )
+    threads: int | None = field(default=None, metadata=about(RUNNING, "threads of the processor; torch's own number"))
+    seconds: float = field(
+        default=3.0, metadata=about(RUNNING, "to repeat each cell for, its networks in turn, three times at least")
+    )
+    repeats: int | None = field(default=None, metadata=about(RUNNING, "repeat so many times, however long it takes"))
+    profile: bool = field(
+        default=False,
+        metadata=about(RUNNING, "where time goes by kind of operation, and how far from the machine's measured limits"),
+    )
+
+    loader: str | None = field(
+        default=None,
+        metadata=about(LOADER, "measure how fast this data folder (or `generated` JPEGs) is read, augmented, batched")
+        | {"metavar": "DATA_DIR|generated"},
+    )
+    workers: tuple[int, ...] | None = field(
+        default=None, metadata=_several(LOADER, "numbers of loader processes; 0 to the number of processors")
+    )
+
+    json: Path | None = field(default=None, metadata=about(FILES, "write settings, machine and all times to this file"))
+    csv: Path | None = field(default=None, metadata=about(FILES, "write the table to this file"))
+    plot: Path | None = field(default=None, metadata=about(FILES, "draw images a second: .png, .pdf or .svg"))
+
+    def __post_init__(self) -> None:
+        for name, known in (("mode", MODES), ("precision", PRECISIONS), ("compile", WAYS)):
+            _check_words(name, getattr(self, name), known)
+        for name, least in (("batch_size", 1), ("threads", 1), ("repeats", 1), ("workers", 0)):
+            _check_least(name, getattr(self, name), least)
+        for side in self.image_size or ():
+            as_size(side)
+        if not self.seconds > 0:
+            raise ValueError(f"--seconds {self.seconds:g} must be above 0")
+        for mode in self.modes:
+            if not ways_of(mode, self.compile):
+                raise ValueError(
+                    f"--compile {','.join(self.compile)} is for inference, where weights stay as they are; "
+                    f"add eager, compiled or graphs, or take --mode inference"
+                )
+        if self.plot and self.plot.suffix.lower() not in PLOTS:
+            raise ValueError(f"--plot {self.plot} must end in {', '.join(PLOTS)}")
+        if self.workers and self.loader is None:
+            raise ValueError("--workers are loader processes; say what they load with --loader DATA_DIR or generated")
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What to measure of models."""
+        return self.mode if self.mode is not None else () if self.loader else MODES
+
+
+def _check_words(name: str, given: Sequence[str] | None, known: Sequence[str]) -> None:
+    for word in given or ():
+        if word not in known:
+            raise ValueError(f"--{name} {word!r} is not one of {', '.join(known)}.{suggest(word, known)}")
+
+
+def _check_least(name: str, given: int | tuple[int, ...] | None, least: int) -> None:
+    for value in given if isinstance(given, tuple) else () if given is None else (given,):
+        if value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Measure, show, write; return the exit status."""
+    options = parse(BenchmarkOptions, argv, prog, SUMMARY)
+    # Its lines about the profiler's own start and stop would stand between the tables.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from globalvit.benchmark import machine, report
+
+    device = machine.choose_device(options.device)
+    cells = _cells(options, device)
+    with machine.computing(device, options.threads):
+        description = machine.describe(device)
+        tables.write_line(machine.in_a_line(description))
+        results = _measure(cells, options, device)
+        feedings = _feed(options)
+    plain = report.rows(results, device)
+    _show(plain, results, options)
+    _show_loader(feedings, plain)
+    written = {
+        "command": shlex.join([*prog.split(), *argv]),
+        "settings": asdict(options),
+        "machine": description,
+        "rows": plain,
+        "loader": feedings,
+    }
+    _write(written, options)
+    if results and not any(result.seconds for result in results):
+        raise ValueError(f"nothing could be measured: {results[0].error}")
+    return 0
+
+
+def _cells(options: BenchmarkOptions, device: str) -> list[Cell]:
+    """What to measure, with everything that can be wrong found before anything runs."""
+    from globalvit.benchmark import networks
+
+    if device != "cuda" and any("graphs" in way for way in options.compile):
+        raise ValueError(f"--compile graphs needs CUDA, and the device is {device}; take compiled")
+    models = networks.expand(options.model)
+    peers = {model: networks.peers_of(model, options.peer) for model in models}
+    for model in models if options.peer else ():
+        if not peers[model]:
+            logger.warning("timm has no %s, so it stands alone; name another network with --peer timm:NAME", model)
+    sizes: dict[str, Sequence[Size]] = {
+        model: [as_size(side) for side in options.image_size or ()] or [networks.own_size(model)] for model in models
+    }
+    return plan(
+        models,
+        peers,
+        modes=options.modes,
+        precisions=options.precision,
+        batch_sizes=options.batch_size,
+        sizes=sizes,
+        ways=options.compile,
+    )
+
+
+def _measure(cells: Sequence[Cell], options: BenchmarkOptions, device: str) -> "list[Result]":
+    from globalvit.benchmark.measure import Budget, measure
+    from globalvit.benchmark.networks import Form
+
+    form = Form(window=options.window, attention=cast("Any", options.attention))
+    with Progress(sum(len(cell.entries) for cell in cells), "measuring") as progress:
+        return measure(
+            cells,
+            device,
+            budget=Budget(seconds=options.seconds, repeats=options.repeats),
+            form=form,
+            is_profiled=options.profile,
+            advance=progress.advance,
+        )
+
+
+def _feed(options: BenchmarkOptions) -> list[dict[str, Any]]:
+    """Images a second of the input pipeline alone."""
+    if options.loader is None:
+        return []
+    from globalvit.benchmark import loader, networks
+
+    model = networks.expand(options.model)[0]
+    workers = options.workers or tuple(count for count in WORKERS if count <= (os.cpu_count() or 1))
+    with Progress(len(workers), "loading") as progress:
+        found = loader.measure_loader(
+            options.loader,
+            model,
+            as_size(options.image_size[0]) if options.image_size else networks.own_size(model),
+            batch_size=max(options.batch_size),
+            workers=workers,
+            seconds=options.seconds,
+            advance=progress.advance,
+        )
+    return loader.to_plain(found)
+
+
+def _show(plain: Sequence[dict[str, Any]], results: "Sequence[Result]", options: BenchmarkOptions) -> None:
+    from globalvit.benchmark import report
+
+    for mode in options.modes:
+        title, texts = report.speed_table(plain, mode)
+        _show_table(texts, title)
+    for title, texts in (
+        ("each in its fastest way", report.best_rows(results)),
+        ("cost of a pixel", report.size_rows(plain)),
+    ):
+        if texts:
+            _show_table(texts, title)
+    for row in plain:
+        if row["profile"]:
+            title, texts = report.profile_table(row)
+            _show_table(texts, title)
+
+
+def _show_table(texts: Sequence[dict[str, str]], title: str) -> None:
+    # A title of the table's own would be broken to the width of its columns.
+    tables.write_line(title)
+    tables.show(texts)
+
+
+def _show_loader(feedings: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]]) -> None:
+    if not feedings:
+        return
+    rows = [
+        {
+            "workers": str(feeding["workers"]),
+            "images/s": f"{feeding['images_per_second']:.0f}",
+            "first batch s": f"{feeding['first_batch_s']:.2f}",
+        }
+        for feeding in feedings
+    ]
+    _show_table(rows, "input pipeline")
+    steps = [row["images_per_second"] for row in plain if row["mode"] == "train" and row["images_per_second"]]
+    if steps:
+        best, needed = max(feeding["images_per_second"] for feeding in feedings), max(steps)
+        verdict = "does not limit" if best > needed else "limits"
+        tables.write_line(
+            f"Input {verdict}: it gives {best:.0f} images/s, the fastest training step takes {needed:.0f}."
+        )
+
+
+def _write(written: dict[str, Any], options: BenchmarkOptions) -> None:
+    from globalvit.benchmark import report
+
+    if options.json:
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in written["settings"].items()}
+        tables.write_json(options.json, written | {"settings": settings})
+    if options.csv:
+        tables.write_csv(options.csv, *report.csv_table(written["rows"]))
+    if options.plot:
+        from globalvit.benchmark.machine import in_a_line
+        from globalvit.benchmark.plot import plot
+
+        plot(options.plot, written["rows"], in_a_line(written["machine"]))
