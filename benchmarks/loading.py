@@ -15,7 +15,6 @@ warm pass reads the same again. The sources take turns; figures are medians, and
 """
 
 import argparse
-import io
 import os
 import statistics
 import sys
@@ -27,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from globalvit.benchmark.loader import make_pictures
 from globalvit.data.image_folder import ImageFolder
 from globalvit.data.lmdb import forget, located
 from globalvit.data.lmdb_build import build
@@ -37,30 +36,9 @@ from globalvit.data.lmdb_source import LmdbPictures, open_database
 from globalvit.data.loading import train_loader
 from globalvit.data.transforms import TrainTransform
 
-SIZE, QUALITY, DISTINCT, CLASSES, BATCH = (500, 375), 90, 100, 10, 64
+BATCH = 64
 Sources = dict[str, Callable[[], ImageFolder | LmdbPictures]]
 Times = dict[tuple[str, str, str], list[float]]
-
-
-def make_pictures(root: Path, count: int) -> None:
-    """`count` files in `root/train/CLASS/`, of a hundred different pictures."""
-    random = np.random.default_rng(0)
-    contents = [_jpeg(random) for _ in range(min(DISTINCT, count))]
-    for number in range(count):
-        folder = root / "train" / f"class {number % CLASSES}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.jpg").write_bytes(contents[number % len(contents)])
-
-
-def _jpeg(random: np.random.Generator) -> bytes:
-    """Coarse and fine noise, so that the file has the size of a photograph's."""
-    coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
-        SIZE, Image.Resampling.BICUBIC
-    )
-    values = np.asarray(coarse) + random.normal(0, 17, (SIZE[1], SIZE[0], 3))
-    stream = io.BytesIO()
-    Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()
 
 
 def drop(root: Path, with_everything: bool) -> None:

@@ -169,3 +169,13 @@ def test_a_command_is_chosen_by_its_first_word():
 def test_an_unknown_command_is_answered_with_the_closest(words, text):
     with pytest.raises(UsageError, match=text):
         choose({"rye": "dark", "white": "light"}, words, "bake", "Bakes.")
+
+
+def test_some_flags_add_to_what_they_hold_when_given_again():
+    @dataclass(frozen=True)
+    class Guests:
+        names: tuple[str, ...] = field(default=("me",), metadata={"help": "who", "adds": True})
+        days: tuple[int, ...] = field(default=(1,), metadata={"help": "when"})
+
+    words = ["--names", "a,b", "--days", "1,2", "--names=c", "--days", "3"]
+    assert parse(Guests, words, "invite", "Invites.") == Guests(names=("a", "b", "c"), days=(3,))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from globalvit.benchmark.cells import Cell, Entry
+from globalvit.models.variants import Kind
 from globalvit.tasks.task import Batch, Task
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
@@ -120,10 +121,10 @@ class Training(Step):
 
     def _losses(self, compile_: Callable[[Call, str], Call]) -> Callable[[], Tensor]:
         """What gives the loss: of classifiers cross-entropy, the same for peers; of other tasks their own losses."""
-        if "labels" in self.batch and self.batch["labels"].ndim == 1:
-            forward = compile_(self.module, self.compiler)
-            return lambda: F.cross_entropy(forward(self.images_BCHW).float(), self.batch["labels"])
-        return self._own_losses(compile_)
+        if _kind(self.module) != "classify":
+            return self._own_losses(compile_)
+        forward = compile_(self.module, self.compiler)
+        return lambda: F.cross_entropy(forward(self.images_BCHW).float(), self.batch["labels"])
 
     def _own_losses(self, compile_: Callable[[Call, str], Call]) -> Callable[[], Tensor]:
         assert isinstance(self.module, Task)
@@ -167,7 +168,7 @@ def images(cell: Cell) -> Tensor:
 
 def targets(module: nn.Module, images_BCHW: Tensor) -> Batch:
     """A training batch of these images with made-up truth: labels, or labels of pixels, or boxes and masks."""
-    kind = module.kind if isinstance(module, Task) else "classify"
+    kind = _kind(module)
     classes = module.spec.num_classes if isinstance(module, Task) else 1000
     B, _, H, W = images_BCHW.shape
     numbers = torch.arange(B * H * W, device=images_BCHW.device)
@@ -176,6 +177,11 @@ def targets(module: nn.Module, images_BCHW: Tensor) -> Batch:
     if kind == "segment":
         return {"images": images_BCHW, "labels": (numbers // W % classes).view(B, H, W)}
     return {"images": list(images_BCHW)} | _objects(images_BCHW)
+
+
+def _kind(module: nn.Module) -> Kind:
+    """The kind of task; peers classify."""
+    return module.kind if isinstance(module, Task) else "classify"
 
 
 def _objects(images_BCHW: Tensor) -> Batch:
