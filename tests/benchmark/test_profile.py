@@ -15,6 +15,7 @@ NAMES = {
     "linear": ["aten::addmm", "aten::mm", "aten::linear", "mkldnn::_linear_pointwise", "mkl::_mkl_linear"],
     "attention products": [
         *["aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product_flash_attention_for_cpu"],
+        *["globalvit::triton_window_attention", "globalvit::native_stripes", "globalvit::native_windows_backward"],
         *["globalvit::window_attention", "aten::_scaled_dot_product_efficient_attention_backward"],
     ],
     "softmax": ["aten::_softmax", "aten::_softmax_backward_data", "aten::_log_softmax"],

@@ -19,7 +19,7 @@ PRODUCTS = ("linear", "attention products", "convolution")
 _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compiled", ("cpp_fused", "triton_", "compiledfx", "torch-compiled")),
     ("optimiser", ("fused_adam", "foreach", "amp_non_finite", "amp_update")),
-    ("attention products", ("attention", "bmm")),
+    ("attention products", ("attention", "bmm", "native_windows", "native_stripes")),
     ("softmax", ("softmax",)),
     ("convolution", ("conv",)),
     ("norm", ("layer_norm", "batch_norm", "group_norm", "rms_norm")),
@@ -40,8 +40,11 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 
 def kind_of(operator: str) -> str:
     """The kind of an operator by its name: `aten::addmm`, or `aten::add.Tensor` with its overload."""
-    name = operator.rpartition("::")[2].split(".")[0].lower()
+    library, _, name = operator.rpartition("::")
+    name = name.split(".")[0].lower()
     for kind, names in _WHOLE.items():
         if name in names:
             return kind
-    return next((kind for kind, parts in _PARTS if any(part in name for part in parts)), "rest")
+    # Kernels of ours may be called triton_…, as those of the compiler are.
+    places = _PARTS[1:] if library == "globalvit" else _PARTS
+    return next((kind for kind, parts in places if any(part in name for part in parts)), "rest")

@@ -100,7 +100,7 @@ def work_of(step: Step) -> dict[str, Work]:
     with FlopCounterMode(display=False) as counter, Traffic() as traffic:
         step.plain()
     for operator, flops in counter.get_flop_counts()["Global"].items():
-        work[kind_of(str(operator).replace("aten.", "aten::"))].flops += flops
+        work[kind_of(str(operator).replace(".", "::", 1))].flops += flops
     for kind, moved in traffic.bytes.items():
         work[kind].bytes += moved
     return {kind: work[kind] for kind in KINDS if kind in work}
