@@ -20,6 +20,19 @@ def copies_folder() -> Path:
     return Path(constants.HF_HOME) / "globalvit"
 
 
+def find_copy(record: WeightRecord) -> Path | None:
+    """Where the file of a record lies already, put in place by hand or fetched before; None where it does not."""
+    copy = copies_folder() / record.file_name
+    if copy.is_file():
+        return copy
+    if record.repo is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(*record.repo)
+    return Path(cached) if isinstance(cached, str) else None
+
+
 def download(record: WeightRecord, cache_dir: str | Path | None = None) -> Path:
     """The file of a record: a copy put in place by hand, one from the cache, or one fetched now.
 
