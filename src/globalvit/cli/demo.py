@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "A local web page: drop a picture, see classes, boxes, masks, attention and Grad-CAM"
 DESCRIPTION = SUMMARY + (
-    ". On offer are the models given here, the runs in --runs, published weights that are at hand, and small models that "
-    "the page trains in a minute or two. Nothing leaves this machine."
+    ". On offer are the models given here, the runs in --runs, published weights that are at hand, and small models "
+    "that the page trains in a minute or two. Nothing leaves this machine."
 )
 PAGE = "page"
 MIB = 2**20

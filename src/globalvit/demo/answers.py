@@ -87,7 +87,7 @@ def _objects(classes: Sequence[str], picture: Image.Image, prediction: dict[str,
     scores, labels = prediction["scores"][kept], prediction["labels"][kept]
     masks = prediction["masks"][kept] if "masks" in prediction else None
     drawn = draw_instances(picture, prediction["boxes"][kept], labels, classes, scores=scores, masks=masks)
-    found = [classes[label] for label in labels.tolist()]
+    found = [classes[int(label)] for label in labels]
     counts = ", ".join(f"{count} × {name}" for name, count in Counter(found).most_common()) or "nothing"
     palette = default_palette(len(classes) + 1)[1:]
     shown = list(zip(found, scores.tolist(), labels.tolist(), strict=True))[:MOST_OBJECTS]

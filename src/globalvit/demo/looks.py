@@ -43,7 +43,8 @@ class Wish:
         stage: None or one that is not there: the last one, or the nearest.
         block: the same.
         head: None is the mean over all.
-        pixel: (x, y) in the picture, the place that is asked about; None leaves it to the kind: the centre, or the mean.
+        pixel: (x, y) in the picture, the place that is asked about; None leaves it to the
+            kind: the centre, or the mean of all.
         target: the class that Grad-CAM speaks of; None is the likeliest.
         opacity: of the map over the picture, 0 … 1.
     """

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.themes import Base
 
 from globalvit.data.imagenet import readable
 from globalvit.demo import looks
@@ -179,10 +180,9 @@ class Page:
     @safely
     def _upload(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:
         sent = event._data
-        picture = uploaded(
-            sent.get("path"), str(sent.get("name")), int(sent.get("size", 0)), self.uploads, self.most_bytes
-        )
-        return self._shown(visit, key, threshold, picture, str(sent.get("name")))
+        name, size = str(sent.get("name")), int(sent.get("size", 0))
+        picture = uploaded(sent.get("path"), name, size, self.uploads, self.most_bytes)
+        return self._shown(visit, key, threshold, picture, name)
 
     @safely
     def _example(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:
@@ -276,6 +276,8 @@ class Page:
     def _follow(self) -> Iterator[Updates]:
         """Updates about the training that goes on, until it ends."""
         if not self.training.name:
+            # Without any update Gradio would empty all that this could have changed, the choice of the model too.
+            yield {self.progress: ""}
             return
         while (state := self.training.progress()).is_running:
             yield {self.progress: bar(state.part, state.text), self.stop: gr.update(visible=True)}
@@ -287,10 +289,10 @@ class Page:
         yield updates
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """Calm colours and the reader's own fonts, so that none is fetched."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    return gr.themes.Base(
+    return Base(
         primary_hue="teal", neutral_hue="slate", font=system, font_mono=["ui-monospace", "Menlo", "monospace"]
     ).set(
         body_background_fill="#f5f6f7",

@@ -1,6 +1,5 @@
 """The models that can be chosen, of which one at a time is held in memory."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import yaml
 
 from globalvit import build
 from globalvit.data.imagenet import readable
-from globalvit.models.variants import MODELS, VARIANTS
 from globalvit.tasks.task import Task
 from globalvit.weights import catalog
 from globalvit.weights.download import find_copy
