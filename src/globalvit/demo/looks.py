@@ -7,6 +7,7 @@ from math import gcd
 
 from PIL import Image
 
+from globalvit.data.fit import FitTransform
 from globalvit.demo.answers import image
 from globalvit.demo.pictures import enlarged
 from globalvit.explain import Explanation, View, explain, overlay, views
@@ -28,6 +29,8 @@ MEANINGS = {
     "propagation": "What reaches the marked place by way of the group tokens.",
     "rollout": "Attention of all blocks multiplied together.",
 }
+# Cells a side of the map that is shown first.
+LEAST_CELLS = 4
 # Less of the attention on padding is not worth a word.
 LEAST_SHARE = 0.0005
 # Maps are drawn over pictures of at least so many pixels a side.
@@ -81,7 +84,18 @@ class Controls:
 
 def settle(task: Task, wish: Wish) -> Controls:
     """The nearest to a wish that a model has."""
+    if wish.stage is None:
+        wish = replace(wish, stage=_telling_stage(task))
     return settle_among(views(task), wish)
+
+
+def _telling_stage(task: Task) -> int:
+    """The last stage whose map has some cells to tell apart; in the last one of a small input there is one cell."""
+    transform = task.preprocessing
+    sides = (transform.short_side,) if isinstance(transform, FitTransform) else transform.image_size
+    short = min(side for side in sides if side is not None) if any(sides) else 0
+    telling = [stage for stage, stride in enumerate(task.backbone.strides) if short >= LEAST_CELLS * stride]
+    return telling[-1] if telling else 0
 
 
 def settle_among(every: Sequence[View], wish: Wish) -> Controls:
@@ -126,12 +140,13 @@ def html(picture: Image.Image, explanation: Explanation, controls: Controls) -> 
     shown = image(drawn, f"{explanation.title}, over the picture")
     has_place = "pixel" in controls.takes
     place = _placed(shown, picture, explanation) if has_place else f'<div class="place">{shown}</div>'
+    title = explanation.title[:1].upper() + explanation.title[1:]
     notes = [MEANINGS[explanation.kind]]
     if explanation.padding_share >= LEAST_SHARE:
         notes.append(f"{100 * explanation.padding_share:.1f} % of the attention falls on padding.")
     if has_place:
         notes.append("Click the picture to ask about a place.")
-    return f'{place}<p class="note"><b>{escape(explanation.title)}.</b> {escape(" ".join(notes))}</p>'
+    return f'{place}<p class="note"><b>{escape(title)}.</b> {escape(" ".join(notes))}</p>'
 
 
 def step_of(numbers: Sequence[int]) -> int:

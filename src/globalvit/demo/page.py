@@ -150,8 +150,8 @@ class Page:
         aside: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         busy: dict[str, Any] = {"show_progress_on": [self.answer], **COMPUTING}
         quiet: dict[str, Any] = {"show_progress": "hidden", **COMPUTING}
-        self.blocks.load(self._arrive, None, [self.notice, self.model], **aside)
-        self.blocks.load(self._follow, None, told, concurrency_limit=None, **aside)
+        arrived = self.blocks.load(self._arrive, None, [self.notice, self.model], **aside)
+        arrived.then(self._follow, None, told, concurrency_limit=None, **aside)
         self.model.change(self._choose, asked, [self.examples, self.about, *said], **busy)
         self.picture.upload(self._upload, asked, [self.picture, *said], **busy)
         self.examples.select(self._example, asked, [self.picture, *said], **busy)
@@ -225,9 +225,9 @@ class Page:
         """Updates after another picture came."""
         visit.show(picture, name)
         updates = {self.picture: visit.picture_html()}
-        if key is None:
+        visit.key = key or visit.key
+        if visit.key is None:
             return {**updates, self.answer: waiting("Choose a model, or train one here.")}
-        visit.key = key
         return {**updates, **self._said(visit, visit.ask(self.models), threshold)}
 
     def _said(self, visit: Visit, task: Task, threshold: float) -> Updates:
