@@ -28,12 +28,12 @@ class DemoOptions:
     checkpoint: tuple[Path, ...] = field(
         default=(),
         metadata=about(MODEL, "weight file, checkpoint folder or run folder; may be given several times")
-        | {"is_repeated": True, "metavar": "PATH"},
+        | {"adds": True, "metavar": "PATH"},
     )
     model: tuple[str, ...] = field(
         default=(),
         metadata=about(MODEL, "name of a model with published weights, which are fetched; may be given several times")
-        | {"is_repeated": True, "metavar": "NAME"},
+        | {"adds": True, "metavar": "NAME"},
     )
     runs: Path = field(default=Path("runs"), metadata=about(MODEL, "folder whose runs are on offer"))
     quick: Literal["digits", "shapes", "shapes_detection"] | None = field(
