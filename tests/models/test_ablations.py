@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from globalvit.build import create_backbone, create_model, open_checkpoint, save_weights
+from globalvit.cli.main import main
 from globalvit.models.ablations import CHOICES, check_ablation
 from globalvit.models.gcvit_ablated import PatchMerging, ShiftedWindowAttention, shift_mask
 from globalvit.models.variants import VARIANTS
@@ -114,6 +115,18 @@ def test_a_saved_model_is_built_again_with_its_designs(tmp_path):
     images = torch.randn(2, 3, 32, 32)
     assert again.spec == model.spec
     assert torch.equal(again(images), model(images))
+
+
+def test_designs_with_the_same_names_are_told_apart(tmp_path, capsys):
+    file = str(tmp_path / "shifted.safetensors")
+    save_weights(create_model(SMALLEST, ablation="shifted", image_size=32), file)
+    for other, words in ((), "no ablation"), ("local_only", "ablation=local_only"):
+        with pytest.raises(ValueError, match=f"shifted.safetensors has ablation=shifted and the model {words}; create"):
+            create_model(SMALLEST, file, ablation=other, image_size=32)
+    assert main(["convert", file, str(tmp_path / "same.safetensors"), "--to", "ours"]) == 0
+    assert open_checkpoint(tmp_path / "same.safetensors").spec.ablation == ("shifted",)
+    assert main(["convert", file, str(tmp_path / "timm.safetensors"), "--to", "timm"]) == 1
+    assert "has ablation=shifted; only the form 'ours' has names for it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["gcvit_xxtiny_segformer", "gcvit_xxtiny_retinanet"])

@@ -55,6 +55,10 @@ def run(argv: Sequence[str], prog: str) -> int:
     options = parse(ConvertOptions, argv, prog, SUMMARY, positional=("source", "target"))
     _check_target(options)
     found, weights = _open(options)
+    if found.spec.ablation and options.to != "ours":
+        raise ValueError(
+            f"{options.source} has ablation={','.join(found.spec.ablation)}; only the form 'ours' has names for it"
+        )
     task = _expected(found, weights)
     if options.to == "ours":
         written = _write_ours(options.target, weights, found, task)
@@ -105,6 +109,7 @@ def _expected(found: "Resolved", weights: "Weights") -> "Task":
 
     spec = found.spec
     shared: dict[str, Any] = {"in_channels": spec.in_channels, "image_size": spec.image_size, "window": spec.window}
+    shared["ablation"] = spec.ablation
     with torch.device("meta"):
         task = create_model(spec.model, num_classes=spec.num_classes, **shared)
         own = task.state_dict()

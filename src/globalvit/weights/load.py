@@ -138,6 +138,7 @@ def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> L
     own = {prefix + name: value for name, value in entries.items()}
     name = _name_of(model, own)
     weights = read_weights(source, model=name, use_ema=use_ema)
+    _require_design(weights, model)
     adapted = adapt(weights.state, own)
     require_match(adapted.state, own, source=weights.source, model=name, fresh=adapted.fresh)
     model.load_state_dict({name.removeprefix(prefix): value for name, value in (own | adapted.state).items()})
@@ -166,6 +167,21 @@ def require_match(
         f"{source} is a checkpoint of another model than {model or 'this one'}: {len(differing)} "
         f"{'entry differs' if len(differing) == 1 else 'entries differ'}: {shown}{remedy}"
     )
+
+
+def _require_design(weights: Weights, model: nn.Module) -> None:
+    """Check that weights that say their designs go into a model of the same; some designs share names and shapes."""
+    spec = getattr(model, "spec", None)
+    saved = weights.opened.metadata.get("spec", {}).get("ablation", [])
+    own = list(spec.ablation) if isinstance(spec, ModelSpec) else saved
+    if saved != own:
+        raise ValueError(
+            f"{weights.source} has {_design(saved)} and the model {_design(own)}; create the model with the same"
+        )
+
+
+def _design(ablation: Sequence[str]) -> str:
+    return f"ablation={','.join(ablation)}" if ablation else "no ablation"
 
 
 def resolve_checkpoint(
