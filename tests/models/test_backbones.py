@@ -1,5 +1,6 @@
 """The contract of every backbone; a new one adds a line to `BACKBONES`."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from globalvit.build import create_backbone, list_models
+from globalvit.models.deploy import deploy
 
 KEYS = Path(__file__).parent / "keys"
 SMALLEST = "gcvit_xxtiny"
@@ -126,6 +128,23 @@ def test_channels_last_input_gives_the_same(backbone):
         first = backbone.eval()(images)
         second = backbone.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
     assert all(relative(ours, x) <= 1e-5 for ours, x in zip(second, first, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.08)])
+def test_deployed_gives_the_same_and_leaves_the_backbone_as_it_is(backbone, dtype, bound):
+    backbone = randomised(backbone).eval()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -1, 1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    deployed = deploy(copy.deepcopy(backbone).to(dtype))
+    images = torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        pairs = zip(deployed(images.to(dtype)), backbone(images), strict=True)
+    assert all(relative(ours, exact) <= bound for ours, exact in pairs)
+    after = backbone.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 @pytest.mark.slow

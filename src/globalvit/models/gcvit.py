@@ -25,6 +25,7 @@ from globalvit.models.layers import (
     INIT_STD,
     DropPath,
     Mlp,
+    channel_means,
     drop_path_rates,
     init_linear_,
     resize_bicubic,
@@ -48,7 +49,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        means_BC = x_BCHW.mean((2, 3))
+        means_BC = channel_means(x_BCHW)
         gate_BC = self.expand(F.gelu(self.reduce(means_BC))).sigmoid()
         return x_BCHW * gate_BC[:, :, None, None]
 
@@ -59,12 +60,13 @@ class FusedMBConv(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.activation = nn.GELU()
         self.squeeze_excite = SqueezeExcite(dim)
         self.pointwise = nn.Conv2d(dim, dim, 1, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), without the residual."""
-        return self.pointwise(self.squeeze_excite(F.gelu(self.depthwise(x_BCHW))))
+        return self.pointwise(self.squeeze_excite(self.activation(self.depthwise(x_BCHW))))
 
 
 class Downsample(nn.Module):

@@ -7,6 +7,7 @@ memory as an NCHW tensor in channels-last format, so that no copy is made on the
 from collections.abc import Iterator
 from itertools import count, islice
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,6 +40,15 @@ def resize_bilinear(x_BCHW: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x_BCHW, size=(height, width), mode="bilinear", align_corners=False)
 
 
+def channel_means(x_BCHW: Tensor) -> Tensor:
+    """The mean of each channel: (B, C, H, W) → (B, C)."""
+    if x_BCHW.dtype == torch.bfloat16 and x_BCHW.device.type == "cpu":
+        # PyTorch's mean would copy the whole map to float32 first; a product with ones sums in float32 as it reads.
+        x_BNC = to_nhwc(x_BCHW).flatten(1, 2)
+        return (x_BNC.new_ones(1, x_BNC.shape[1]) @ x_BNC).squeeze(1) / x_BNC.shape[1]
+    return x_BCHW.mean((2, 3))
+
+
 class DropPath(nn.Module):
     """Leave out a residual branch for some images while training (stochastic depth, arXiv 1603.09382).
 
@@ -68,11 +78,12 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        self.activation = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) → (…, C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class ConvNormReLU(nn.Module):

@@ -13,6 +13,7 @@ from globalvit.data.fit import FitTransform
 from globalvit.data.transforms import EvalTransform
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
+from globalvit.models.deploy import deploy
 from globalvit.models.variants import Kind, ModelSpec
 
 Batch = dict[str, Any]
@@ -83,6 +84,15 @@ class Task(nn.Module):
     @abstractmethod
     def predict(self, images: Any, *, batch_size: int = 32) -> list[dict[str, Any]]:
         """One dict a picture, in the order given."""
+
+    def deploy(self) -> Self:
+        """A copy for inference only, faster and equal to rounding; this model stays as it is.
+
+        Layer scales, batch norms and affine parts of norms are folded into their neighbours; on a CPU, weights are laid
+        out for it. The copy keeps the device and the dtype the model has now, takes any image size, and is neither
+        trained, saved nor exported: do that with the model it came from.
+        """
+        return deploy(self)
 
     @contextmanager
     def predicting(self) -> Iterator[None]:

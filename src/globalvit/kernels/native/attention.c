@@ -1,4 +1,5 @@
-/* Attention inside the windows or stripes of a channels-last token grid, for CPUs: forward and backward.
+/* Attention inside the windows or stripes of a channels-last token grid, for CPUs, forward and backward; layer norm,
+ * forward.
  *
  * Every window is read in place from what the Linear layers wrote and written in place to what the next one reads: no
  * windows are copied out, no table of position biases is spread, no query is repeated. All products run in one small
@@ -94,7 +95,13 @@ static void store(void *to, int64_t at, const float *restrict from, int64_t coun
         for (int64_t i = 0; i < count; i++) target[i] = from[i] * factor;
     } else {
         bf16 *restrict target = (bf16 *)to + at;
-        for (int64_t i = 0; i < count; i++) target[i] = to_bf16(from[i] * factor);
+        int64_t i = 0;
+#if HAS_PAIRS
+        for (; i + LANES <= count; i += LANES)
+            _mm256_storeu_si256((__m256i *)(target + i),
+                                (__m256i)_mm512_cvtneps_pbh((__m512)(*(const vec *)(from + i) * factor)));
+#endif
+        for (; i < count; i++) target[i] = to_bf16(from[i] * factor);
     }
 }
 
@@ -529,6 +536,34 @@ int attention_backward(const Task *task, const void *d_out, int64_t d_out_stride
                 window_back(&work, task, to, job, d_out, d_out_stride, window);
         }
         free(space);
+    }
+    return failed;
+}
+
+/* Layer norm of (rows, dim) with float32 weights: PyTorch's own takes three times as long on bfloat16. Returns 0, or 1
+ * without memory. */
+int layer_norm(int64_t rows, int64_t dim, const void *x, const float *weight, const float *bias, float eps, void *out,
+               int64_t type) {
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
+    {
+        float *row = malloc(dim * sizeof(float));
+        failed |= row == NULL;
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) {
+            float sum = 0, squares = 0;
+            if (row == NULL) continue;
+            load(row, x, r * dim, dim, type);
+#pragma omp simd reduction(+ : sum)
+            for (int64_t c = 0; c < dim; c++) sum += row[c];
+            float mean = sum / dim;
+#pragma omp simd reduction(+ : squares)
+            for (int64_t c = 0; c < dim; c++) squares += (row[c] - mean) * (row[c] - mean);
+            float factor = 1.0f / sqrtf(squares / dim + eps);
+            for (int64_t c = 0; c < dim; c++) row[c] = (row[c] - mean) * factor * weight[c] + bias[c];
+            store(out, r * dim, row, dim, 1.0f, type);
+        }
+        free(row);
     }
     return failed;
 }

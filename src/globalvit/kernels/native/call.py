@@ -129,6 +129,20 @@ def backward(case: Case, gradient: Tensor, d_projected: Tensor, sums: Sums) -> N
     _check_memory(failed)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Norm the last axis of contiguous `x` with float32 weights: (…, C) → (…, C)."""
+    out, dim = torch.empty_like(x), x.shape[-1]
+    failed = library.load().layer_norm(
+        *(ctypes.c_int64(number) for number in (x.numel() // dim, dim)),
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, weight, bias)),
+        ctypes.c_float(eps),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_int64(DTYPES[x.dtype]),
+    )
+    _check_memory(failed)
+    return out
+
+
 def _task(case: Case) -> _Task:
     B, H, W, stride = case.projected.shape
     query, key, value = _parts(case.projected, case)
