@@ -123,8 +123,9 @@ def can_pack(parameter: Tensor) -> bool:
 def _fold(module: nn.Module) -> None:
     if isinstance(module, Block):
         for name, linear in (("scale1", module.attention.proj), ("scale2", module.mlp.fc2)):
-            _fold_scale(linear, getattr(module, name))
-            module.register_parameter(name, None)
+            if getattr(module, name) is not None:
+                _fold_scale(linear, getattr(module, name))
+                module.register_parameter(name, None)
     if isinstance(module, Block | LocalBlock | Scatter):
         _fold_norm(module.norm2, module.mlp.fc1)
     if isinstance(module, Scatter):
@@ -134,10 +135,9 @@ def _fold(module: nn.Module) -> None:
         _put(module, conv=fuse_conv_bn_eval(conv, norm), norm=nn.Identity())
 
 
-def _fold_scale(linear: nn.Linear, scale: Tensor | None) -> None:
-    if scale is not None:
-        linear.weight.copy_(linear.weight.float() * scale.float()[:, None])
-        linear.bias.copy_(linear.bias.float() * scale.float())
+def _fold_scale(linear: nn.Linear, scale: Tensor) -> None:
+    linear.weight.copy_(linear.weight.float() * scale.float()[:, None])
+    linear.bias.copy_(linear.bias.float() * scale.float())
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
