@@ -79,6 +79,8 @@ def small(words):
     return [*words, *QUICK.split(), *SMALL.split()]
 
 
+# Keras with NumPy 2, as in tests/keras.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_commands_run(name, root, place, capsys):
