@@ -188,13 +188,14 @@ class Block(nn.Module):
 
     def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        x = x_BHWC
-        x = x + self.drop_path(_scale(self.attention(self.norm1(x), query_BhNd), self.scale1))
-        return x + self.drop_path(_scale(self.mlp(self.norm2(x)), self.scale2))
+        x = self.drop_path.residual(x_BHWC, self._attend, query_BhNd)
+        return self.drop_path.residual(x, self._transform)
 
-    def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
-        """Who attends to whom in this block when `forward` gets the same."""
-        return self.attention.attention_maps(self.norm1(x_BHWC), query_BhNd)
+    def _attend(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
+        return _scale(self.attention(self.norm1(x_BHWC), query_BhNd), self.scale1)
+
+    def _transform(self, x_BHWC: Tensor) -> Tensor:
+        return _scale(self.mlp(self.norm2(x_BHWC)), self.scale2)
 
 
 def _scale(x: Tensor, scale: Tensor | None) -> Tensor:

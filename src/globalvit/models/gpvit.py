@@ -105,8 +105,8 @@ class LocalBlock(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        x = x_BHWC + self.drop_path(self.attention(self.norm1(x_BHWC)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self.drop_path.residual(x_BHWC, lambda x: self.attention(self.norm1(x)))
+        x = self.drop_path.residual(x, lambda x: self.mlp(self.norm2(x)))
         return to_nhwc(self.depthwise(to_nchw(x)))
 
     def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
@@ -178,7 +178,7 @@ class Scatter(nn.Module):
         q_BNC = self.query(self.norm_query(x_BNC))
         answer = self.proj(attention(q_BNC, self.key(groups), self.value(groups), self.num_heads))
         x = self.merge(torch.cat([x_BNC, self.drop_path(answer)], dim=-1))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return self.drop_path.residual(x, lambda x: self.mlp(self.norm2(x)))
 
     def attention_map(self, x_BNC: Tensor, groups_BGC: Tensor) -> Tensor:
         """How much each token takes from each group when `forward` gets the same: (B, h, N, G)."""

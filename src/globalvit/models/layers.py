@@ -4,7 +4,7 @@ Legend: `B` images · `H W` grid · `C` channels. Token grids are channels-last 
 memory as an NCHW tensor in channels-last format, so that no copy is made on the way in or out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 
 import torch
@@ -66,6 +66,27 @@ class DropPath(nn.Module):
         keep = 1.0 - self.rate
         mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
         return x * mask.div_(keep)
+
+    def residual(self, x: Tensor, branch: Callable[..., Tensor], *others: Tensor) -> Tensor:
+        """`x` plus its branch: (B, …) → (B, …), without computing what is left out where that saves time.
+
+        Args:
+            x: what the branch is computed from and added to.
+            branch: from `x` and `others` to a tensor of `x`'s shape, image by image.
+            others: tensors with images on axis 0, too.
+        """
+        if not self.training or self.rate == 0.0:
+            return x + branch(x, *others)
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        # To look at the mask would make a GPU wait and break a compiled graph.
+        is_seen = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        kept = mask.flatten().nonzero().flatten() if is_seen else None
+        if kept is None or len(kept) in (0, len(x)):
+            # With no image left the branch is computed all the same: distributed training waits for every gradient.
+            return x + branch(x, *others) * mask.div_(keep)
+        part = branch(x[kept], *(other[kept] for other in others))
+        return x.index_add(0, kept, part.to(x.dtype), alpha=1.0 / keep)
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""

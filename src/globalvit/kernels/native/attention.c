@@ -34,6 +34,7 @@
 #define LANES 4
 #define TILE 7
 #endif
+#define MOST_ROWS 7
 #define NEVER (-1e30f)
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -61,9 +62,13 @@ typedef struct {
     float *query, *key, *value;         /* (N, padded d) */
     float *key_t, *value_t;             /* (d, padded N) */
     float *weights, *gradients;         /* (N, padded N) in the backward pass, (TILE, padded N) in the forward pass */
-    bf16 *query16, *rows16;             /* (N, padded d) */
-    bf16 *weights16;                    /* (TILE, padded N) */
-    float *key16_t, *value16;           /* pairs: (d / 2, padded N) of two channels, (N / 2, padded d) of two tokens */
+    bf16 *query16, *key16, *value16, *d_out16; /* (N, padded d), and a row of zeros */
+    bf16 *weights16;                    /* (TILE, padded N); in the backward pass (N, padded N), of the gradients */
+    /* Pairs of bfloat16 in the place of one float: of two channels (d / 2, padded N), of two tokens (N / 2, padded d)
+     * and of two queries (N / 2, padded N). */
+    float *key_channels, *value_channels;
+    float *query_tokens, *key_tokens, *value_tokens, *d_out_tokens;
+    float *weights_queries, *gradients_queries;
     float *out, *d_out, *d_query, *d_key, *d_value;
 } Work;
 
@@ -133,7 +138,7 @@ static inline vec power_of_two(vec x) {
     static inline __attribute__((always_inline)) void NAME(int count, int64_t depth, const float *a, int64_t a_row,    \
                                                            int64_t a_depth, const float *b, int64_t b_depth, float *c, \
                                                            int64_t c_row, int onto) {                                  \
-        vec sum[TILE][VECTORS];                                                                                        \
+        vec sum[MOST_ROWS][VECTORS];                                                                                   \
         for (int r = 0; r < count; r++)                                                                                \
             for (int v = 0; v < VECTORS; v++) sum[r][v] = onto ? *(vec *)(c + r * c_row + v * LANES) : (vec){};        \
         for (int64_t k = 0; k < depth; k++)                                                                            \
@@ -205,18 +210,36 @@ static float *take(float **free_space, int64_t count) {
     return taken;
 }
 
+static void prepare_pairs(Work *work, float **rest, int64_t kept, int is_backward) {
+    int64_t N = work->tokens, wide = work->padded_tokens, deep = work->padded_dim, half = (N + 1) / 2;
+    work->query16 = (bf16 *)take(rest, half * deep);
+    work->key16 = (bf16 *)take(rest, half * deep);
+    work->value16 = (bf16 *)take(rest, half * deep);
+    work->weights16 = (bf16 *)take(rest, kept * wide / 2);
+    work->key_channels = take(rest, deep / 2 * wide);
+    work->value_tokens = take(rest, half * deep);
+    if (!is_backward) return;
+    work->d_out16 = (bf16 *)take(rest, half * deep);
+    work->value_channels = take(rest, deep / 2 * wide);
+    work->query_tokens = take(rest, half * deep);
+    work->key_tokens = take(rest, half * deep);
+    work->d_out_tokens = take(rest, half * deep);
+    work->weights_queries = take(rest, half * wide);
+    work->gradients_queries = take(rest, half * wide);
+}
+
 /* Buffers of one thread; NULL when there is no memory for them. They start out as zeros: nothing ever writes to the
  * lanes that fill a row up, except to those of the weights. */
 static void *prepare(Work *work, const Task *task, int is_backward) {
     int64_t N = task->rows * task->columns, d = task->dim;
     int64_t wide = round_up(N, LANES), deep = round_up(d, LANES), kept = is_backward ? N : TILE;
-    int64_t size = 9 * (N + 2) * deep + 2 * deep * wide + 2 * (kept + 1) * wide + TILE * wide + 512;
+    int64_t size = 13 * (N + 2) * deep + 4 * deep * wide + 4 * (kept + 2) * wide + 1024;
     float *space = NULL, *rest;
     if (posix_memalign((void **)&space, 64, size * sizeof(float))) return NULL;
     memset(space, 0, size * sizeof(float));
     rest = space;
     *work = (Work){.tokens = N, .padded_tokens = wide, .padded_dim = deep};
-    work->uses_pairs = HAS_PAIRS && task->type == 1 && !is_backward;
+    work->uses_pairs = HAS_PAIRS && task->type == 1;
     work->query = take(&rest, N * deep);
     work->key = take(&rest, N * deep);
     work->value = take(&rest, N * deep);
@@ -230,13 +253,8 @@ static void *prepare(Work *work, const Task *task, int is_backward) {
         work->d_query = take(&rest, N * deep);
         work->d_key = take(&rest, N * deep);
         work->d_value = take(&rest, N * deep);
-    } else {
-        work->query16 = (bf16 *)take(&rest, N * deep / 2);
-        work->rows16 = (bf16 *)take(&rest, (N + 1) * deep / 2);
-        work->weights16 = (bf16 *)take(&rest, TILE * wide / 2);
-        work->key16_t = take(&rest, deep / 2 * wide);
-        work->value16 = take(&rest, (N + 1) / 2 * deep);
     }
+    if (work->uses_pairs) prepare_pairs(work, &rest, kept, is_backward);
     return space;
 }
 
@@ -272,34 +290,66 @@ static void transpose(float *restrict to, int64_t to_row, const float *restrict 
 }
 
 #if HAS_PAIRS
-static void copy_window(bf16 *to, int64_t padded_dim, const Task *task, const bf16 *from, int64_t image, int64_t window,
-                        int64_t head) {
+static void copy_window(bf16 *to, int64_t padded_dim, const Task *task, const bf16 *from, int64_t stride, int64_t image,
+                        int64_t window, int64_t head) {
     for (int64_t row = 0; row < task->rows; row++) {
         int64_t at = place(task, image, window, row);
         for (int64_t column = 0; column < task->columns; column++, to += padded_dim)
-            memcpy(to, from + (at + column) * task->stride + head * task->dim, task->dim * sizeof(bf16));
+            memcpy(to, from + (at + column) * stride + head * task->dim, task->dim * sizeof(bf16));
     }
 }
 
-/* What the products on pairs read. */
-static void load_pairs(Work *work, const Task *task, int64_t image, int64_t window, int64_t head) {
-    int64_t deep = work->padded_dim, wide = work->padded_tokens, N = work->tokens, d = task->dim;
-    const bf16 *queries = (const bf16 *)task->query + (image * task->heads + head) * N * d;
-    if (task->is_global)
-        for (int64_t t = 0; t < N; t++) memcpy(work->query16 + t * deep, queries + t * d, d * sizeof(bf16));
-    else copy_window(work->query16, deep, task, task->query, image, window, head);
-    copy_window(work->rows16, deep, task, task->key, image, window, head);
-    transpose(work->key16_t, wide, (float *)work->rows16, deep / 2, N, (d + 1) / 2);
-    copy_window(work->rows16, deep, task, task->value, image, window, head);
-    for (int64_t t = 0; t < N; t += 2) {
-        const bf16 *restrict first = work->rows16 + t * deep, *restrict second = first + deep;
-        bf16 *restrict pairs = (bf16 *)(work->value16 + t / 2 * deep);
+/* Rows of bfloat16 (N and one of zeros, padded d) become pairs of two tokens (N / 2, padded d). */
+static void pair_tokens(float *to, const bf16 *rows, const Work *work) {
+    int64_t deep = work->padded_dim;
+    for (int64_t t = 0; t < work->tokens; t += 2) {
+        const bf16 *restrict first = rows + t * deep, *restrict second = first + deep;
+        bf16 *restrict pairs = (bf16 *)(to + t / 2 * deep);
         for (int64_t c = 0; c < deep; c++) {
             pairs[2 * c] = first[c];
             pairs[2 * c + 1] = second[c];
         }
     }
+}
+
+/* Rows of floats (N, padded N) become pairs of two queries (N / 2, padded N). */
+static void pair_queries(float *to, const float *rows, const Work *work) {
+    int64_t wide = work->padded_tokens;
+    for (int64_t q = 0; q < work->tokens; q += 2)
+        for (int64_t t = 0; t < wide; t += LANES) {
+            const float *at = rows + q * wide + t;
+            __m512i first = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at))), second = {};
+            if (q + 1 < work->tokens)
+                second = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at + wide)));
+            _mm512_storeu_si512(to + q / 2 * wide + t, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+        }
+}
+
+/* What the products on pairs read. */
+static void load_pairs(Work *work, const Task *task, int64_t image, int64_t window, int64_t head) {
+    int64_t deep = work->padded_dim, N = work->tokens, d = task->dim;
+    const bf16 *queries = (const bf16 *)task->query + (image * task->heads + head) * N * d;
+    if (task->is_global)
+        for (int64_t t = 0; t < N; t++) memcpy(work->query16 + t * deep, queries + t * d, d * sizeof(bf16));
+    else copy_window(work->query16, deep, task, task->query, task->stride, image, window, head);
+    copy_window(work->key16, deep, task, task->key, task->stride, image, window, head);
+    transpose(work->key_channels, work->padded_tokens, (float *)work->key16, deep / 2, N, (d + 1) / 2);
+    copy_window(work->value16, deep, task, task->value, task->stride, image, window, head);
+    pair_tokens(work->value_tokens, work->value16, work);
     if (task->taps) load_window(work->value, deep, task, task->value, task->stride, image, window, head);
+}
+
+static void load_pairs_back(Work *work, const Task *task, int64_t image, int64_t window, int64_t head, const void *d_out,
+                            int64_t d_out_stride) {
+    int64_t deep = work->padded_dim;
+    load_pairs(work, task, image, window, head);
+    copy_window(work->d_out16, deep, task, d_out, d_out_stride, image, window, head);
+    transpose(work->value_channels, work->padded_tokens, (float *)work->value16, deep / 2, work->tokens,
+              (task->dim + 1) / 2);
+    pair_tokens(work->query_tokens, work->query16, work);
+    pair_tokens(work->key_tokens, work->key16, work);
+    pair_tokens(work->d_out_tokens, work->d_out16, work);
+    if (task->taps) load_window(work->d_out, deep, task, d_out, d_out_stride, image, window, head);
 }
 #endif
 
@@ -398,7 +448,7 @@ static void weigh(Work *work, const Task *task, int64_t head, int64_t first, int
     for (int64_t r = 0; r < count; r++) begin_logits(weights + r * wide, work, task, head, first + r);
 #if HAS_PAIRS
     if (work->uses_pairs)
-        pair_product(count, wide, (task->dim + 1) / 2, (float *)work->query16 + first * deep / 2, deep / 2, 1, work->key16_t, wide,
+        pair_product(count, wide, (task->dim + 1) / 2, (float *)work->query16 + first * deep / 2, deep / 2, 1, work->key_channels, wide,
                      weights, wide, 1);
     else
 #endif
@@ -415,7 +465,7 @@ static void attend(Work *work, const Task *task, int64_t head) {
 #if HAS_PAIRS
         if (work->uses_pairs) {
             for (int64_t r = 0; r < count; r++) round_row(work->weights16 + r * wide, work->weights + r * wide, wide);
-            pair_product(count, deep, (N + 1) / 2, (float *)work->weights16, wide / 2, 1, work->value16, deep, out,
+            pair_product(count, deep, (N + 1) / 2, (float *)work->weights16, wide / 2, 1, work->value_tokens, deep, out,
                          deep, 0);
         } else
 #endif
@@ -479,6 +529,22 @@ static void attend_back(Work *work, const Task *task, int64_t head, float *d_tab
         weigh(work, task, head, first, count, weights, totals);
         for (int64_t r = 0; r < count; r++) multiply(weights + r * wide, wide, 1.0f / totals[r]);
     }
+#if HAS_PAIRS
+    if (work->uses_pairs) {
+        int64_t half = (N + 1) / 2, pairs = (d + 1) / 2;
+        pair_queries(work->weights_queries, work->weights, work);
+        pair_product(N, wide, pairs, (float *)work->d_out16, deep / 2, 1, work->value_channels, wide, work->gradients,
+                     wide, 0);
+        differentiate_softmax(work, task, d_table);
+        round_row(work->weights16, work->gradients, N * wide);
+        pair_queries(work->gradients_queries, work->gradients, work);
+        pair_product(N, deep, half, work->weights_queries, 1, wide, work->d_out_tokens, deep, work->d_value, deep, 0);
+        pair_product(N, deep, half, (float *)work->weights16, wide / 2, 1, work->key_tokens, deep, work->d_query, deep,
+                     0);
+        pair_product(N, deep, half, work->gradients_queries, 1, wide, work->query_tokens, deep, work->d_key, deep, 0);
+        return;
+    }
+#endif
     transpose(work->value_t, wide, work->value, deep, N, d);
     product(N, wide, d, work->d_out, deep, 1, work->value_t, wide, work->gradients, wide, 0);
     differentiate_softmax(work, task, d_table);
@@ -509,8 +575,14 @@ static void window_back(Work *work, const Task *task, const Gradients *to, int64
                         int64_t d_out_stride, int64_t window) {
     int64_t head = job / to->parts % task->heads, image = job / to->parts / task->heads, deep = work->padded_dim;
     int64_t entries = (2 * task->rows - 1) * (2 * task->columns - 1), d = task->dim;
-    load_floats(work, task, image, window, head);
-    load_window(work->d_out, deep, task, d_out, d_out_stride, image, window, head);
+#if HAS_PAIRS
+    if (work->uses_pairs) load_pairs_back(work, task, image, window, head, d_out, d_out_stride);
+    else
+#endif
+    {
+        load_floats(work, task, image, window, head);
+        load_window(work->d_out, deep, task, d_out, d_out_stride, image, window, head);
+    }
     attend_back(work, task, head, to->table ? to->table + job * entries : NULL);
     if (task->taps) convolve_back(work, task, head, to->taps + job * 9 * d, to->offsets + job * d);
     if (task->is_global) sum_query(to->global_query + job * work->tokens * d, work, task);
