@@ -1,0 +1,79 @@
+"""The forward pass: one program takes a block of queries of one head through all keys of its windows."""
+
+import triton
+import triton.language as tl
+
+from globalvit.kernels.triton.position import convolve
+from globalvit.kernels.triton.tiles import (
+    bias_of,
+    first_token,
+    is_inside,
+    logits_of,
+    read,
+    read_query,
+    row_of,
+    split,
+    write,
+)
+
+
+@triton.jit
+def forward(
+    q,
+    k,
+    v,
+    table,
+    weight,
+    shift,
+    out,
+    statistics,
+    grid,
+    IS_GLOBAL: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_POSITION: tl.constexpr,
+    WITH_STATISTICS: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out = softmax(q kᵀ · scale + bias)·v [+ position(v)], for GROUP windows one after the other.
+
+    Where a window fits one tile (IS_WHOLE) the group's windows share the bias, which is read once and stays in
+    registers: that is what groups are for.
+    """
+    blocks = tl.cdiv(grid.rows * grid.columns, BLOCK)
+    head, block, group = split(tl.program_id(0), grid.heads, blocks)
+    query = block * BLOCK + tl.arange(0, BLOCK)
+    if IS_WHOLE:
+        bias = bias_of(table, head, query, tl.arange(0, BLOCK), grid, HAS_BIAS)
+    for number in range(0, tl.minimum(GROUP, grid.windows - group * GROUP)):
+        window = group * GROUP + number
+        first = first_token(window, grid)
+        q_tile = read_query(q, window, first, head, query, grid, IS_GLOBAL, DIM, BLOCK_D)
+        highest = tl.full([BLOCK], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK], tl.float32)
+        result = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+        for start in range(0, grid.rows * grid.columns, BLOCK):
+            key = start + tl.arange(0, BLOCK)
+            k_tile = read(k, first, head, key, grid, grid.in_step, DIM, BLOCK_D)
+            v_tile = read(v, first, head, key, grid, grid.in_step, DIM, BLOCK_D)
+            if IS_WHOLE:
+                logits = logits_of(q_tile, k_tile, bias, grid.scale)
+            else:
+                logits = logits_of(q_tile, k_tile, bias_of(table, head, query, key, grid, HAS_BIAS), grid.scale)
+            # Softmax over blocks of keys: what was summed so far is scaled down whenever a higher logit shows up.
+            new_highest = tl.maximum(highest, tl.max(logits, 1))
+            weights = tl.exp2(logits - new_highest[:, None])
+            fade = tl.exp2(highest - new_highest)
+            total = total * fade + tl.sum(weights, 1)
+            result = tl.dot(weights.to(v_tile.dtype), v_tile, result * fade[:, None], input_precision="ieee")
+            highest = new_highest
+        result = result / total[:, None]
+        if HAS_POSITION:
+            result += convolve(v, first, weight, shift, head, query, grid, DIM, BLOCK_D, BLOCK)
+        write(out, first, head, query, grid, grid.out_step, result, DIM, BLOCK_D)
+        if WITH_STATISTICS:
+            row = row_of(window, head, query, grid)
+            tl.store(statistics + row, highest + tl.log2(total), mask=is_inside(query, grid))

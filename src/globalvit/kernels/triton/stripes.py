@@ -1,0 +1,125 @@
+"""Attention in stripes with its position convolutions as an operator of PyTorch; see `windows` beside this.
+
+Both directions are one operator: each reads its half of the channels and writes its half of the output, so that no
+halves are cut out or put together. Legend: `B` images · `H W` grid · `C` channels · `h` heads of a direction.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.library import custom_op
+
+from globalvit.kernels.triton.launch import Case, Gradients, attend, attend_backward
+from globalvit.kernels.triton.support import computing_dtype
+from globalvit.kernels.triton.tiles import Grid
+
+
+def stripes(qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int) -> Tensor:
+    """`globalvit.models.attention.stripe_attention` by the kernels."""
+    position = [vertical.weight, vertical.bias, horizontal.weight, horizontal.bias]
+    qkv = qkv_BHWC.to(computing_dtype(qkv_BHWC))
+    return stripe_attention(qkv, position, stripe, heads, torch.is_grad_enabled())[0]
+
+
+@custom_op("globalvit::stripe_attention", mutates_args=())
+def stripe_attention(
+    qkv: Tensor, position: Sequence[Tensor], stripe: int, heads: int, with_statistics: bool
+) -> tuple[Tensor, Tensor]:
+    """(B, H, W, C), and what the backward pass wants of every query (2, B·H·W·h), (2, 0) without `with_statistics`.
+
+    `position` is weight and bias of the vertical convolution, then of the horizontal one.
+    """
+    qkv = qkv.contiguous()
+    out, statistics = _outputs(qkv, position, stripe, heads, with_statistics)
+    for direction, half in enumerate(out.chunk(2, -1)):
+        case = _case(qkv, position, stripe, heads, direction)
+        attend(case, half, statistics[direction] if with_statistics else None)
+    return out, statistics
+
+
+@stripe_attention.register_fake
+def _outputs(
+    qkv: Tensor, position: Sequence[Tensor], stripe: int, heads: int, with_statistics: bool
+) -> tuple[Tensor, Tensor]:
+    B, H, W, channels = qkv.shape
+    size = B * H * W * heads if with_statistics else 0
+    return qkv.new_empty(B, H, W, channels // 3), qkv.new_empty(2, size, dtype=torch.float32)
+
+
+@custom_op("globalvit::stripe_attention_backward", mutates_args=())
+def stripe_attention_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    position: Sequence[Tensor],
+    out: Tensor,
+    statistics: Tensor,
+    stripe: int,
+    heads: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of the projection and of the four tensors of `position`."""
+    qkv, grad = qkv.contiguous(), grad.contiguous()
+    into = torch.empty_like(qkv)
+    own: list[Tensor] = []
+    for direction in range(2):
+        q, k, v = (third.chunk(2, -1)[direction] for third in into.chunk(3, -1))
+        there, then = (whole.chunk(2, -1)[direction] for whole in (grad, out))
+        case = _case(qkv, position, stripe, heads, direction)
+        sums = attend_backward(case, there, then, statistics[direction], Gradients(q=q, k=k, v=v))
+        assert sums.position is not None
+        own += _position_gradients(sums.position, *position[2 * direction : 2 * direction + 2])
+    return into, own
+
+
+@stripe_attention_backward.register_fake
+def _gradients(
+    grad: Tensor,
+    qkv: Tensor,
+    position: Sequence[Tensor],
+    out: Tensor,
+    statistics: Tensor,
+    stripe: int,
+    heads: int,
+) -> tuple[Tensor, list[Tensor]]:
+    return qkv.new_empty(qkv.shape), [one.new_empty(one.shape) for one in position]
+
+
+def _position_gradients(sums_h10d: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Taps and bias of all heads as the convolution's own parameters."""
+    lines = sums_h10d.transpose(1, 2).flatten(0, 1)
+    return lines[:, :-1].to(weight.dtype).reshape(weight.shape), lines[:, -1].to(bias.dtype, copy=True)
+
+
+def _case(qkv: Tensor, position: Sequence[Tensor], stripe: int, heads: int, direction: int) -> Case:
+    B, H, W, channels = qkv.shape
+    q, k, v = (third.chunk(2, -1)[direction] for third in qkv.chunk(3, -1))
+    rows, columns = (H, stripe) if direction == 0 else (stripe, W)
+    dim = channels // (6 * heads)
+    weight, shift = (one.contiguous() for one in position[2 * direction : 2 * direction + 2])
+    grid = Grid(
+        windows=B * (H // rows) * (W // columns),
+        height=H,
+        width=W,
+        rows=rows,
+        columns=columns,
+        heads=heads,
+        in_step=channels,
+        out_step=channels // 3,
+        scale=dim**-0.5,
+    )
+    return Case(q=q, k=k, v=v, grid=grid, dim=dim, weight=weight, shift=shift)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, position, ctx.stripe, ctx.heads, _ = inputs
+    ctx.save_for_backward(qkv, *position, *output)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    qkv, *position, out, statistics = ctx.saved_tensors
+    dqkv, dposition = stripe_attention_backward(grad, qkv, position, out, statistics, ctx.stripe, ctx.heads)
+    return dqkv, dposition, None, None, None
+
+
+stripe_attention.register_autograd(_differentiate, setup_context=_keep)

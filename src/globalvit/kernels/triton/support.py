@@ -1,0 +1,39 @@
+"""Which cases the Triton kernels compute. Triton itself is not imported here: it is absent on macOS and Windows."""
+
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+HAS_TRITON = find_spec("triton") is not None
+# Triton reads this when it is imported and then runs kernels on the CPU, in Python: for tests.
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+WIDEST_HEAD = 128
+LEAST_CAPABILITY = (8, 0)
+
+
+def refusal(projected: Tensor, head_dim: int) -> str | None:
+    """Why the kernels cannot compute with this projection and so many channels a head; None where they can."""
+    device = projected.device
+    if not HAS_TRITON:
+        return "Triton is not installed (pip install 'globalvit[triton]', Linux only)"
+    if device.type != "cuda" and not IS_INTERPRETED:
+        return f"it needs a CUDA device and the input is on {device.type}"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        return "it needs a GPU of compute capability 8.0 or more"
+    if projected.dtype not in DTYPES:
+        return f"it computes in float32, bfloat16 or float16 and the input is {projected.dtype}"
+    if head_dim > WIDEST_HEAD:
+        return f"it takes heads of {WIDEST_HEAD} channels at most and these have {head_dim}"
+    return None
+
+
+def computing_dtype(projected: Tensor) -> torch.dtype:
+    """Autocast's type where it is on, as for matrix products, else the projection's.
+
+    `torch.library.register_autocast` would want one type for good, and users choose between two.
+    """
+    device = projected.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else projected.dtype

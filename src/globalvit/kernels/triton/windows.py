@@ -1,0 +1,124 @@
+"""Attention in windows as an operator of PyTorch.
+
+It is opaque to `torch.compile`, which therefore needs no graph break: sizes become numbers only inside, where the
+kernels are chosen, so that one graph serves all sizes. The gradient is an operator too and has no derivative itself.
+
+Legend: `B` images · `H W` grid · `C` channels · `N` tokens of a window · `h` heads · `d` channels a head ·
+`L` entries of a position table, (2w − 1)².
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from globalvit.kernels.triton.launch import Case, Gradients, attend, attend_backward
+from globalvit.kernels.triton.support import computing_dtype
+from globalvit.kernels.triton.tiles import Grid
+
+
+def windows(projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None) -> Tensor:
+    """`globalvit.models.attention.window_attention` by the kernels."""
+    dtype = computing_dtype(projected_BHWC)
+    query = None if query_BhNd is None else query_BhNd.to(dtype)
+    return window_attention(projected_BHWC.to(dtype), table_Lh, query, window, torch.is_grad_enabled())[0]
+
+
+@custom_op("globalvit::window_attention", mutates_args=())
+def window_attention(
+    projected: Tensor, table: Tensor, query: Tensor | None, window: int, with_statistics: bool
+) -> tuple[Tensor, Tensor]:
+    """(B, H, W, C), and what the backward pass wants of every query (B·H·W·h,), empty without `with_statistics`."""
+    projected = projected.contiguous()
+    out, statistics = _window_outputs(projected, table, query, window, with_statistics)
+    attend(_window_case(projected, table, query, window), out, statistics if with_statistics else None)
+    return out, statistics
+
+
+@window_attention.register_fake
+def _window_outputs(
+    projected: Tensor, table: Tensor, query: Tensor | None, window: int, with_statistics: bool
+) -> tuple[Tensor, Tensor]:
+    B, H, W, channels = projected.shape
+    out = projected.new_empty(B, H, W, channels // (3 if query is None else 2))
+    size = B * H * W * table.shape[1] if with_statistics else 0
+    return out, projected.new_empty(size, dtype=torch.float32)
+
+
+@custom_op("globalvit::window_attention_backward", mutates_args=())
+def window_attention_backward(
+    grad: Tensor,
+    projected: Tensor,
+    table: Tensor,
+    query: Tensor | None,
+    out: Tensor,
+    statistics: Tensor,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the projection, the table and the query, the last one empty where there is none."""
+    projected = projected.contiguous()
+    into = torch.empty_like(projected)
+    views = into.chunk(3 if query is None else 2, -1)
+    case = _window_case(projected, table, query, window)
+    gradients = Gradients(q=views[0] if query is None else None, k=views[-2], v=views[-1])
+    sums = attend_backward(case, grad.contiguous(), out, statistics, gradients)
+    assert sums.table is not None
+    dquery = projected.new_empty(0) if sums.query is None else sums.query.to(projected.dtype)
+    return into, sums.table.to(table.dtype), dquery
+
+
+@window_attention_backward.register_fake
+def _window_gradients(
+    grad: Tensor,
+    projected: Tensor,
+    table: Tensor,
+    query: Tensor | None,
+    out: Tensor,
+    statistics: Tensor,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dquery = projected.new_empty(0 if query is None else query.shape)
+    return projected.new_empty(projected.shape), table.new_empty(table.shape), dquery
+
+
+def _window_case(projected: Tensor, table: Tensor, query: Tensor | None, window: int) -> Case:
+    B, H, W, channels = projected.shape
+    parts = projected.chunk(3 if query is None else 2, -1)
+    heads, width = table.shape[1], parts[0].shape[-1]
+    grid = Grid(
+        windows=B * (H // window) * (W // window),
+        height=H,
+        width=W,
+        rows=window,
+        columns=window,
+        heads=heads,
+        in_step=channels,
+        out_step=width,
+        scale=(width // heads) ** -0.5,
+    )
+    return Case(
+        q=parts[0] if query is None else query.contiguous(),
+        k=parts[-2],
+        v=parts[-1],
+        grid=grid,
+        dim=width // heads,
+        is_global=query is not None,
+        # A transposed copy of the small table, not of the N² biases a head: see `read_bias`.
+        table=table.t().float().contiguous(),
+    )
+
+
+def _keep_window(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    projected, table, query, ctx.window, _ = inputs
+    ctx.save_for_backward(projected, table, query, *output)
+
+
+def _differentiate_windows(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    projected, table, query, out, statistics = ctx.saved_tensors
+    gradients = window_attention_backward(grad, projected, table, query, out, statistics, ctx.window)
+    dprojected, dtable, dquery = gradients
+    return dprojected, dtable, None if query is None else dquery, None, None
+
+
+window_attention.register_autograd(_differentiate_windows, setup_context=_keep_window)
