@@ -9,19 +9,19 @@ from globalvit.kernels.triton.tiles import (
     first_token,
     is_inside,
     logits_of,
-    read,
+    product,
+    read_in,
     read_query,
     row_of,
     split,
-    write,
+    write_out,
 )
 
 
 @triton.jit
 def forward(
     q,
-    k,
-    v,
+    projected,
     table,
     weight,
     shift,
@@ -34,31 +34,28 @@ def forward(
     WITH_STATISTICS: tl.constexpr,
     IS_WHOLE: tl.constexpr,
     GROUP: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
     """out = softmax(q kᵀ · scale + bias)·v [+ position(v)], for GROUP windows one after the other.
 
     Where a window fits one tile (IS_WHOLE) the group's windows share the bias, which is read once and stays in
     registers: that is what groups are for.
     """
-    blocks = tl.cdiv(grid.rows * grid.columns, BLOCK)
+    blocks = tl.cdiv(grid.tokens, grid.block)
     head, block, group = split(tl.program_id(0), grid.heads, blocks)
-    query = block * BLOCK + tl.arange(0, BLOCK)
+    query = block * grid.block + tl.arange(0, grid.block)
     if IS_WHOLE:
-        bias = bias_of(table, head, query, tl.arange(0, BLOCK), grid, HAS_BIAS)
+        bias = bias_of(table, head, query, tl.arange(0, grid.block), grid, HAS_BIAS)
     for number in range(0, tl.minimum(GROUP, grid.windows - group * GROUP)):
         window = group * GROUP + number
         first = first_token(window, grid)
-        q_tile = read_query(q, window, first, head, query, grid, IS_GLOBAL, DIM, BLOCK_D)
-        highest = tl.full([BLOCK], float("-inf"), tl.float32)
-        total = tl.zeros([BLOCK], tl.float32)
-        result = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-        for start in range(0, grid.rows * grid.columns, BLOCK):
-            key = start + tl.arange(0, BLOCK)
-            k_tile = read(k, first, head, key, grid, grid.in_step, DIM, BLOCK_D)
-            v_tile = read(v, first, head, key, grid, grid.in_step, DIM, BLOCK_D)
+        q_tile = read_query(q, window, first, head, query, grid, IS_GLOBAL)
+        highest = tl.full([grid.block], float("-inf"), tl.float32)
+        total = tl.zeros([grid.block], tl.float32)
+        result = tl.zeros([grid.block, grid.lanes], tl.float32)
+        for start in range(0, grid.tokens, grid.block):
+            key = start + tl.arange(0, grid.block)
+            k_tile = read_in(projected, first, head, key, grid, grid.k_start)
+            v_tile = read_in(projected, first, head, key, grid, grid.v_start)
             if IS_WHOLE:
                 logits = logits_of(q_tile, k_tile, bias, grid.scale)
             else:
@@ -68,12 +65,12 @@ def forward(
             weights = tl.exp2(logits - new_highest[:, None])
             fade = tl.exp2(highest - new_highest)
             total = total * fade + tl.sum(weights, 1)
-            result = tl.dot(weights.to(v_tile.dtype), v_tile, result * fade[:, None], input_precision="ieee")
+            result = result * fade[:, None] + product(weights.to(v_tile.dtype), v_tile)
             highest = new_highest
         result = result / total[:, None]
         if HAS_POSITION:
-            result += convolve(v, first, weight, shift, head, query, grid, DIM, BLOCK_D, BLOCK)
-        write(out, first, head, query, grid, grid.out_step, result, DIM, BLOCK_D)
+            result += convolve(projected, first, weight, shift, head, query, grid)
+        write_out(out, first, head, query, grid, result)
         if WITH_STATISTICS:
             row = row_of(window, head, query, grid)
             tl.store(statistics + row, highest + tl.log2(total), mask=is_inside(query, grid))

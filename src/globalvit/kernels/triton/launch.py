@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from globalvit.kernels.triton.blocks import backward_keys, backward_queries
@@ -29,33 +30,49 @@ MOST_WINDOWS_A_PROGRAM = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """Attention in windows of one shape, with what the kernels read besides q, k and v.
+    """Attention in windows of one shape, with everything the kernels read.
 
     Attributes:
-        q: view of the projection (B, H, W, h·d), or one set of queries an image (B, h, N, d).
-        k: view of the projection (B, H, W, h·d); the step from token to token is `in_step`.
-        v: as `k`.
-        grid: sizes.
-        table: (h, L) float32, or None.
-        weight: (h·d, 1, 3, 3) of the position convolution, or None.
+        projected: (B, H, W, …), contiguous.
+        queries: (B, h, N, d), contiguous, where the windows of an image share them, else None.
+        table: (h, L) float32, contiguous, or None.
+        weight: (h·d, 1, 3, 3) of the position convolution, contiguous, or None.
         shift: (h·d,), its bias.
-        is_global: whether q is a set of queries an image.
+        heads: attention heads.
+        dim: channels of a head.
+        window: rows and columns of a window.
+        starts: where the first head's query, key and value begin among a token's channels.
+        out_start: where the first head begins among the channels of an output.
+        out_channels: channels of an output.
     """
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    grid: Grid
+    projected: Tensor
+    heads: int
     dim: int
-    is_global: bool = False
+    window: tuple[int, int]
+    starts: tuple[int, int, int]
+    out_channels: int
+    out_start: int = 0
+    queries: Tensor | None = None
     table: Tensor | None = None
     weight: Tensor | None = None
     shift: Tensor | None = None
 
     @property
+    def images(self) -> int:
+        """Images of the batch."""
+        return self.projected.shape[0]
+
+    @property
+    def windows(self) -> int:
+        """Windows of all images."""
+        B, H, W, _ = self.projected.shape
+        return B * (H // self.window[0]) * (W // self.window[1])
+
+    @property
     def tokens(self) -> int:
         """Tokens of a window."""
-        return self.grid.rows * self.grid.columns
+        return self.window[0] * self.window[1]
 
     @property
     def is_whole(self) -> bool:
@@ -83,61 +100,70 @@ class Case:
 
         Where the query is shared, they are windows of one image, so that its gradient can be summed in the program.
         """
-        wanted = self.grid.windows * programs_a_window // FULL
+        wanted = self.windows * programs_a_window // FULL
         wanted = max(1, min(MOST_WINDOWS_A_PROGRAM, wanted))
         # Powers of two: each is a kernel of its own to compile.
         wanted = 1 << (wanted.bit_length() - 1)
-        an_image = self.grid.windows // self.q.shape[0]
-        return gcd(wanted, an_image) if self.is_global else wanted
+        return wanted if self.queries is None else gcd(wanted, self.windows // self.images)
+
+    def grid(self) -> Grid:
+        """The kernels' numbers."""
+        _, H, W, channels = self.projected.shape
+        # Everything is a multiple of a head's channels; 8 elements are 16 bytes, the widest load, in half types.
+        align = gcd(self.dim, 8)
+        q_start, k_start, v_start = (start // align for start in self.starts)
+        rows, columns = self.window
+        return Grid(
+            windows=self.windows,
+            height=H,
+            width=W,
+            heads=self.heads,
+            in_step=channels // align,
+            out_step=self.out_channels // align,
+            q_start=q_start,
+            k_start=k_start,
+            v_start=v_start,
+            out_start=self.out_start // align,
+            scale=self.dim**-0.5,
+            # The side of a stripe that spans the image takes any value, and must not be compiled in.
+            rows=rows if columns < rows else tl.constexpr(rows),
+            columns=columns if rows < columns else tl.constexpr(columns),
+            tokens=tl.constexpr(self.tokens) if rows == columns else self.tokens,
+            align=tl.constexpr(align),
+            dim=tl.constexpr(self.dim),
+            lanes=tl.constexpr(max(16, triton.next_power_of_2(self.dim))),
+            block=tl.constexpr(self.block),
+        )
 
     def constants(self) -> dict[str, Any]:
-        """Compile-time constants of every kernel, and how many threads work on a tile."""
-        return {
-            "IS_GLOBAL": self.is_global,
-            "DIM": self.dim,
-            "BLOCK_D": max(16, triton.next_power_of_2(self.dim)),
-            "BLOCK": self.block,
-            "num_warps": 4 if self.block == 64 else 2,
-        }
+        """Compile-time constants of every kernel, and how many warps of threads work on a tile."""
+        return {"IS_GLOBAL": self.queries is not None, "num_warps": 4 if self.block == 64 else 2}
+
+    def flags(self) -> dict[str, bool]:
+        """Which parts a case has."""
+        return {"HAS_BIAS": self.table is not None, "HAS_POSITION": self.weight is not None}
 
 
 def attend(case: Case, out: Tensor, statistics: Tensor | None) -> None:
-    """Write (B, H, W, h·d) and, for the backward pass, log₂ Σ 2^logit of every query (S, h, N) float32."""
-    group = case.group(case.grid.heads * case.blocks)
-    groups = -(-case.grid.windows // group)
+    """Write the output and, for the backward pass, log₂ Σ 2^logit of every query (S, h, N) float32."""
+    group = case.group(case.heads * case.blocks)
+    groups = -(-case.windows // group)
     with torch.cuda.device_of(out):
-        forward[(case.grid.heads * case.blocks * groups,)](
-            case.q,
-            case.k,
-            case.v,
+        forward[(case.heads * case.blocks * groups,)](
+            case.queries if case.queries is not None else case.projected,
+            case.projected,
             case.table,
             case.weight,
             case.shift,
             out,
             statistics,
-            case.grid,
-            HAS_BIAS=case.table is not None,
-            HAS_POSITION=case.weight is not None,
+            case.grid(),
+            **case.flags(),
             WITH_STATISTICS=statistics is not None,
             IS_WHOLE=case.is_whole,
             GROUP=group,
             **case.constants(),
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gradients:
-    """Where the backward pass writes.
-
-    Attributes:
-        q: view of the projection's gradient; unused where the query is shared.
-        k: view of the projection's gradient.
-        v: view of the projection's gradient.
-    """
-
-    q: Tensor | None
-    k: Tensor
-    v: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,71 +183,65 @@ class Sums:
     position: Tensor | None
 
 
-def attend_backward(case: Case, grad: Tensor, out: Tensor, statistics: Tensor, into: Gradients) -> Sums:
-    """Write the gradients of `into` and return the others.
+def attend_backward(case: Case, grad: Tensor, out: Tensor, statistics: Tensor, dprojected: Tensor) -> Sums:
+    """Write into the projection's gradient and return the others.
 
     Args:
         case: as in the forward pass.
         grad: gradient of `out`, of the same steps.
         out: what the forward pass wrote.
         statistics: what the forward pass wrote.
-        into: receives gradients.
+        dprojected: gradient of the projection; a stripe's case writes its direction's half.
     """
     with torch.cuda.device_of(grad):
         if case.is_whole:
-            return _backward_whole(case, grad, statistics, into)
-        return _backward_blocks(case, grad, out, statistics, into)
+            return _backward_whole(case, grad, statistics, dprojected)
+        return _backward_blocks(case, grad, out, statistics, dprojected)
 
 
-def _backward_whole(case: Case, grad: Tensor, statistics: Tensor, into: Gradients) -> Sums:
-    group = case.group(case.grid.heads)
-    groups = -(-case.grid.windows // group)
-    queries = _parts(case, groups, case.tokens, case.dim) if case.is_global else None
+def _backward_whole(case: Case, grad: Tensor, statistics: Tensor, dprojected: Tensor) -> Sums:
+    group = case.group(case.heads)
+    groups = -(-case.windows // group)
+    queries = _parts(case, groups, case.tokens, case.dim) if case.queries is not None else None
     pairs = None if case.table is None else _parts(case, groups, case.tokens, case.tokens)
     positions = None if case.weight is None else _parts(case, groups, 10, case.dim)
-    backward_whole[(case.grid.heads * groups,)](
+    backward_whole[(case.heads * groups,)](
         grad,
-        case.q,
-        case.k,
-        case.v,
+        case.queries if case.queries is not None else case.projected,
+        case.projected,
         case.table,
         case.weight,
         statistics,
-        queries if case.is_global else into.q,
-        into.k,
-        into.v,
+        dprojected,
+        queries,
         pairs,
         positions,
-        case.grid,
-        HAS_BIAS=case.table is not None,
-        HAS_POSITION=case.weight is not None,
+        case.grid(),
+        **case.flags(),
         GROUP=group,
         **case.constants(),
     )
     return _sums(case, queries, pairs, positions)
 
 
-def _backward_blocks(case: Case, grad: Tensor, out: Tensor, statistics: Tensor, into: Gradients) -> Sums:
+def _backward_blocks(case: Case, grad: Tensor, out: Tensor, statistics: Tensor, dprojected: Tensor) -> Sums:
     means = torch.empty_like(statistics)
-    queries = _backward_queries(case, grad, out, statistics, means, into.q)
+    queries = _backward_queries(case, grad, out, statistics, means, dprojected)
     positions = None
     if case.weight is not None:
-        positions = _parts(case, case.grid.windows * case.blocks, 10, case.dim)
-    backward_keys[(case.grid.heads * case.blocks * case.grid.windows,)](
+        positions = _parts(case, case.windows * case.blocks, 10, case.dim)
+    backward_keys[(case.heads * case.blocks * case.windows,)](
         grad,
-        case.q,
-        case.k,
-        case.v,
+        case.queries if case.queries is not None else case.projected,
+        case.projected,
         case.table,
         case.weight,
         statistics,
         means,
-        into.k,
-        into.v,
+        dprojected,
         positions,
-        case.grid,
-        HAS_BIAS=case.table is not None,
-        HAS_POSITION=case.weight is not None,
+        case.grid(),
+        **case.flags(),
         **case.constants(),
     )
     pairs = None if case.table is None else _backward_pairs(case, grad, statistics, means)
@@ -229,25 +249,24 @@ def _backward_blocks(case: Case, grad: Tensor, out: Tensor, statistics: Tensor, 
 
 
 def _backward_queries(
-    case: Case, grad: Tensor, out: Tensor, statistics: Tensor, means: Tensor, dq: Tensor | None
+    case: Case, grad: Tensor, out: Tensor, statistics: Tensor, means: Tensor, dprojected: Tensor
 ) -> Tensor | None:
-    """Write `means` and `dq`, or return the parts of the shared queries' gradient."""
-    group = case.group(case.grid.heads * case.blocks) if case.is_global else 1
-    groups = -(-case.grid.windows // group)
-    queries = _parts(case, groups, case.tokens, case.dim) if case.is_global else None
-    backward_queries[(case.grid.heads * case.blocks * groups,)](
+    """Write `means` and the queries' gradient, or return its parts where queries are shared."""
+    group = case.group(case.heads * case.blocks) if case.queries is not None else 1
+    groups = -(-case.windows // group)
+    queries = _parts(case, groups, case.tokens, case.dim) if case.queries is not None else None
+    backward_queries[(case.heads * case.blocks * groups,)](
         grad,
-        case.q,
-        case.k,
-        case.v,
+        case.queries if case.queries is not None else case.projected,
+        case.projected,
         out,
         case.table,
         statistics,
         means,
-        queries if case.is_global else dq,
-        case.grid,
-        HAS_BIAS=case.table is not None,
-        HAS_POSITION=case.weight is not None,
+        dprojected,
+        queries,
+        case.grid(),
+        **case.flags(),
         GROUP=group,
         **case.constants(),
     )
@@ -256,20 +275,19 @@ def _backward_queries(
 
 def _backward_pairs(case: Case, grad: Tensor, statistics: Tensor, means: Tensor) -> Tensor:
     """Parts of the gradient of the bias: (groups, h, N, N)."""
-    tiles = case.grid.heads * case.blocks**2
+    tiles = case.heads * case.blocks**2
     group = case.group(tiles)
-    groups = -(-case.grid.windows // group)
+    groups = -(-case.windows // group)
     pairs = _parts(case, groups, case.tokens, case.tokens)
     backward_pairs[(tiles * groups,)](
         grad,
-        case.q,
-        case.k,
-        case.v,
+        case.queries if case.queries is not None else case.projected,
+        case.projected,
         case.table,
         statistics,
         means,
         pairs,
-        case.grid,
+        case.grid(),
         GROUP=group,
         **case.constants(),
     )
@@ -278,13 +296,13 @@ def _backward_pairs(case: Case, grad: Tensor, statistics: Tensor, means: Tensor)
 
 def _parts(case: Case, parts: int, rows: int, columns: int) -> Tensor:
     """A buffer of which every element is written."""
-    return torch.empty(parts, case.grid.heads, rows, columns, dtype=torch.float32, device=case.k.device)
+    return torch.empty(parts, case.heads, rows, columns, dtype=torch.float32, device=case.projected.device)
 
 
 def _sums(case: Case, queries: Tensor | None, pairs: Tensor | None, positions: Tensor | None) -> Sums:
     return Sums(
-        query=None if queries is None else queries.unflatten(0, (case.q.shape[0], -1)).sum(1),
-        table=None if pairs is None else _fold(pairs.sum(0), case.grid.columns),
+        query=None if queries is None else queries.unflatten(0, (case.images, -1)).sum(1),
+        table=None if pairs is None else _fold(pairs.sum(0), case.window[1]),
         position=None if positions is None else positions.sum(0),
     )
 

@@ -4,15 +4,24 @@ import triton
 import triton.language as tl
 
 from globalvit.kernels.triton.blocks import read_statistic
-from globalvit.kernels.triton.tiles import bias_of, first_token, logits_of, read, read_query, split, write_pairs
+from globalvit.kernels.triton.tiles import (
+    bias_of,
+    first_token,
+    logits_of,
+    product,
+    read_in,
+    read_out,
+    read_query,
+    split,
+    write_pairs,
+)
 
 
 @triton.jit
 def backward_pairs(
     grad,
     q,
-    k,
-    v,
+    projected,
     table,
     statistics,
     means,
@@ -20,28 +29,25 @@ def backward_pairs(
     grid,
     IS_GLOBAL: tl.constexpr,
     GROUP: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
     """Gradient of the bias of a tile of pairs, summed over GROUP windows: one part of (groups, h, N, N)."""
-    blocks = tl.cdiv(grid.rows * grid.columns, BLOCK)
+    blocks = tl.cdiv(grid.tokens, grid.block)
     head, tile, group = split(tl.program_id(0), grid.heads, blocks * blocks)
-    query = (tile // blocks) * BLOCK + tl.arange(0, BLOCK)
-    key = (tile % blocks) * BLOCK + tl.arange(0, BLOCK)
+    query = (tile // blocks) * grid.block + tl.arange(0, grid.block)
+    key = (tile % blocks) * grid.block + tl.arange(0, grid.block)
     bias = bias_of(table, head, query, key, grid, True)
-    total = tl.zeros([BLOCK, BLOCK], tl.float32)
+    total = tl.zeros([grid.block, grid.block], tl.float32)
     for number in range(0, tl.minimum(GROUP, grid.windows - group * GROUP)):
         window = group * GROUP + number
         first = first_token(window, grid)
-        q_tile = read_query(q, window, first, head, query, grid, IS_GLOBAL, DIM, BLOCK_D)
-        k_tile = read(k, first, head, key, grid, grid.in_step, DIM, BLOCK_D)
-        v_tile = read(v, first, head, key, grid, grid.in_step, DIM, BLOCK_D)
-        grad_tile = read(grad, first, head, query, grid, grid.out_step, DIM, BLOCK_D)
+        q_tile = read_query(q, window, first, head, query, grid, IS_GLOBAL)
+        k_tile = read_in(projected, first, head, key, grid, grid.k_start)
+        v_tile = read_in(projected, first, head, key, grid, grid.v_start)
+        grad_tile = read_out(grad, first, head, query, grid)
         statistic = read_statistic(statistics, window, head, query, grid)
         mean = read_statistic(means, window, head, query, grid)
         weights = tl.exp2(logits_of(q_tile, k_tile, bias, grid.scale) - statistic[:, None])
-        total += weights * (tl.dot(grad_tile, tl.trans(v_tile), input_precision="ieee") - mean[:, None])
+        total += weights * (product(grad_tile, tl.trans(v_tile)) - mean[:, None])
     write_pairs(dbias, group, head, query, key, grid, total)
 
 
@@ -64,4 +70,4 @@ def fold_pairs(dbias, dtable, window, heads, SIDE: tl.constexpr):
         total += tl.load(rows + query * tokens + key, mask=mask, other=0.0)
     for column in range(0, 2 * window - 1):
         chosen = tl.where(query - key == column - (window - 1), total, 0.0)
-        tl.store(dtable + (offset * (2 * window - 1) + column) * heads + head, tl.sum(tl.sum(chosen, 1), 0))
+        tl.store(dtable + (offset * (2 * window - 1) + column) * heads + head, tl.sum(chosen))

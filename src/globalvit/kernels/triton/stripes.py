@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.library import custom_op
 
-from globalvit.kernels.triton.launch import Case, Gradients, attend, attend_backward
+from globalvit.kernels.triton.launch import Case, attend, attend_backward
 from globalvit.kernels.triton.support import computing_dtype
-from globalvit.kernels.triton.tiles import Grid
 
 
 def stripes(qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int) -> Tensor:
@@ -33,9 +32,9 @@ def stripe_attention(
     """
     qkv = qkv.contiguous()
     out, statistics = _outputs(qkv, position, stripe, heads, with_statistics)
-    for direction, half in enumerate(out.chunk(2, -1)):
+    for direction in range(2):
         case = _case(qkv, position, stripe, heads, direction)
-        attend(case, half, statistics[direction] if with_statistics else None)
+        attend(case, out, statistics[direction] if with_statistics else None)
     return out, statistics
 
 
@@ -60,16 +59,14 @@ def stripe_attention_backward(
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients of the projection and of the four tensors of `position`."""
     qkv, grad = qkv.contiguous(), grad.contiguous()
-    into = torch.empty_like(qkv)
+    dqkv = torch.empty_like(qkv)
     own: list[Tensor] = []
     for direction in range(2):
-        q, k, v = (third.chunk(2, -1)[direction] for third in into.chunk(3, -1))
-        there, then = (whole.chunk(2, -1)[direction] for whole in (grad, out))
         case = _case(qkv, position, stripe, heads, direction)
-        sums = attend_backward(case, there, then, statistics[direction], Gradients(q=q, k=k, v=v))
+        sums = attend_backward(case, grad, out, statistics[direction], dqkv)
         assert sums.position is not None
         own += _position_gradients(sums.position, *position[2 * direction : 2 * direction + 2])
-    return into, own
+    return dqkv, own
 
 
 @stripe_attention_backward.register_fake
@@ -92,23 +89,21 @@ def _position_gradients(sums_h10d: Tensor, weight: Tensor, bias: Tensor) -> tupl
 
 
 def _case(qkv: Tensor, position: Sequence[Tensor], stripe: int, heads: int, direction: int) -> Case:
-    B, H, W, channels = qkv.shape
-    q, k, v = (third.chunk(2, -1)[direction] for third in qkv.chunk(3, -1))
-    rows, columns = (H, stripe) if direction == 0 else (stripe, W)
-    dim = channels // (6 * heads)
+    _, H, W, channels = qkv.shape
+    width = channels // 3
+    start = direction * width // 2
     weight, shift = (one.contiguous() for one in position[2 * direction : 2 * direction + 2])
-    grid = Grid(
-        windows=B * (H // rows) * (W // columns),
-        height=H,
-        width=W,
-        rows=rows,
-        columns=columns,
+    return Case(
+        projected=qkv,
         heads=heads,
-        in_step=channels,
-        out_step=channels // 3,
-        scale=dim**-0.5,
+        dim=width // (2 * heads),
+        window=(H, stripe) if direction == 0 else (stripe, W),
+        starts=(start, width + start, 2 * width + start),
+        out_channels=width,
+        out_start=start,
+        weight=weight,
+        shift=shift,
     )
-    return Case(q=q, k=k, v=v, grid=grid, dim=dim, weight=weight, shift=shift)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

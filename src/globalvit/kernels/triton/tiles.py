@@ -5,7 +5,7 @@ over all images, tokens row-major in a window. A tile is a block of a window's t
 past the window's end and channels past the head's (blocks are powers of two) read as 0 and are never written.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -14,29 +14,49 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 class Grid(NamedTuple):
-    """The numbers that every kernel needs.
+    """The numbers that every kernel needs. Those typed Any are constants of the compiled kernel (`tl.constexpr`).
+
+    Elements are counted in units of `align`, a power of two, so that the compiler knows how wide a load may be.
 
     Attributes:
         windows: windows of all images.
         height: tokens of an image's grid, top to bottom.
         width: tokens of an image's grid, left to right.
-        rows: height of a window.
-        columns: width of a window.
         heads: attention heads.
-        in_step: elements from a token's projection to the next one's.
-        out_step: elements from a token's output to the next one's.
+        in_step: from a token's projection to the next one's.
+        out_step: from a token's output to the next one's.
+        q_start: where the first head's query begins in a projection.
+        k_start: where the first head's key begins.
+        v_start: where the first head's value begins.
+        out_start: where the first head begins in an output.
         scale: 1/√d.
+        rows: height of a window; a constant but for vertical stripes, whose height is the image's.
+        columns: width of a window; a constant but for horizontal stripes. Then dividing by it is a multiplication.
+        tokens: of a window; a constant but for stripes.
+        align: elements that starts and steps count.
+        dim: channels of a head.
+        lanes: the next power of two.
+        block: tokens of a side of a tile.
     """
 
     windows: int
     height: int
     width: int
-    rows: int
-    columns: int
     heads: int
     in_step: int
     out_step: int
+    q_start: int
+    k_start: int
+    v_start: int
+    out_start: int
     scale: float
+    rows: Any
+    columns: Any
+    tokens: Any
+    align: Any
+    dim: Any
+    lanes: Any
+    block: Any
 
 
 @triton.jit
@@ -69,64 +89,89 @@ def first_token(window, grid):
 @triton.jit
 def row_of(window, head, token, grid):
     """Where what is kept for each query lies in (windows, h, N)."""
-    return (window * grid.heads + head).to(tl.int64) * (grid.rows * grid.columns) + token
+    return (window * grid.heads + head).to(tl.int64) * grid.tokens + token
 
 
 @triton.jit
 def is_inside(token, grid):
     """Whether a token is one of the window's."""
-    return token < grid.rows * grid.columns
+    return token < grid.tokens
 
 
 @triton.jit
 def places(token, grid, step):
     """How far tokens of a window lie from its first one, in elements."""
-    return ((token // grid.columns) * grid.width + token % grid.columns) * step
+    return ((token // grid.columns) * grid.width + token % grid.columns) * (step * grid.align)
 
 
 @triton.jit
-def read_rows(pointer, place, mask, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """(tokens, BLOCK_D) from a place for each token."""
-    dim = tl.arange(0, BLOCK_D)
+def first_element(first, head, grid, step, start):
+    """Where one head's channels of a token begin."""
+    return first * (step * grid.align) + start * grid.align + head * grid.dim
+
+
+@triton.jit
+def read_rows(pointer, place, mask, grid):
+    """(tokens, lanes) from a place for each token."""
+    dim = tl.arange(0, grid.lanes)
     mask = mask[:, None]
-    if DIM < BLOCK_D:
-        mask = mask & (dim[None, :] < DIM)
+    if grid.dim < grid.lanes:
+        mask = mask & (dim[None, :] < grid.dim)
     return tl.load(pointer + place[:, None] + dim[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
-def write_rows(pointer, place, mask, tile, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def write_rows(pointer, place, mask, tile, grid):
     """The inverse of `read_rows`, rounding to the pointer's type."""
-    dim = tl.arange(0, BLOCK_D)
+    dim = tl.arange(0, grid.lanes)
     mask = mask[:, None]
-    if DIM < BLOCK_D:
-        mask = mask & (dim[None, :] < DIM)
+    if grid.dim < grid.lanes:
+        mask = mask & (dim[None, :] < grid.dim)
     tl.store(pointer + place[:, None] + dim[None, :], tile.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def read(pointer, first, head, token, grid, step, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """A tile of the window that starts at token `first` of a tensor (B, H, W, …)."""
-    base = pointer + first * step + head * DIM
-    return read_rows(base, places(token, grid, step), is_inside(token, grid), DIM, BLOCK_D)
+def read_in(projected, first, head, token, grid, start):
+    """A tile of the projection of the window that begins at token `first`: its queries, keys or values by `start`."""
+    base = projected + first_element(first, head, grid, grid.in_step, start)
+    return read_rows(base, places(token, grid, grid.in_step), is_inside(token, grid), grid)
 
 
 @triton.jit
-def write(pointer, first, head, token, grid, step, tile, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The inverse of `read`."""
-    base = pointer + first * step + head * DIM
-    write_rows(base, places(token, grid, step), is_inside(token, grid), tile, DIM, BLOCK_D)
+def write_in(projected, first, head, token, grid, start, tile):
+    """The inverse of `read_in`."""
+    base = projected + first_element(first, head, grid, grid.in_step, start)
+    write_rows(base, places(token, grid, grid.in_step), is_inside(token, grid), tile, grid)
 
 
 @triton.jit
-def read_query(
-    q, window, first, head, token, grid, IS_GLOBAL: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr
-):
+def read_out(out, first, head, token, grid):
+    """A tile of the output, or of its gradient."""
+    base = out + first_element(first, head, grid, grid.out_step, grid.out_start)
+    return read_rows(base, places(token, grid, grid.out_step), is_inside(token, grid), grid)
+
+
+@triton.jit
+def write_out(out, first, head, token, grid, tile):
+    """The inverse of `read_out`."""
+    base = out + first_element(first, head, grid, grid.out_step, grid.out_start)
+    write_rows(base, places(token, grid, grid.out_step), is_inside(token, grid), tile, grid)
+
+
+@triton.jit
+def read_query(q, window, first, head, token, grid, IS_GLOBAL: tl.constexpr):
     """Queries of a window: its own or, from (B, h, N, d), its image's."""
     if IS_GLOBAL:
-        queries = q + row_of(image_of(window, grid), head, 0, grid) * DIM
-        return read_rows(queries, token * DIM, is_inside(token, grid), DIM, BLOCK_D)
-    return read(q, first, head, token, grid, grid.in_step, DIM, BLOCK_D)
+        queries = q + row_of(image_of(window, grid), head, 0, grid) * grid.dim
+        return read_rows(queries, token * grid.dim, is_inside(token, grid), grid)
+    return read_in(q, first, head, token, grid, grid.q_start)
+
+
+@triton.jit
+def write_query(dq, group, head, token, grid, tile):
+    """Store a group's share of the shared queries' gradient as one part of (groups, h, N, d)."""
+    base = dq + row_of(group, head, 0, grid) * grid.dim
+    write_rows(base, token * grid.dim, is_inside(token, grid), tile, grid)
 
 
 @triton.jit
@@ -149,10 +194,10 @@ def read_bias(table, head, query, key, grid):
 
 
 @triton.jit
-def no_bias(key, grid, BLOCK: tl.constexpr):
+def no_bias(key, grid):
     """As `read_bias` where there is none: only the keys past the end are ruled out."""
     none = tl.where(is_inside(key, grid), 0.0, float("-inf"))
-    return tl.broadcast_to(none[None, :], [BLOCK, key.shape[0]])
+    return tl.broadcast_to(none[None, :], [grid.block, grid.block])
 
 
 @triton.jit
@@ -160,19 +205,24 @@ def bias_of(table, head, query, key, grid, HAS_BIAS: tl.constexpr):
     """What is added to the logits of a tile of pairs, in base 2."""
     if HAS_BIAS:
         return read_bias(table, head, query, key, grid)
-    return no_bias(key, grid, query.shape[0])
+    return no_bias(key, grid)
+
+
+@triton.jit
+def product(left, right):
+    """Matrix product in float32. "ieee" concerns float32 tiles alone, which the default would round to TF32."""
+    return tl.dot(left, right, input_precision="ieee")
 
 
 @triton.jit
 def logits_of(q_tile, k_tile, bias, scale):
     """Logits of a tile of pairs in base 2, in which exponentials are one instruction."""
-    # "ieee" is about float32 alone: full products, where the default would round to TF32. Half types are unaffected.
-    return tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * (scale * LOG2E) + bias
+    return product(q_tile, tl.trans(k_tile)) * (scale * LOG2E) + bias
 
 
 @triton.jit
 def write_pairs(pointer, group, head, query, key, grid, tile):
     """Store a tile of pairs as one part of (groups, h, N, N)."""
-    part = pointer + row_of(group, head, 0, grid) * (grid.rows * grid.columns)
+    part = pointer + row_of(group, head, 0, grid) * grid.tokens
     mask = is_inside(query, grid)[:, None] & is_inside(key, grid)[None, :]
-    tl.store(part + query[:, None] * (grid.rows * grid.columns) + key[None, :], tile, mask=mask)
+    tl.store(part + query[:, None] * grid.tokens + key[None, :], tile, mask=mask)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from globalvit.kernels.triton.launch import Case, Gradients, attend, attend_backward
+from globalvit.kernels.triton.launch import Case, attend, attend_backward
 from globalvit.kernels.triton.support import computing_dtype
-from globalvit.kernels.triton.tiles import Grid
 
 
 def windows(projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None) -> Tensor:
@@ -58,14 +57,12 @@ def window_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the projection, the table and the query, the last one empty where there is none."""
     projected = projected.contiguous()
-    into = torch.empty_like(projected)
-    views = into.chunk(3 if query is None else 2, -1)
+    dprojected = torch.empty_like(projected)
     case = _window_case(projected, table, query, window)
-    gradients = Gradients(q=views[0] if query is None else None, k=views[-2], v=views[-1])
-    sums = attend_backward(case, grad.contiguous(), out, statistics, gradients)
+    sums = attend_backward(case, grad.contiguous(), out, statistics, dprojected)
     assert sums.table is not None
     dquery = projected.new_empty(0) if sums.query is None else sums.query.to(projected.dtype)
-    return into, sums.table.to(table.dtype), dquery
+    return dprojected, sums.table.to(table.dtype), dquery
 
 
 @window_attention_backward.register_fake
@@ -83,27 +80,16 @@ def _window_gradients(
 
 
 def _window_case(projected: Tensor, table: Tensor, query: Tensor | None, window: int) -> Case:
-    B, H, W, channels = projected.shape
-    parts = projected.chunk(3 if query is None else 2, -1)
-    heads, width = table.shape[1], parts[0].shape[-1]
-    grid = Grid(
-        windows=B * (H // window) * (W // window),
-        height=H,
-        width=W,
-        rows=window,
-        columns=window,
-        heads=heads,
-        in_step=channels,
-        out_step=width,
-        scale=(width // heads) ** -0.5,
-    )
+    heads = table.shape[1]
+    width = projected.shape[-1] // (3 if query is None else 2)
     return Case(
-        q=parts[0] if query is None else query.contiguous(),
-        k=parts[-2],
-        v=parts[-1],
-        grid=grid,
+        projected=projected,
+        heads=heads,
         dim=width // heads,
-        is_global=query is not None,
+        window=(window, window),
+        starts=(0, width, 2 * width) if query is None else (0, 0, width),
+        out_channels=width,
+        queries=None if query is None else query.contiguous(),
         # A transposed copy of the small table, not of the N² biases a head: see `read_bias`.
         table=table.t().float().contiguous(),
     )
