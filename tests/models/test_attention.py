@@ -72,5 +72,5 @@ def test_position_bias_reads_the_entry_of_query_minus_key(window):
 
 
 def test_unknown_implementation_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"implementation='flash' is not one of 'auto', 'plain', 'fused', 'native'"):
+    with pytest.raises(ValueError, match=r"implementation='flash' is not one of 'auto', 'plain', 'fused', 'native', 'triton'"):
         window_attention(torch.zeros(1, 2, 2, 6), torch.zeros(9, 1), window=2, implementation="flash")

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from globalvit.kernels.native import operators as native
+from globalvit.kernels.triton import support as triton_support
 from globalvit.models import windows
 
-Implementation = Literal["auto", "plain", "fused", "native"]
+Implementation = Literal["auto", "plain", "fused", "native", "triton"]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -238,6 +239,19 @@ def _refuse_nothing(projected: Tensor, head_dim: int) -> None:  # noqa: ARG001 -
     return None
 
 
+def _triton_windows(projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None) -> Tensor:
+    # Imported late: Triton is absent on some systems, and takes a second where it is not.
+    from globalvit.kernels.triton import operators
+
+    return operators.windows(projected_BHWC, table_Lh, window, query_BhNd)
+
+
+def _triton_stripes(qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int) -> Tensor:
+    from globalvit.kernels.triton import operators
+
+    return operators.stripes(qkv_BHWC, vertical, horizontal, stripe, heads)
+
+
 def _routines(attend: Attend) -> Routines:
     return Routines(
         windows=partial(_copied_windows, attend),
@@ -251,7 +265,11 @@ IMPLEMENTATIONS: dict[str, Routines] = {
     "plain": _routines(_attend_plain),
     "fused": _routines(_attend_fused),
     "native": Routines(windows=native.windows, stripes=native.stripes, refusal=native.refusal, is_exportable=False),
+    "triton": Routines(
+        windows=_triton_windows, stripes=_triton_stripes, refusal=triton_support.refusal, is_exportable=False
+    ),
 }
-# Device → implementations, fastest first as measured (benchmarks/README.md): on a CPU PyTorch's fused kernel pays for
-# copies it makes itself. Devices that are not named here use the fused one.
-FASTEST: dict[str, tuple[str, ...]] = {"cpu": ("native", "plain")}
+# Device → implementations, fastest first. As measured (benchmarks/README.md) on a CPU, where PyTorch's fused kernel pays
+# for copies it makes itself. On a GPU not measured yet: the kernels are made to move the fewest bytes, and
+# benchmarks/window_attention.py shows whether they win. Devices that are not named here use the fused one.
+FASTEST: dict[str, tuple[str, ...]] = {"cpu": ("native", "plain"), "cuda": ("triton", "fused")}

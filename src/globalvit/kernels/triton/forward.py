@@ -1,5 +1,8 @@
 """The forward pass: one program takes a block of queries of one head through all keys of its windows."""
 
+# Triton's language has types that Python's checkers do not know.
+# pyright: reportArgumentType=false, reportPossiblyUnboundVariable=false
+
 import triton
 import triton.language as tl
 
@@ -35,7 +38,7 @@ def forward(
     IS_WHOLE: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """out = softmax(q kᵀ · scale + bias)·v [+ position(v)], for GROUP windows one after the other.
+    """Out = softmax(q kᵀ · scale + bias)·v [+ position(v)], for GROUP windows one after the other.
 
     Where a window fits one tile (IS_WHOLE) the group's windows share the bias, which is read once and stays in
     registers: that is what groups are for.

@@ -95,16 +95,13 @@ class Case:
         """Blocks of queries of a window."""
         return -(-self.tokens // self.block)
 
-    def group(self, programs_a_window: int) -> int:
-        """How many windows one program takes.
-
-        Where the query is shared, they are windows of one image, so that its gradient can be summed in the program.
-        """
+    def group(self, programs_a_window: int, *, within_image: bool = False) -> int:
+        """How many windows one program takes, on request windows of one image, which share their queries."""
         wanted = self.windows * programs_a_window // FULL
         wanted = max(1, min(MOST_WINDOWS_A_PROGRAM, wanted))
         # Powers of two: each is a kernel of its own to compile.
         wanted = 1 << (wanted.bit_length() - 1)
-        return wanted if self.queries is None else gcd(wanted, self.windows // self.images)
+        return gcd(wanted, self.windows // self.images) if within_image else wanted
 
     def grid(self) -> Grid:
         """The kernels' numbers."""
@@ -135,9 +132,9 @@ class Case:
             block=tl.constexpr(self.block),
         )
 
-    def constants(self) -> dict[str, Any]:
-        """Compile-time constants of every kernel, and how many warps of threads work on a tile."""
-        return {"IS_GLOBAL": self.queries is not None, "num_warps": 4 if self.block == 64 else 2}
+    def constants(self, **others: Any) -> dict[str, Any]:
+        """Compile-time constants of a kernel, and how many warps of threads work on a tile."""
+        return {"IS_GLOBAL": self.queries is not None, "num_warps": 4 if self.block == 64 else 2, **others}
 
     def flags(self) -> dict[str, bool]:
         """Which parts a case has."""
@@ -159,10 +156,7 @@ def attend(case: Case, out: Tensor, statistics: Tensor | None) -> None:
             statistics,
             case.grid(),
             **case.flags(),
-            WITH_STATISTICS=statistics is not None,
-            IS_WHOLE=case.is_whole,
-            GROUP=group,
-            **case.constants(),
+            **case.constants(WITH_STATISTICS=statistics is not None, IS_WHOLE=case.is_whole, GROUP=group),
         )
 
 
@@ -200,7 +194,7 @@ def attend_backward(case: Case, grad: Tensor, out: Tensor, statistics: Tensor, d
 
 
 def _backward_whole(case: Case, grad: Tensor, statistics: Tensor, dprojected: Tensor) -> Sums:
-    group = case.group(case.heads)
+    group = case.group(case.heads, within_image=case.queries is not None)
     groups = -(-case.windows // group)
     queries = _parts(case, groups, case.tokens, case.dim) if case.queries is not None else None
     pairs = None if case.table is None else _parts(case, groups, case.tokens, case.tokens)
@@ -218,8 +212,7 @@ def _backward_whole(case: Case, grad: Tensor, statistics: Tensor, dprojected: Te
         positions,
         case.grid(),
         **case.flags(),
-        GROUP=group,
-        **case.constants(),
+        **case.constants(GROUP=group),
     )
     return _sums(case, queries, pairs, positions)
 
@@ -252,7 +245,7 @@ def _backward_queries(
     case: Case, grad: Tensor, out: Tensor, statistics: Tensor, means: Tensor, dprojected: Tensor
 ) -> Tensor | None:
     """Write `means` and the queries' gradient, or return its parts where queries are shared."""
-    group = case.group(case.heads * case.blocks) if case.queries is not None else 1
+    group = case.group(case.heads * case.blocks, within_image=True) if case.queries is not None else 1
     groups = -(-case.windows // group)
     queries = _parts(case, groups, case.tokens, case.dim) if case.queries is not None else None
     backward_queries[(case.heads * case.blocks * groups,)](
@@ -267,8 +260,7 @@ def _backward_queries(
         queries,
         case.grid(),
         **case.flags(),
-        GROUP=group,
-        **case.constants(),
+        **case.constants(GROUP=group),
     )
     return queries
 
@@ -288,8 +280,7 @@ def _backward_pairs(case: Case, grad: Tensor, statistics: Tensor, means: Tensor)
         means,
         pairs,
         case.grid(),
-        GROUP=group,
-        **case.constants(),
+        **case.constants(GROUP=group),
     )
     return pairs
 
@@ -311,5 +302,5 @@ def _fold(pairs_hNN: Tensor, window: int) -> Tensor:
     """Add up the pairs of each entry of the table: (h, N, N) → (L, h), the adjoint of spreading a table."""
     heads, side = pairs_hNN.shape[0], 2 * window - 1
     table = torch.empty(side * side, heads, dtype=torch.float32, device=pairs_hNN.device)
-    fold_pairs[(heads * side,)](pairs_hNN, table, window, heads, SIDE=triton.next_power_of_2(window))
+    fold_pairs[(heads * side,)](pairs_hNN, table, window, heads, **{"SIDE": triton.next_power_of_2(window)})
     return table

@@ -1,5 +1,8 @@
 """The gradient of the position bias: tiles of pairs summed over windows, then pairs folded into the table."""
 
+# Triton's language has types that Python's checkers do not know.
+# pyright: reportArgumentType=false
+
 import triton
 import triton.language as tl
 

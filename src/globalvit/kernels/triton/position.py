@@ -4,6 +4,9 @@ No kernel of its own: the values and the gradient it reads are the ones that att
 shifted tiles come from the cache, and a pass over memory is saved.
 """
 
+# Triton's language has types that Python's checkers do not know.
+# pyright: reportArgumentType=false
+
 import triton
 import triton.language as tl
 

@@ -8,18 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.library import custom_op
 
 from globalvit.kernels.triton.launch import Case, attend, attend_backward
-from globalvit.kernels.triton.support import computing_dtype
-
-
-def stripes(qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int) -> Tensor:
-    """`globalvit.models.attention.stripe_attention` by the kernels."""
-    position = [vertical.weight, vertical.bias, horizontal.weight, horizontal.bias]
-    qkv = qkv_BHWC.to(computing_dtype(qkv_BHWC))
-    return stripe_attention(qkv, position, stripe, heads, torch.is_grad_enabled())[0]
 
 
 @custom_op("globalvit::stripe_attention", mutates_args=())
@@ -40,7 +32,7 @@ def stripe_attention(
 
 @stripe_attention.register_fake
 def _outputs(
-    qkv: Tensor, position: Sequence[Tensor], stripe: int, heads: int, with_statistics: bool
+    qkv: Tensor, _position: Sequence[Tensor], _stripe: int, heads: int, with_statistics: bool
 ) -> tuple[Tensor, Tensor]:
     B, H, W, channels = qkv.shape
     size = B * H * W * heads if with_statistics else 0
@@ -70,15 +62,7 @@ def stripe_attention_backward(
 
 
 @stripe_attention_backward.register_fake
-def _gradients(
-    grad: Tensor,
-    qkv: Tensor,
-    position: Sequence[Tensor],
-    out: Tensor,
-    statistics: Tensor,
-    stripe: int,
-    heads: int,
-) -> tuple[Tensor, list[Tensor]]:
+def _gradients(_grad: Tensor, qkv: Tensor, position: Sequence[Tensor], *_: Any) -> tuple[Tensor, list[Tensor]]:
     return qkv.new_empty(qkv.shape), [one.new_empty(one.shape) for one in position]
 
 

@@ -28,12 +28,3 @@ def refusal(projected: Tensor, head_dim: int) -> str | None:
     if head_dim > WIDEST_HEAD:
         return f"it takes heads of {WIDEST_HEAD} channels at most and these have {head_dim}"
     return None
-
-
-def computing_dtype(projected: Tensor) -> torch.dtype:
-    """Autocast's type where it is on, as for matrix products, else the projection's.
-
-    `torch.library.register_autocast` would want one type for good, and users choose between two.
-    """
-    device = projected.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else projected.dtype

@@ -14,14 +14,6 @@ from torch import Tensor
 from torch.library import custom_op
 
 from globalvit.kernels.triton.launch import Case, attend, attend_backward
-from globalvit.kernels.triton.support import computing_dtype
-
-
-def windows(projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None) -> Tensor:
-    """`globalvit.models.attention.window_attention` by the kernels."""
-    dtype = computing_dtype(projected_BHWC)
-    query = None if query_BhNd is None else query_BhNd.to(dtype)
-    return window_attention(projected_BHWC.to(dtype), table_Lh, query, window, torch.is_grad_enabled())[0]
 
 
 @custom_op("globalvit::window_attention", mutates_args=())
@@ -37,7 +29,7 @@ def window_attention(
 
 @window_attention.register_fake
 def _window_outputs(
-    projected: Tensor, table: Tensor, query: Tensor | None, window: int, with_statistics: bool
+    projected: Tensor, table: Tensor, query: Tensor | None, _window: int, with_statistics: bool
 ) -> tuple[Tensor, Tensor]:
     B, H, W, channels = projected.shape
     out = projected.new_empty(B, H, W, channels // (3 if query is None else 2))
@@ -67,13 +59,7 @@ def window_attention_backward(
 
 @window_attention_backward.register_fake
 def _window_gradients(
-    grad: Tensor,
-    projected: Tensor,
-    table: Tensor,
-    query: Tensor | None,
-    out: Tensor,
-    statistics: Tensor,
-    window: int,
+    _grad: Tensor, projected: Tensor, table: Tensor, query: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     dquery = projected.new_empty(0 if query is None else query.shape)
     return projected.new_empty(projected.shape), table.new_empty(table.shape), dquery
