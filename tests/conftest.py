@@ -1,5 +1,6 @@
 """Fixtures of all tests, and the count of golden cases that `pytest` prints at the end."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 from vectors import Golden
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Kernels written in Triton run on the CPU then, in its interpreter. Triton reads this when it is first imported.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

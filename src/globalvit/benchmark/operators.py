@@ -19,7 +19,10 @@ PRODUCTS = ("linear", "attention products", "convolution")
 _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compiled", ("cpp_fused", "triton_", "compiledfx", "torch-compiled")),
     ("optimiser", ("fused_adam", "foreach", "amp_non_finite", "amp_update")),
-    ("attention products", ("attention", "bmm", "native_windows", "native_stripes")),
+    (
+        "attention products",
+        ("attention", "bmm", "native_windows", "native_stripes", "triton_windows", "triton_stripes"),
+    ),
     ("softmax", ("softmax",)),
     ("convolution", ("conv",)),
     ("norm", ("layer_norm", "batch_norm", "group_norm", "rms_norm")),

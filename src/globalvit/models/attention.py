@@ -269,7 +269,7 @@ IMPLEMENTATIONS: dict[str, Routines] = {
         windows=_triton_windows, stripes=_triton_stripes, refusal=triton_support.refusal, is_exportable=False
     ),
 }
-# Device → implementations, fastest first. As measured (benchmarks/README.md) on a CPU, where PyTorch's fused kernel pays
-# for copies it makes itself. On a GPU not measured yet: the kernels are made to move the fewest bytes, and
-# benchmarks/window_attention.py shows whether they win. Devices that are not named here use the fused one.
+# Device → implementations, fastest first: on a CPU as measured (benchmarks/README.md), where PyTorch's fused kernel
+# pays for copies it makes itself; on a GPU not measured yet, but the kernels in Triton move the fewest bytes
+# (benchmarks/window_attention.py shows whether they win). Devices that are not named here use the fused one.
 FASTEST: dict[str, tuple[str, ...]] = {"cpu": ("native", "plain"), "cuda": ("triton", "fused")}

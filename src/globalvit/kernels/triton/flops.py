@@ -22,14 +22,14 @@ def _products(tokens: int, others: int, channels: int) -> int:
     return 2 * 2 * tokens * others * channels
 
 
-@register_flop_formula(torch.ops.globalvit.window_attention)
+@register_flop_formula(torch.ops.globalvit.triton_windows)
 def windows_forward(projected: Shape, table: Shape, query: Shape | None, window: int, *_: Any, **__: Any) -> int:  # noqa: ARG001
     """(B, H, W, 3C), or (B, H, W, 2C) with a query → operations."""
     B, H, W, channels = projected
     return _products(B * H * W, window**2, channels // (3 if query is None else 2))
 
 
-@register_flop_formula(torch.ops.globalvit.window_attention_backward)
+@register_flop_formula(torch.ops.globalvit.triton_windows_backward)
 def windows_backward(
     grad: Shape,  # noqa: ARG001
     projected: Shape,
@@ -44,7 +44,7 @@ def windows_backward(
     return 2 * windows_forward(projected, table, query, window)
 
 
-@register_flop_formula(torch.ops.globalvit.stripe_attention)
+@register_flop_formula(torch.ops.globalvit.triton_stripes)
 def stripes_forward(qkv: Shape, position: list[Shape], stripe: int, *_: Any, **__: Any) -> int:  # noqa: ARG001
     """(B, H, W, 3C) → operations of both directions and their convolutions."""
     B, H, W, channels = qkv
@@ -52,7 +52,7 @@ def stripes_forward(qkv: Shape, position: list[Shape], stripe: int, *_: Any, **_
     return _products(tokens, stripe * (H + W), half) + 2 * 2 * TAPS * tokens * half
 
 
-@register_flop_formula(torch.ops.globalvit.stripe_attention_backward)
+@register_flop_formula(torch.ops.globalvit.triton_stripes_backward)
 def stripes_backward(
     grad: Shape,  # noqa: ARG001
     qkv: Shape,

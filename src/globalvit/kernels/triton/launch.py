@@ -302,5 +302,6 @@ def _fold(pairs_hNN: Tensor, window: int) -> Tensor:
     """Add up the pairs of each entry of the table: (h, N, N) → (L, h), the adjoint of spreading a table."""
     heads, side = pairs_hNN.shape[0], 2 * window - 1
     table = torch.empty(side * side, heads, dtype=torch.float32, device=pairs_hNN.device)
-    fold_pairs[(heads * side,)](pairs_hNN, table, window, heads, **{"SIDE": triton.next_power_of_2(window)})
+    constants: dict[str, Any] = {"SIDE": triton.next_power_of_2(window)}
+    fold_pairs[(heads * side,)](pairs_hNN, table, window, heads, **constants)
     return table

@@ -14,8 +14,8 @@ from torch.library import custom_op
 from globalvit.kernels.triton.launch import Case, attend, attend_backward
 
 
-@custom_op("globalvit::stripe_attention", mutates_args=())
-def stripe_attention(
+@custom_op("globalvit::triton_stripes", mutates_args=())
+def triton_stripes(
     qkv: Tensor, position: Sequence[Tensor], stripe: int, heads: int, with_statistics: bool
 ) -> tuple[Tensor, Tensor]:
     """(B, H, W, C), and what the backward pass wants of every query (2, B·H·W·h), (2, 0) without `with_statistics`.
@@ -30,7 +30,7 @@ def stripe_attention(
     return out, statistics
 
 
-@stripe_attention.register_fake
+@triton_stripes.register_fake
 def _outputs(
     qkv: Tensor, _position: Sequence[Tensor], _stripe: int, heads: int, with_statistics: bool
 ) -> tuple[Tensor, Tensor]:
@@ -39,8 +39,8 @@ def _outputs(
     return qkv.new_empty(B, H, W, channels // 3), qkv.new_empty(2, size, dtype=torch.float32)
 
 
-@custom_op("globalvit::stripe_attention_backward", mutates_args=())
-def stripe_attention_backward(
+@custom_op("globalvit::triton_stripes_backward", mutates_args=())
+def triton_stripes_backward(
     grad: Tensor,
     qkv: Tensor,
     position: Sequence[Tensor],
@@ -61,7 +61,7 @@ def stripe_attention_backward(
     return dqkv, own
 
 
-@stripe_attention_backward.register_fake
+@triton_stripes_backward.register_fake
 def _gradients(_grad: Tensor, qkv: Tensor, position: Sequence[Tensor], *_: Any) -> tuple[Tensor, list[Tensor]]:
     return qkv.new_empty(qkv.shape), [one.new_empty(one.shape) for one in position]
 
@@ -97,8 +97,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     qkv, *position, out, statistics = ctx.saved_tensors
-    dqkv, dposition = stripe_attention_backward(grad, qkv, position, out, statistics, ctx.stripe, ctx.heads)
+    dqkv, dposition = triton_stripes_backward(grad, qkv, position, out, statistics, ctx.stripe, ctx.heads)
     return dqkv, dposition, None, None, None
 
 
-stripe_attention.register_autograd(_differentiate, setup_context=_keep)
+triton_stripes.register_autograd(_differentiate, setup_context=_keep)

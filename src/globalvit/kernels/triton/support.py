@@ -25,6 +25,8 @@ def refusal(projected: Tensor, head_dim: int) -> str | None:
         return "it needs a GPU of compute capability 8.0 or more"
     if projected.dtype not in DTYPES:
         return f"it computes in float32, bfloat16 or float16 and the input is {projected.dtype}"
+    if device.type != "cuda" and projected.dtype == torch.bfloat16:
+        return "Triton's interpreter multiplies bfloat16 wrongly"
     if head_dim > WIDEST_HEAD:
         return f"it takes heads of {WIDEST_HEAD} channels at most and these have {head_dim}"
     return None

@@ -16,8 +16,8 @@ from torch.library import custom_op
 from globalvit.kernels.triton.launch import Case, attend, attend_backward
 
 
-@custom_op("globalvit::window_attention", mutates_args=())
-def window_attention(
+@custom_op("globalvit::triton_windows", mutates_args=())
+def triton_windows(
     projected: Tensor, table: Tensor, query: Tensor | None, window: int, with_statistics: bool
 ) -> tuple[Tensor, Tensor]:
     """(B, H, W, C), and what the backward pass wants of every query (B·H·W·h,), empty without `with_statistics`."""
@@ -27,7 +27,7 @@ def window_attention(
     return out, statistics
 
 
-@window_attention.register_fake
+@triton_windows.register_fake
 def _window_outputs(
     projected: Tensor, table: Tensor, query: Tensor | None, _window: int, with_statistics: bool
 ) -> tuple[Tensor, Tensor]:
@@ -37,8 +37,8 @@ def _window_outputs(
     return out, projected.new_empty(size, dtype=torch.float32)
 
 
-@custom_op("globalvit::window_attention_backward", mutates_args=())
-def window_attention_backward(
+@custom_op("globalvit::triton_windows_backward", mutates_args=())
+def triton_windows_backward(
     grad: Tensor,
     projected: Tensor,
     table: Tensor,
@@ -57,7 +57,7 @@ def window_attention_backward(
     return dprojected, sums.table.to(table.dtype), dquery
 
 
-@window_attention_backward.register_fake
+@triton_windows_backward.register_fake
 def _window_gradients(
     _grad: Tensor, projected: Tensor, table: Tensor, query: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,9 +88,9 @@ def _keep_window(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 
 def _differentiate_windows(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     projected, table, query, out, statistics = ctx.saved_tensors
-    gradients = window_attention_backward(grad, projected, table, query, out, statistics, ctx.window)
+    gradients = triton_windows_backward(grad, projected, table, query, out, statistics, ctx.window)
     dprojected, dtable, dquery = gradients
     return dprojected, dtable, None if query is None else dquery, None, None
 
 
-window_attention.register_autograd(_differentiate_windows, setup_context=_keep_window)
+triton_windows.register_autograd(_differentiate_windows, setup_context=_keep_window)
