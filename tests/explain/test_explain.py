@@ -139,6 +139,7 @@ MISTAKES = [
     ("gcvit", {"kind": "local", "target": 1}, "target means nothing for kind='local' here; it takes head,"),
     ("gpvit", {"kind": "groups", "group": 16}, "group=16 is not there; block 10 has groups 0 to 15"),
     ("gpvit", {"kind": "propagation", "group": 1, "pixel": (40, 40)}, "group and pixel or region were given"),
+    ("gpvit", {"kind": "groups", "group": 1, "pixel": (40, 40)}, "a group is looked at from everywhere, leave one out"),
     ("gcvit", {"kind": "grad_cam", "target": 3}, "target=3 is not there; the classes are 0 to 2"),
 ]  # fmt: skip
 

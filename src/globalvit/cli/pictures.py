@@ -1,7 +1,8 @@
-"""The pictures named on a command line: files, folders searched through, and http(s) addresses."""
+"""The pictures named on a command line: files, folders searched through, http(s) addresses; and those made of them."""
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
@@ -9,10 +10,12 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from globalvit import __version__
+from globalvit.cli.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
 
+logger = logging.getLogger(__name__)
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 60
 ANSWER_SECONDS = 15
@@ -41,6 +44,57 @@ class Picture:
         from globalvit.data.images import read_image
 
         return read_image(download(self.name) if self.is_address else self.name, self.name)
+
+
+class Reader:
+    """Reads pictures, leaving out, naming and remembering those that cannot be read."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.skipped: list[dict[str, str]] = []
+
+    def read(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, "Image.Image"]]:
+        """Yield each readable picture with its pixels."""
+        from globalvit.data.images import UnreadableImage
+
+        for picture in pictures:
+            self.progress.advance()
+            try:
+                image = picture.read()
+            except (OSError, UnreadableImage) as error:
+                reason = " ".join(str(error).split())
+                logger.warning("left out: %s", reason if picture.name in reason else f"{picture.name}: {reason}")
+                self.skipped.append({"image": picture.name, "reason": reason})
+            else:
+                yield picture, image
+
+
+class Writer:
+    """Writes pictures into a folder, never two to one name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.taken: set[Path] = set()
+
+    def write(self, picture: Picture, made: "Image.Image", suffix: str = "") -> str:
+        """Write what was made of a picture, under its name and the suffix; return the file's path."""
+        from globalvit.atomic import replace_with
+
+        path = self.place(picture, f"{suffix}.png")
+        with replace_with(path) as temporary:
+            made.save(temporary, "PNG")
+        return str(path)
+
+    def place(self, picture: Picture, ending: str) -> Path:
+        """Where something made of a picture goes: under its name, with this ending, or the next free number."""
+        named = self.folder / picture.inside
+        wanted = named.with_name(f"{named.stem}{ending}")
+        path, number = wanted, 1
+        while path in self.taken:
+            number += 1
+            path = wanted.with_stem(f"{wanted.stem}-{number}")
+        self.taken.add(path)
+        return path
 
 
 def find_pictures(words: Sequence[str]) -> list[Picture]:

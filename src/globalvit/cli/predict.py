@@ -1,7 +1,7 @@
 """`globalvit predict`: what is in pictures, as a table, as files and drawn."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from globalvit.cli import tables
 from globalvit.cli.answers import Answer, Answers, Areas, Classes, Objects
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
 from globalvit.cli.options import parse
-from globalvit.cli.pictures import Picture, find_pictures
+from globalvit.cli.pictures import Picture, Reader, Writer, find_pictures
 from globalvit.cli.progress import Progress
 from globalvit.train.fields import TrainConfig
 
@@ -58,7 +58,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     pictures = find_pictures(options.images)
     made, settings = _open(options)
     with Progress(len(pictures), "predicting") as progress:
-        reader = _Reader(progress)
+        reader = Reader(progress)
         answers = list(_answers(made, settings, reader.read(pictures), options))
     _write(made, answers, reader.skipped, options)
     if not answers:
@@ -79,34 +79,11 @@ def _open(options: PredictOptions) -> tuple[Answers, TrainConfig]:
     return _presenter(task, options), settings
 
 
-class _Reader:
-    """Reads pictures, leaving out, naming and remembering those that cannot be read."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.skipped: list[dict[str, str]] = []
-
-    def read(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, "Image.Image"]]:
-        """Yield each readable picture with its pixels."""
-        from globalvit.data.images import UnreadableImage
-
-        for picture in pictures:
-            self.progress.advance()
-            try:
-                image = picture.read()
-            except (OSError, UnreadableImage) as error:
-                reason = " ".join(str(error).split())
-                logger.warning("left out: %s", reason if picture.name in reason else f"{picture.name}: {reason}")
-                self.skipped.append({"image": picture.name, "reason": reason})
-            else:
-                yield picture, image
-
-
 def _answers(
     made: Answers, settings: TrainConfig, read: Iterator[tuple[Picture, "Image.Image"]], options: PredictOptions
 ) -> Iterator[Answer]:
     """Predict batch by batch; few pictures are held at a time."""
-    writer = _Writer(options.output) if options.output else None
+    writer = Writer(options.output) if options.output else None
     ready = ((picture, made.read(image, is_drawn=options.draw)) for picture, image in read)
     autocast = place(made.task, settings)
     batch_size = min(settings.batch_size, made.most_at_once or settings.batch_size)
@@ -120,32 +97,6 @@ def _answers(
             if writer is not None and one.seen is not None:
                 answer["drawn"] = writer.write(picture, made.draw(one.seen, prediction))
             yield answer
-
-
-class _Writer:
-    """Writes pictures into a folder, never two to one name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.taken: set[Path] = set()
-
-    def write(self, picture: Picture, made: "Image.Image", suffix: str = "") -> str:
-        """Write what was made of a picture, under its name and the suffix; return the file's path."""
-        from globalvit.atomic import replace_with
-
-        wanted = self.folder / picture.inside
-        path = self._free_path(wanted.with_name(f"{wanted.stem}{suffix}.png"))
-        with replace_with(path) as temporary:
-            made.save(temporary, "PNG")
-        return str(path)
-
-    def _free_path(self, wanted: Path) -> Path:
-        path, number = wanted, 1
-        while path in self.taken:
-            number += 1
-            path = wanted.with_stem(f"{wanted.stem}-{number}")
-        self.taken.add(path)
-        return path
 
 
 def _presenter(task: "Task", options: PredictOptions) -> Answers:

@@ -12,6 +12,6 @@ from globalvit.explain.drawing import contact_sheet, overlay
 from globalvit.explain.explaining import explain
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scores import find_class
-from globalvit.explain.views import View, views
+from globalvit.explain.views import View, find_view, views
 
-__all__ = ["Explanation", "View", "contact_sheet", "explain", "find_class", "overlay", "views"]
+__all__ = ["Explanation", "View", "contact_sheet", "explain", "find_class", "find_view", "overlay", "views"]

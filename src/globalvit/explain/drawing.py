@@ -22,6 +22,8 @@ COLOURS = colormaps["inferno"]
 UNLIT = 0.25
 # How much of the colours shows where the map is at its lowest, as a part of `opacity`.
 FAINTEST = 0.6
+# How much of its colour the picture keeps below, so that heat is not taken for a yellow fruit.
+COLOURED = 0.2
 TILE, MARGIN, TEXT, LINE = 300, 10, 14, 19
 COLUMNS = 4
 PAPER, INK, FAINT = "#ffffff", "#1a1a1a", "#5b6470"
@@ -50,8 +52,8 @@ def overlay(picture: Any, explanation: Explanation, *, opacity: float = 0.5) -> 
     colours_HWC = COLOURS(heat_HW)[..., :3] * 255
     alpha_HW1 = opacity * (FAINTEST + (1 - FAINTEST) * heat_HW[..., None])
     pixels_HWC = np.asarray(image, np.float32)
-    grey_HWC = 0.5 * pixels_HWC + 0.5 * pixels_HWC.mean(-1, keepdims=True)
-    blended_HWC = grey_HWC * (1 - alpha_HW1) + colours_HWC * alpha_HW1
+    base_HWC = COLOURED * pixels_HWC + (1 - COLOURED) * pixels_HWC.mean(-1, keepdims=True)
+    blended_HWC = base_HWC * (1 - alpha_HW1) + colours_HWC * alpha_HW1
     drawn_HWC = pixels_HWC * UNLIT
     seen = explanation.seen(image.height, image.width)
     drawn_HWC[seen] = blended_HWC[seen]
@@ -61,7 +63,12 @@ def overlay(picture: Any, explanation: Explanation, *, opacity: float = 0.5) -> 
 
 
 def contact_sheet(
-    picture: Any, explanations: Sequence[Explanation], *, title: str | None = None, columns: int = COLUMNS
+    picture: Any,
+    explanations: Sequence[Explanation],
+    *,
+    title: str | None = None,
+    beside: Sequence[tuple[Image.Image, str]] = (),
+    columns: int = COLUMNS,
 ) -> Image.Image:
     """The picture as the model saw it and the overlays beside it, each with a caption below.
 
@@ -69,6 +76,7 @@ def contact_sheet(
         picture: the one that was explained, as a path, PIL image or uint8 array.
         explanations: what `explain` found in it.
         title: caption of the picture itself; its size unless given.
+        beside: other pictures to show before the overlays, each with a caption.
         columns: tiles in a row at the most.
 
     Raises:
@@ -80,8 +88,14 @@ def contact_sheet(
     height, width = explanations[0].input_size
     fitted = _fitted(image)
     first = _tile(_seen(fitted, explanations[0]), title or f"{image.width}×{image.height}", f"seen at {width}×{height}")
-    tiles = [first, *(_tile(overlay(fitted, one, opacity=0.6), one.title, _figures(one)) for one in explanations)]
-    columns = min(columns, len(tiles))
+    others = [_tile(_fitted(other), caption, "") for other, caption in beside]
+    tiles = [
+        first,
+        *others,
+        *(_tile(overlay(fitted, one, opacity=0.6), one.title, one.note) for one in explanations),
+    ]
+    # Rows alike: five tiles stand as three and two.
+    columns = -(-len(tiles) // -(-len(tiles) // columns))
     across, down = tiles[0].width + MARGIN, tiles[0].height + MARGIN
     sheet = Image.new("RGB", (columns * across + MARGIN, -(-len(tiles) // columns) * down + MARGIN), PAPER)
     for number, tile in enumerate(tiles):
@@ -91,7 +105,7 @@ def contact_sheet(
 
 def _even(explanation: Explanation, map_HW: np.ndarray) -> np.ndarray:
     """The map stretched to 0 … 1 over the range of its values; all 0 where they are equal."""
-    low, high = float(explanation.values.min()), float(explanation.values.max())
+    low, high = float(explanation.shown.min()), float(explanation.shown.max())
     # Values that differ by rounding only show nothing.
     return ((map_HW - low) / (high - low)).clip(0, 1) if high - low > 1e-6 * abs(high) else np.zeros_like(map_HW)
 
@@ -152,11 +166,3 @@ def _tile(image: Image.Image, title: str, figures: str) -> Image.Image:
     pen.text((1, TILE + 3), shorten(title, TILE, font(TEXT)), INK, font(TEXT))
     pen.text((1, TILE + 3 + LINE), shorten(figures, TILE, font(TEXT - 2)), FAINT, font(TEXT - 2))
     return tile
-
-
-def _figures(explanation: Explanation) -> str:
-    """What the colours cannot say: how uneven the map is, and what of it is lost."""
-    said = [f"peak {explanation.peak:.1f}× mean"]
-    if explanation.padding_share >= 0.0005:
-        said.append(f"{100 * explanation.padding_share:.1f} % on padding")
-    return " · ".join(said)

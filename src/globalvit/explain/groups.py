@@ -10,7 +10,7 @@ from torch import Tensor
 
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Scene, Size
-from globalvit.explain.trace import Asked, blocks_of, heads_in_words, in_picture, run_backbone, stride_of
+from globalvit.explain.trace import Asked, blocks_of, in_picture, run_backbone, stride_of
 from globalvit.explain.views import View
 from globalvit.models.gpvit import GroupBlock
 
@@ -26,7 +26,7 @@ def explain_groups(scene: Scene, view: View, asked: Asked) -> Explanation:
         group = int((weights_N @ scattered_NG).argmax())
     else:
         group = check_group(asked.group, groups, view)
-    title = f"group {group} of {groups} gathers, {heads_in_words(asked)}"
+    title = f"group {group} of {groups} gathers"
     return in_picture(scene, view, asked, gathered_GN[group].view(grid), title, group=group, pixel=pixel)
 
 
@@ -38,13 +38,11 @@ def explain_propagation(scene: Scene, view: View, asked: Asked) -> Explanation:
     """
     gathered_GN, scattered_NG, grid = _assignments(scene, view, asked)
     if asked.group is not None:
-        if asked.pixel is not None or asked.region is not None:
-            raise ValueError("group and pixel or region were given; a group's map shows every place, leave one out")
         return _taken(scene, view, asked, scattered_NG, grid)
     weights_HW = scene.start(stride_of(scene.model, view), grid, asked.pixel, asked.region)
     reached_N = weights_HW.flatten() @ scattered_NG @ gathered_GN
     pixel = None if asked.region else asked.pixel or scene.centre()
-    title = f"taken through groups, {heads_in_words(asked)}"
+    title = "through groups"
     return in_picture(scene, view, asked, reached_N.view(grid), title, pixel=pixel, region=asked.region)
 
 
@@ -52,7 +50,7 @@ def _taken(scene: Scene, view: View, asked: Asked, scattered_NG: Tensor, grid: S
     """The share that each place takes from one group."""
     assert asked.group is not None
     group = check_group(asked.group, scattered_NG.shape[1], view)
-    title = f"taken from group {group} of {scattered_NG.shape[1]}, {heads_in_words(asked)}"
+    title = f"from group {group} of {scattered_NG.shape[1]}"
     # No sum over places that could fall on padding: every place shares out 1 of its own.
     return in_picture(scene, view, asked, scattered_NG[:, group].reshape(grid), title, total=0, group=group)
 

@@ -21,6 +21,8 @@ from globalvit.tasks.detect import DenseDetector, Detector, RegionDetector
 from globalvit.tasks.segment import Segmenter
 from globalvit.tasks.task import Task
 
+BACKGROUND = "background"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
@@ -77,9 +79,9 @@ def _of_pixels(scene: Scene, images_BCHW: Tensor, asked: Asked) -> Scored:
     if asked.pixel is not None or asked.region is not None:
         grid = (found_HW.shape[0], found_HW.shape[1])
         is_asked_HW = scene.start(model.backbone.strides[0], grid, asked.pixel, asked.region) > 0
-        target = int(found_HW[is_asked_HW].mode().values) if asked.target is None else asked.target
+        target = _commonest(model, found_HW[is_asked_HW]) if asked.target is None else asked.target
     else:
-        target = int(found_HW.flatten().mode().values) if asked.target is None else asked.target
+        target = _commonest(model, found_HW.flatten()) if asked.target is None else asked.target
         is_asked_HW = found_HW == target
     if not is_asked_HW.any():
         found = [model.class_names[label] for label in found_HW.unique().tolist()]
@@ -88,6 +90,15 @@ def _of_pixels(scene: Scene, images_BCHW: Tensor, asked: Asked) -> Scored:
             f"or one of the classes that were found: {_some(found)}"
         )
     return Scored(score=logits_KHW[target][is_asked_HW].sum(), target=target)
+
+
+def _commonest(model: Task, labels_N: Tensor) -> int:
+    """The label that occurs most; the background only where there is nothing else."""
+    counts_K = labels_N.bincount(minlength=model.spec.num_classes)
+    for label, name in enumerate(model.class_names):
+        if name.lower() == BACKGROUND and counts_K[label] < len(labels_N):
+            counts_K[label] = 0
+    return int(counts_K.argmax())
 
 
 def _of_object(scene: Scene, images_BCHW: Tensor, asked: Asked) -> Scored:

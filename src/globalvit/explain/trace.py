@@ -132,6 +132,7 @@ def in_picture(
         padding_share=lost if lost > ROUNDING else 0.0,
         stage=view.stage,
         block=view.block,
+        heads=view.heads,
         head=asked.head,
         **known,
     )
@@ -141,8 +142,3 @@ def place(view: View) -> str:
     """Stage and block in words."""
     stage = "" if view.stage is None else f"stage {view.stage} "
     return f"{stage}{'' if view.block is None else f'block {view.block}'}".strip() or "all blocks"
-
-
-def heads_in_words(asked: Asked) -> str:
-    """Which head, for a title."""
-    return "mean of heads" if asked.head is None else f"head {asked.head}"

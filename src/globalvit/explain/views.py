@@ -92,6 +92,8 @@ def check_choices(view: View, given: dict[str, Any]) -> None:
             raise ValueError(f"{name} means nothing for kind={view.kind!r} here; it takes {', '.join(view.takes)}")
     if given.get("pixel") is not None and given.get("region") is not None:
         raise ValueError("pixel and region were both given; leave one out")
+    if given.get("group") is not None and (given.get("pixel") or given.get("region")) is not None:
+        raise ValueError("group and pixel or region were given; a group is looked at from everywhere, leave one out")
 
 
 def _choose(name: str, wanted: int | None, there: Iterable[int | None], where: str) -> int | None:

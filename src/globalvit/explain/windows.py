@@ -13,7 +13,6 @@ from globalvit.explain.trace import (
     blocks_of,
     follow,
     follow_all,
-    heads_in_words,
     in_picture,
     run_backbone,
     stride_of,
@@ -40,9 +39,10 @@ def explain_local(scene: Scene, view: View, asked: Asked) -> Explanation:
         view,
         asked,
         reached_HW,
-        f"local, {heads_in_words(asked)}",
+        "local",
         pixel=pixel,
         region=asked.region,
+        window=(min(one.rows for one in parts), min(one.columns for one in parts)),
         outlines=_windows_of(shown, weights_HW),
     )
 
@@ -59,14 +59,15 @@ def explain_global(scene: Scene, view: View, asked: Asked) -> Explanation:
     windows = maps.grid[0] // maps.rows * (maps.grid[1] // maps.columns)
     query_N = _query_weights(scene, maps, stride_of(scene.model, view), asked)
     weights_HW = to_grid(query_N.expand(windows, -1), maps.rows, maps.columns, maps.grid)
-    what = "global query" if asked.pixel is None else "global query token"
+    what = "global" if asked.pixel is None else "global, one query token"
     return in_picture(
         scene,
         view,
         asked,
         follow(maps, weights_HW, asked.head),
-        f"{what}, {heads_in_words(asked)}",
+        what,
         total=windows,
+        window=(maps.rows, maps.columns),
         pixel=asked.pixel,
     )
 

@@ -1,0 +1,247 @@
+"""`globalvit explain`: what a model looks at in pictures, as overlays, contact sheets and arrays."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from globalvit.cli import tables
+from globalvit.cli.opening import ModelOptions, about, open_model, place
+from globalvit.cli.options import parse
+from globalvit.cli.pictures import Picture, Reader, Writer, find_pictures
+from globalvit.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from globalvit.explain import Explanation, View
+    from globalvit.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+SUMMARY = "Show what a model looks at in pictures: attention, group tokens, Grad-CAM, as overlays and arrays"
+LOOK, WHERE, FILES = "what to look at; counted from 0", "where to look from, in the pictures' own pixels", "files"
+Kind = Literal["local", "global", "groups", "propagation", "rollout", "grad_cam", "all"]
+# Objects of a lower score are not drawn.
+SHOWN_FROM = 0.5
+# Kinds of the sheet that is made unless a kind is asked for, and how many views of each, the last ones.
+SHEET = {"grad_cam": 2, "global": 2, "groups": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(ModelOptions):
+    """What `globalvit explain` is asked for."""
+
+    images: tuple[str, ...] = field(metadata={"help": "pictures, folders or http(s) addresses", "metavar": "PICTURES"})
+    kind: Kind | None = field(
+        default=None, metadata=about(LOOK, "all: each one the model has; else Grad-CAM, global attention or groups")
+    )
+    stage: int | None = field(default=None, metadata=about(LOOK, "stage of GC ViT; every one unless given"))
+    block: int | None = field(
+        default=None,
+        metadata=about(LOOK, "block of the stage, of GPViT's network; the last, of GPViT each, unless given"),
+    )
+    head: int | None = field(default=None, metadata=about(LOOK, "attention head; the mean of all unless given"))
+    group: int | None = field(default=None, metadata=about(LOOK, "group token of GPViT; the pixel's unless given"))
+    target: str | None = field(
+        default=None, metadata=about(LOOK, "class by name or number, for grad_cam; the model's answer unless given")
+    )
+    pixel: tuple[int, int] | None = field(
+        default=None, metadata=about(WHERE, "x,y: where attention starts from; the centre unless given")
+    )
+    region: tuple[int, int, int, int] | None = field(
+        default=None, metadata=about(WHERE, "left,top,right,bottom, in place of a pixel")
+    )
+    output: Path = field(default=Path("explained"), metadata=about(FILES, "folder for overlays and contact sheets"))
+    npz: bool = field(default=False, metadata=about(FILES, "write the numbers, too: an .npz file a picture"))
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Explain what the model sees in the pictures; return the exit status."""
+    from globalvit.train.inputs import set_up
+
+    options = parse(ExplainOptions, argv, prog, SUMMARY, positional=("images",))
+    pictures = find_pictures(options.images)
+    task = open_model(options)
+    # Whatever precision the run was trained in, maps are shown as exactly as they can be unless one is asked for.
+    exact = {} if options.precision or options.amp else {"precision": "fp32"}
+    settings = replace(options.settings(), model=task.spec.model, **cast("dict[str, Any]", exact))
+    set_up(task, settings)
+    looks, autocast, writer = _looks(task, options), place(task, settings), Writer(options.output)
+    rows: list[dict[str, str]] = []
+    with Progress(len(pictures), "explaining") as progress:
+        reader = Reader(progress)
+        for picture, image in reader.read(pictures):
+            with autocast(), _explained_memory():
+                rows.extend(_explain(task, picture, image, looks, writer, options))
+    if not rows:
+        raise ValueError(f"none of the {len(pictures)} pictures could be read")
+    tables.show(rows)
+    if reader.skipped:
+        logger.warning("%d of %d pictures could not be read and were left out", len(reader.skipped), len(pictures))
+    logger.info("contact sheets and overlays are in %s", options.output)
+    return 0
+
+
+def _looks(task: "Task", options: ExplainOptions) -> "list[tuple[View, dict[str, Any]]]":
+    """What to show of every picture: views, and what `explain` is asked of each besides stage and block.
+
+    Raises:
+        ValueError: the model has no such view, or something was given that none of them takes.
+    """
+    from globalvit.explain import find_class
+
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("head", "group", "pixel", "region")}
+    given["target"] = None if options.target is None else find_class(task, options.target)
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen = _views(task, options)
+    for name in given:
+        if not any(name in view.takes for view in chosen):
+            kinds = dict.fromkeys(view.kind for view in chosen)
+            raise ValueError(f"--{name} means nothing for {', '.join(kinds)} of {task.spec.model}; leave it out")
+    if options.kind not in (None, "all"):
+        return [(view, given) for view in chosen]
+    return [(view, _taken(view, given)) for view in chosen]
+
+
+def _taken(view: "View", given: dict[str, Any]) -> dict[str, Any]:
+    """What means something for a view, where several kinds are shown: a group is looked at from everywhere."""
+    taken = {name: value for name, value in given.items() if name in view.takes}
+    if "group" in taken:
+        taken = {name: value for name, value in taken.items() if name not in ("pixel", "region")}
+    return taken
+
+
+def _views(task: "Task", options: ExplainOptions) -> "list[View]":
+    from globalvit.explain import find_view, views
+
+    every = views(task)
+    if options.kind is None:
+        return [view for kind, last in SHEET.items() for view in _last_blocks(_matching(every, kind, options))[-last:]]
+    if options.kind == "all":
+        kinds = dict.fromkeys(view.kind for view in every)
+        found = [_matching(every, kind, options)[-1:] for kind in kinds]
+        return [view for views_of_kind in found for view in views_of_kind] or _refused(task, options)
+    # Refuses what is not there in words.
+    find_view(task, options.kind, options.stage, options.block, options.head)
+    matching = _matching(every, options.kind, options)
+    return matching if options.stage is not None else _last_blocks(matching)
+
+
+def _matching(every: "Sequence[View]", kind: str, options: ExplainOptions) -> "list[View]":
+    return [
+        view
+        for view in every
+        if view.kind == kind
+        and options.stage in (None, view.stage)
+        and (options.block is None or view.block in (None, options.block))
+    ]
+
+
+def _last_blocks(matching: "Sequence[View]") -> "list[View]":
+    """The last view of each stage; where there are no stages, every one."""
+    last = {(view.stage, view.block if view.stage is None else None): view for view in matching}
+    return list(last.values())
+
+
+def _refused(task: "Task", options: ExplainOptions) -> "list[View]":
+    where = " ".join(
+        f"--{name} {value}" for name in ("stage", "block") if (value := getattr(options, name)) is not None
+    )
+    raise ValueError(f"{task.spec.model} has nothing to show at {where}; name a --kind to hear what it has")
+
+
+def _explain(
+    task: "Task",
+    picture: Picture,
+    image: "Image.Image",
+    looks: "Sequence[tuple[View, dict[str, Any]]]",
+    writer: Writer,
+    options: ExplainOptions,
+) -> Iterator[dict[str, str]]:
+    """Write one picture's overlays, sheet and arrays; yield a row of the table for each overlay."""
+    from globalvit.cli.drawing import fit
+    from globalvit.explain import contact_sheet, explain, overlay
+
+    try:
+        found = [explain(task, image, view.kind, stage=view.stage, block=view.block, **asked) for view, asked in looks]
+    except ValueError as error:
+        raise ValueError(f"{picture.name}: {error}") from error
+    title, beside = _answer(task, image)
+    writer.write(picture, contact_sheet(image, found, title=title, beside=beside), "-sheet")
+    fitted = fit(image)
+    for one in found:
+        writer.write(picture, overlay(fitted, one), f"-{_slug(one)}")
+        yield _row(picture, one)
+    if options.npz:
+        _write_arrays(writer.place(picture, ".npz"), found)
+
+
+def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.Image, str]]]":
+    """What the model says of the picture: a caption, and drawn where its answer lies in the picture."""
+    from globalvit.data.imagenet import readable
+
+    (answer,) = task.predict([image])
+    if task.kind == "classify":
+        (name,), score = readable(answer["names"][:1]), answer["scores"][0]
+        return f"{name} {100 * score:.0f} %", []
+    if task.kind == "segment":
+        from globalvit.data.overlay import overlay_labels
+        from globalvit.data.palette import default_palette
+
+        drawn = overlay_labels(image, answer["mask"].numpy(), default_palette(len(answer["names"])))
+        return "picture", [(drawn, ", ".join(answer["areas"]))]
+    from globalvit.data.draw_instances import draw_instances
+
+    kept = (answer["scores"] > SHOWN_FROM).nonzero()[:, 0]
+    drawn = draw_instances(image, answer["boxes"][kept], answer["labels"][kept], task.class_names)
+    return "picture", [(drawn, f"{len(kept)} objects")]
+
+
+def _slug(one: "Explanation") -> str:
+    """A name for files: `global-stage-3-block-1-head-4`."""
+    parts = [(name, getattr(one, name)) for name in ("stage", "block", "head", "group")]
+    return "-".join([one.kind, *(f"{name}-{value}" for name, value in parts if value is not None)])
+
+
+def _row(picture: Picture, one: "Explanation") -> dict[str, str]:
+    return {
+        "picture": picture.name,
+        "kind": one.kind,
+        "shows": one.title if one.head is None else f"{one.title}, head {one.head}",
+        "on padding, %": tables.number(100 * one.padding_share, 1),
+        "class": one.name or "–",
+    }
+
+
+def _write_arrays(path: Path, found: "Sequence[Explanation]") -> None:
+    """The token grids by name, the part that fell on padding, and where in the picture the model looked."""
+    import numpy as np
+
+    from globalvit.atomic import replace_with
+
+    arrays: dict[str, Any] = {
+        "crop": np.array(found[0].crop),
+        "input_size": np.array(found[0].input_size),
+        "picture_size": np.array(found[0].picture_size),
+    }
+    for one in found:
+        arrays[_slug(one)] = one.values
+        arrays[f"{_slug(one)}-padding_share"] = np.array(one.padding_share)
+    with replace_with(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+@contextmanager
+def _explained_memory() -> Iterator[None]:
+    from globalvit.train.memory import is_out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            "out of memory with one picture; make the model's input smaller with --img-size or --short-side"
+        ) from error
