@@ -12,6 +12,7 @@ from globalvit.explain.trace import blocks_of
 from globalvit.models.layers import to_nchw, to_nhwc
 
 PIXEL = (60, 30)
+SLOW_CASCADE = pytest.param("gcvit_xxtiny_cascade_mask_rcnn", marks=pytest.mark.slow)
 
 
 class Shown(nn.Module):
@@ -87,7 +88,7 @@ def test_a_segmenters_class_over_its_pixels_or_at_a_place(tiny_model, picture, n
     np.testing.assert_allclose(at_place.values, wanted, rtol=0, atol=1e-5 * wanted.max())
 
 
-@pytest.mark.parametrize("name", ["gcvit_xxtiny_retinanet", "gpvit_l1_mask_rcnn", "gcvit_xxtiny_cascade_mask_rcnn"])
+@pytest.mark.parametrize("name", ["gcvit_xxtiny_retinanet", "gpvit_l1_mask_rcnn", SLOW_CASCADE])
 def test_a_detectors_chosen_object(tiny_model, picture, name, monkeypatch):
     model = tiny_model(name).eval()
     left, right = torch.tensor([4.0, 8, 40, 60]), torch.tensor([50.0, 10, 90, 64])
