@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from globalvit.build import create_model
 from globalvit.data.transforms import EvalTransform
 from globalvit.explain import contact_sheet, explain, find_class, overlay, views
 from globalvit.explain.explanation import Explanation
@@ -31,6 +32,13 @@ def test_views(classifier):
         ]  # fmt: skip
     else:
         assert [v.block for v in views(classifier) if v.kind == "groups"] == [1, 4, 7, 10]
+
+
+def test_what_has_no_maps_is_no_view():
+    model = create_model("gcvit_xxtiny", num_classes=3, image_size=64, ablation="shifted")
+    found = views(model)
+    assert {view.kind for view in found} == {"local", "grad_cam"}
+    assert {view.block for view in found if view.kind == "local"} == {0, 2, 4}
 
 
 def test_the_model_is_left_as_it_was(classifier, picture):

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from globalvit.closest import suggest
 from globalvit.models.gcvit import Block, GCViT, Stage
+from globalvit.models.gcvit_ablated import ShiftedWindowAttention
 from globalvit.models.gpvit import GPViT, GroupBlock
 from globalvit.tasks.task import Task
 
@@ -117,10 +118,13 @@ def _listed(numbers: list[int]) -> str:
 
 def _of_gcvit(backbone: GCViT) -> Iterator[tuple[str, int | None, int | None, int]]:
     for number, stage in enumerate(cast("list[Stage]", backbone.stages)):
-        for block, one in enumerate(stage.blocks):
-            kind = "global" if cast(Block, one).attention.is_global else "local"
-            yield kind, number, block, backbone.config.num_heads[number]
-        yield "rollout", number, None, 0
+        attentions = [one.attention for one in cast("Iterable[Block]", stage.blocks)]
+        for block, attention in enumerate(attentions):
+            # Shifted windows, of the ablations, do not tile the grid and have no maps.
+            if not isinstance(attention, ShiftedWindowAttention):
+                yield ("global" if attention.is_global else "local"), number, block, backbone.config.num_heads[number]
+        if not any(isinstance(attention, ShiftedWindowAttention) for attention in attentions):
+            yield "rollout", number, None, 0
         yield "grad_cam", number, None, 0
 
 
