@@ -9,6 +9,7 @@ from globalvit.build import create_model
 from globalvit.data.transforms import EvalTransform
 from globalvit.explain import contact_sheet, explain, find_class, overlay, views
 from globalvit.explain.explanation import Explanation
+from globalvit.explain.scene import Scene
 
 ALL = {
     "gcvit": ("local", "global", "rollout", "grad_cam"),
@@ -74,7 +75,7 @@ def test_maps_of_half_precision_are_close(classifier, picture):
 
 
 def seen(values, **changes):
-    shape = {"stride": 8, "input_size": (16, 24), "crop": (0, 0, 24, 16), "picture_size": (16, 24)}
+    shape = {"stride": 8, "offset": 4, "input_size": (16, 24), "crop": (0, 0, 24, 16), "picture_size": (16, 24)}
     return Explanation(kind="rollout", title="t", values=np.asarray(values, np.float32), **{**shape, **changes})
 
 
@@ -94,6 +95,29 @@ def test_a_cell_that_overhangs_the_picture_keeps_its_size():
     found = seen([[0, 0, 1]], input_size=(8, 20), crop=(0, 0, 20, 8), picture_size=(8, 20))
     assert found.map[0].argmax() == 19
     assert found.map[0, 12] == pytest.approx(1 / 16)
+
+
+def strided(model):
+    """(stride, convolutions that lead to it) of each grid of a model."""
+    if model.spec.model == "gpvit_l1":
+        return [(8, [model.backbone.stem.convs[0].conv, model.backbone.stem.projection])]
+    stages = model.backbone.stages
+    convs = [model.backbone.stem.conv, model.backbone.stem.downsample.reduction]
+    convs += [stage.downsample.reduction for stage in stages[:-1]]
+    return [(4 * 2**stage, convs[: 2 + stage]) for stage in range(len(stages))]
+
+
+def test_a_cell_lies_in_the_middle_of_what_it_is_computed_from(classifier, picture):
+    for stride, convs in strided(classifier):
+        image = torch.zeros(1, 3, 8 * stride, 8 * stride, requires_grad=True)
+        x = image
+        for conv in convs:
+            conv.weight.data.fill_(1.0)
+            x = conv(x)
+        x[0, 0, 4, 4].backward()
+        reach = image.grad.sum((0, 1, 3))
+        middle = float((reach * (torch.arange(len(reach)) + 0.5)).sum() / reach.sum())
+        assert middle == pytest.approx(4 * stride + Scene.of(classifier, picture).offset, abs=1e-3)
 
 
 def test_the_preprocessing_is_honoured(gcvit):

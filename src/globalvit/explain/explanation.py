@@ -25,7 +25,8 @@ class Explanation:
         values: (rows, columns) of the token grid that stand for the picture, float32 or float64. Attention sums to 1
             minus `padding_share`; `global` does so in the mean over its windows; Grad-CAM is 0 or more.
         padding_share: part of the attention that fell on tokens that are padding.
-        stride: pixels of the input to a cell.
+        stride: pixels of the input from a cell's centre to the next.
+        offset: pixels of the input from its edge to the first cell's centre.
         input_size: height and width of what the model got.
         crop: left, top, right, bottom of what it saw of the picture, in the picture's pixels.
         picture_size: height and width of the picture.
@@ -42,6 +43,7 @@ class Explanation:
     title: str
     values: np.ndarray
     stride: int
+    offset: float
     input_size: Size
     crop: Box
     picture_size: Size
@@ -88,7 +90,8 @@ class Explanation:
     def note(self) -> str:
         """What the colours cannot say: which heads, how uneven the map is, and what of it is lost."""
         low, high = self.spread
-        said = [f"{low:.1f}–{high:.1f}× mean"]
+        digits = 1 if high - low > 0.2 else 3
+        said = [f"{low:.{digits}f}–{high:.{digits}f}× mean"]
         if self.heads:
             said.insert(0, "all heads" if self.head is None else f"head {self.head} of {self.heads}")
         if self.padding_share >= LEAST_SAID:
@@ -97,21 +100,19 @@ class Explanation:
 
     def placed(self, height: int, width: int) -> np.ndarray:
         """What is shown over the picture reduced or enlarged to a size, bilinear within windows: float32."""
-        left, top, right, bottom = self.crop
         window = self.window or self.shown.shape
         rows, columns = (
-            _weights(total, side, kept, extent / self.stride, cells, step)
-            for total, side, kept, extent, cells, step in zip(
-                (height, width),
-                self.picture_size,
-                ((top, bottom), (left, right)),
-                self.input_size,
-                self.shown.shape,
-                window,
-                strict=True,
-            )
+            _weights(self._in_cells(total, axis), self.shown.shape[axis], window[axis])
+            for axis, total in enumerate((height, width))
         )
         return rows @ self.shown.astype(np.float32) @ columns.T
+
+    def _in_cells(self, total: int, axis: int) -> np.ndarray:
+        """Where `total` pixels along an axis of the picture lie, counted in cells; NaN where the model saw nothing."""
+        first, last = self.crop[1 - axis], self.crop[3 - axis]
+        place = (np.arange(total) + 0.5) * (self.picture_size[axis] / total)
+        seen = np.where((place >= first) & (place <= last), place, np.nan)
+        return ((seen - first) / (last - first) * self.input_size[axis] - self.offset) / self.stride
 
     def seen(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns that the model saw of the picture reduced or enlarged to a size."""
@@ -125,35 +126,38 @@ class Explanation:
     def box_of(self, cells: tuple[int, int, int, int]) -> Box:
         """Cells left, top, right, bottom as a box in the picture's pixels, cut to what the model saw."""
         left, top, right, bottom = self.crop
-        height, width = self.input_size
-        across, down = (right - left) / width * self.stride, (bottom - top) / height * self.stride
+        across, down = (right - left) / self.input_size[1], (bottom - top) / self.input_size[0]
+        rows, columns = self.values.shape
+
+        def edge(cell: int, most: int, first: float, last: float, scale: float) -> float:
+            # Halfway between two centres; the outer cells reach to the border.
+            inner = first + ((cell - 0.5) * self.stride + self.offset) * scale
+            return first if cell == 0 else last if cell >= most else min(inner, last)
+
         return (
-            left + cells[0] * across,
-            top + cells[1] * down,
-            min(left + cells[2] * across, right),
-            min(top + cells[3] * down, bottom),
+            edge(cells[0], columns, left, right, across),
+            edge(cells[1], rows, top, bottom, down),
+            edge(cells[2], columns, left, right, across),
+            edge(cells[3], rows, top, bottom, down),
         )
 
 
-def _weights(total: int, side: int, kept: tuple[float, float], extent: float, cells: int, window: int) -> np.ndarray:
-    """How each of `total` pixels along a side mixes the cells: float32 (total, cells), rows of 0 outside what is kept.
+def _weights(place: np.ndarray, cells: int, window: int) -> np.ndarray:
+    """How each pixel along a side mixes the cells: float32 (total, cells), rows of 0 where its place is NaN.
 
     Args:
-        total: pixels wanted along the side.
-        side: the picture's own pixels along it.
-        kept: first and last of those that the model saw.
-        extent: cells that these make, which the last cell may overhang.
+        place: of each pixel, counted in cells from the first one's centre.
         cells: of the grid.
         window: cells of a window, whose borders nothing is mixed across.
     """
-    place = (np.arange(total) + 0.5) * (side / total)
-    cell = (place - kept[0]) / (kept[1] - kept[0]) * extent - 0.5
+    is_seen = ~np.isnan(place)
+    cell = np.where(is_seen, place, 0)
     start = (cell + 0.5).clip(0, cells - 1).astype(np.int64) // window * window
     near = cell.clip(start, np.minimum(start + window, cells) - 1)
     first = near.astype(np.int64)
-    weights = np.zeros((total, cells), np.float32)
-    pixels = np.arange(total)
+    weights = np.zeros((len(place), cells), np.float32)
+    pixels = np.arange(len(place))
     weights[pixels, first] = 1 - (near - first)
     weights[pixels, np.minimum(first + 1, cells - 1)] += near - first
-    weights[(place < kept[0]) | (place > kept[1])] = 0
+    weights[~is_seen] = 0
     return weights

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from globalvit.data.fit import FitTransform
 from globalvit.detectors.padding import pad
+from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import as_size
 from globalvit.tasks.detect import Detector
 from globalvit.tasks.inputs import as_picture
@@ -23,6 +24,10 @@ Size = tuple[int, int]
 Pixel = tuple[int, int]
 Region = tuple[int, int, int, int]
 Box = tuple[float, float, float, float]
+
+# Where the middle of what the first cell is computed from lies. GC ViT's strided 3×3 convolutions with padding 1 keep
+# it at the first pixel, whatever the stride; GPViT takes 4×4 patches of such a map of stride 2.
+OFFSETS = {"gcvit": 0.5, "gpvit": 3.5}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +65,11 @@ class Scene:
         )
 
     @property
+    def offset(self) -> float:
+        """How far the first cell's centre is from the image's edge, in pixels of the input."""
+        return OFFSETS["gpvit" if isinstance(self.model.backbone, GPViT) else "gcvit"]
+
+    @property
     def padded_images(self) -> Tensor:
         """What the backbone gets: detectors pad to multiples of 32 at the right and the bottom."""
         return pad(self.images) if isinstance(self.model, Detector) else self.images
@@ -70,7 +80,7 @@ class Scene:
         return ceil(height / stride), ceil(width / stride)
 
     def cell_of(self, pixel: Pixel, stride: int) -> tuple[int, int]:
-        """Row and column of the cell that a pixel of the picture lies in.
+        """Row and column of the cell whose centre is nearest to a pixel of the picture.
 
         Raises:
             ValueError: the pixel is not in the picture, or was cropped away.
@@ -85,9 +95,9 @@ class Scene:
         if not (left <= x + 0.5 <= right and top <= y + 0.5 <= bottom):
             raise ValueError(f"pixel={x},{y} was cropped away before the model saw the picture; it saw {self._kept()}")
         rows, columns = self.cells(stride)
-        row = (y + 0.5 - top) / (bottom - top) * self.input_size[0] / stride
-        column = (x + 0.5 - left) / (right - left) * self.input_size[1] / stride
-        return min(int(row), rows - 1), min(int(column), columns - 1)
+        row = ((y + 0.5 - top) / (bottom - top) * self.input_size[0] - self.offset) / stride
+        column = ((x + 0.5 - left) / (right - left) * self.input_size[1] - self.offset) / stride
+        return min(max(int(row + 0.5), 0), rows - 1), min(max(int(column + 0.5), 0), columns - 1)
 
     def cells_of(self, region: Region, stride: int) -> tuple[slice, slice]:
         """Rows and columns of the cells that a region of the picture touches.

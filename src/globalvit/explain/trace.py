@@ -125,6 +125,7 @@ def in_picture(
         title=f"{title} · {place(view)}",
         values=values,
         stride=stride,
+        offset=scene.offset,
         input_size=scene.input_size,
         crop=scene.crop,
         picture_size=scene.picture_size,
