@@ -191,6 +191,10 @@ class Block(nn.Module):
         x = self.drop_path.residual(x_BHWC, self._attend, query_BhNd)
         return self.drop_path.residual(x, self._transform)
 
+    def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
+        """Who attends to whom in this block when `forward` gets the same."""
+        return self.attention.attention_maps(self.norm1(x_BHWC), query_BhNd)
+
     def _attend(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
         return _scale(self.attention(self.norm1(x_BHWC), query_BhNd), self.scale1)
 
