@@ -1,5 +1,7 @@
 """Taking turns, and what happens when one of the networks fails."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,8 +9,16 @@ from globalvit.benchmark import measure as measuring
 from globalvit.benchmark.measure import Budget, measure
 from globalvit.benchmark.networks import Form, create, expand, own_size, peers_of
 from globalvit.benchmark.report import best_rows, rows, size_rows, speed_table
-from globalvit.benchmark.steps import Inference, Training, compiled, images, make_step
+from globalvit.benchmark.roofline import Rates
+from globalvit.benchmark.steps import Inference, Training, images, make_step
 from globalvit.build import create_model
+
+
+class Small(torch.nn.Sequential):
+    """A network that compiles in seconds."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 7), torch.nn.GELU(), torch.nn.Linear(7, 5))
 
 
 @pytest.mark.parametrize(
@@ -55,11 +65,11 @@ def test_networks_take_turns_and_are_compared(toy, make_cell, mode):
         (ValueError(), "ValueError"),
     ],
 )
-def test_a_network_that_fails_says_why_and_the_others_go_on(toy, make_cell, monkeypatch, error, told):
-    def fail(entry, *arguments):
+def test_a_network_that_fails_says_why_and_the_others_go_on(make_cell, monkeypatch, error, told):
+    def fail(entry, *_):
         if entry.source == "timm":
             raise error
-        return create(entry, *arguments)
+        return Small()
 
     monkeypatch.setattr(measuring, "create", fail)
     ours, peer = measure([make_cell("test_resnet")], "cpu", budget=Budget(repeats=1), form=Form())
@@ -79,7 +89,7 @@ def test_one_that_fails_later_leaves_no_times(toy, make_cell, monkeypatch):
     assert (result.seconds, result.error) == ([], "ZeroDivisionError: division by zero")
 
 
-@pytest.mark.parametrize("head", ["upernet", "retinanet"])
+@pytest.mark.parametrize("head", ["segformer", "retinanet"])
 @pytest.mark.parametrize("mode", ["inference", "train"])
 def test_segmenters_and_detectors_are_measured_by_their_raw_forward_and_their_losses(toy, make_cell, head, mode):
     cell = make_cell(mode=mode, image_size=(64, 64))
@@ -121,13 +131,6 @@ def test_peers_drop_as_many_paths_as_ours_in_training_and_take_the_image_size(ma
     peer = create(cell.entries[1], cell, Form())
     assert peer.patch_embed.img_size == (64, 64)
     assert peer.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
-
-
-def test_compiled_code_is_shared_with_no_other_network():
-    one, other = (compiled(torch.nn.Identity(), "compiled") for _ in range(2))
-    assert one.__wrapped__.__code__ is not other.__wrapped__.__code__
-    call = torch.nn.Identity()
-    assert compiled(call, "eager") is call
 
 
 def test_sizes_are_compared_by_the_cost_of_a_pixel(toy, make_cell):
@@ -175,24 +178,44 @@ def test_auto_is_timms_network_of_the_same_name():
     assert peers_of("gpvit_l1_upernet", []) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["compiled", "frozen"])
-def test_compiled_networks_answer_as_others_do(toy, make_cell, way):
-    cell = make_cell(way=way)
-    step = Inference(create_model(toy, image_size=32), cell, cell.entries[0], "cpu")
-    with step.compiling(), torch.inference_mode():
-        made = step.forward(step.images_BCHW)
-    with torch.inference_mode():
-        torch.testing.assert_close(made, step.module(step.images_BCHW), rtol=1e-4, atol=1e-5)
+def test_a_deployed_network_is_folded_in_the_type_that_it_runs_in(toy, make_cell, monkeypatch):
+    monkeypatch.setattr("globalvit.benchmark.profile.rates", lambda *_: Rates(flops=1e11, bandwidth=1e10))
+    cell = make_cell(precision="bf16")
+    cell = replace(cell, entries=tuple(replace(cell.entries[0], way=way) for way in ("eager", "deployed")))
+    results = measure([cell], "cpu", budget=Budget(repeats=1), form=Form(), is_profiled=True)
+    assert [result.error for result in results] == [None, None]
+    plain, deployed = results
+    assert plain.params == deployed.params
+    assert plain.state_bytes == deployed.state_bytes
+    assert plain.profile.work == deployed.profile.work
+    assert set(deployed.profile.floors) <= {"linear", "attention products", "convolution"}
 
 
 @pytest.mark.slow
-def test_ways_of_one_cell_are_compiled_each_for_itself(toy, make_cell):
-    from dataclasses import replace
+def test_ways_of_one_cell_are_compiled_each_for_itself_and_answer_alike(make_cell, monkeypatch):
+    monkeypatch.setattr("globalvit.benchmark.profile.rates", lambda *_: Rates(flops=1e11, bandwidth=1e10))
+    answers = []
+    call = Inference.__call__
 
+    def keep(self):
+        call(self)
+        with torch.inference_mode():
+            answers.append(self.forward(self.images_BCHW))
+
+    monkeypatch.setattr(Inference, "__call__", keep)
+    monkeypatch.setattr(measuring, "create", lambda *_: torch.manual_seed(0) and Small())
     cell = make_cell()
     cell = replace(cell, entries=tuple(replace(cell.entries[0], way=way) for way in ("eager", "compiled", "frozen")))
     results = measure([cell], "cpu", budget=Budget(repeats=1), form=Form(), is_profiled=True)
     assert [result.error for result in results] == [None] * 3
     assert [result.compile_s is not None and result.compile_s > 0 for result in results] == [False, True, True]
     assert ["compiled" in result.profile.seconds for result in results] == [False, True, True]
+    for answer in answers:
+        torch.testing.assert_close(answer, answers[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["inference", "train"])
+def test_ours_compiles(toy, make_cell, mode):
+    (result,) = measure([make_cell(way="compiled", mode=mode)], "cpu", budget=Budget(repeats=1), form=Form())
+    assert (result.error, len(result.seconds)) == (None, 1)

@@ -3,8 +3,9 @@
 import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -134,7 +135,12 @@ class Measurement:
             found = sorted(filter(None, (memory.run_bytes(step, self.device) for _ in range(runs))))
             result.run_bytes = found[len(found) // 2] if found else None
         if self.is_profiled:
-            result.profile = profile(step, result.entry, self.device)
+            entry = replace(result.entry, way="eager")
+            is_plain = entry == result.entry
+            plain = (
+                step if is_plain else make_step(create(entry, result.cell, self.form), result.cell, entry, self.device)
+            )
+            result.profile = profile(step, plain)
 
     def _seconds(self, step: Step) -> float:
         synchronize(self.device)
@@ -177,17 +183,25 @@ def measure(
         is_profiled: also find out where the time goes.
         advance: called after each network has been built and compiled.
     """
+    results = []
+    is_compiling = any(entry.compiler != "eager" for cell in cells for entry in cell.entries)
+    with _first_time() if is_compiling else nullcontext():
+        for cell in cells:
+            results += Measurement(cell, device, form, is_profiled=is_profiled).run(budget, advance)
+            if is_compiling:
+                torch._dynamo.reset()
+            _free(device)
+    return results
+
+
+@contextmanager
+def _first_time() -> Iterator[None]:
+    """Let compiling take as long as for somebody who does it for the first time."""
     from torch._dynamo import config
     from torch._inductor.utils import fresh_cache
 
-    results = []
-    # Compiling takes as long as for somebody who does it for the first time.
     with fresh_cache(), config.patch(recompile_limit=RECOMPILE_LIMIT):
-        for cell in cells:
-            results += Measurement(cell, device, form, is_profiled=is_profiled).run(budget, advance)
-            torch._dynamo.reset()
-            _free(device)
-    return results
+        yield
 
 
 def _free(device: str) -> None:

@@ -85,12 +85,12 @@ def peers_of(model: str, wanted: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def create(entry: Entry, cell: Cell, form: Form) -> nn.Module:
-    """A network with fresh weights on the CPU, deployed where its entry says so.
+    """A network with fresh weights on the CPU.
 
     In training peers get the drop path of ours, so that both leave out as much.
 
     Raises:
-        ValueError: a peer cannot take the image size, or the model cannot be deployed.
+        ValueError: a peer cannot take the image size, or ours not the windows.
     """
     torch.manual_seed(0)
     if entry.source != OURS:
@@ -98,7 +98,7 @@ def create(entry: Entry, cell: Cell, form: Form) -> nn.Module:
         return _peer(entry.model, cell.image_size, drop_path)
     task = create_model(entry.model, image_size=cell.image_size, window=form.window)
     task.backbone.set_attention(form.attention)
-    return _deployed(task) if entry.is_deployed else task
+    return task
 
 
 def token_grids(module: nn.Module, size: Size) -> list[Grid]:
@@ -108,13 +108,6 @@ def token_grids(module: nn.Module, size: Size) -> list[Grid]:
         return []
     height, width = padded_size(*size) if module.kind == "detect" else size
     return grids(backbone.config, (height, width))
-
-
-def _deployed(task: Task) -> nn.Module:
-    deploy = getattr(task.eval(), "deploy", None)
-    if deploy is None:
-        raise ValueError(f"{task.spec.model} has no deploy()")
-    return deploy()
 
 
 def _peer(name: str, size: Size, drop_path: float) -> nn.Module:

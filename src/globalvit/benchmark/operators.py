@@ -12,7 +12,10 @@ KINDS = (
     "optimiser",
     "compiled",
     "rest",
+    "outside torch",
 )
+# What a run does outside all operators, such as Python and C of ours, is recorded under this name.
+OUTSIDE = "outside torch"
 # Kinds that are matrix products, whose floor is the rate of products; that of all others is memory.
 PRODUCTS = ("linear", "attention products", "convolution")
 # Parts of an operator's name, without library and overload → kind; the first one that fits counts.
@@ -43,6 +46,8 @@ _WHOLE: dict[str, tuple[str, ...]] = {
 
 def kind_of(operator: str) -> str:
     """The kind of an operator by its name: `aten::addmm`, or `aten::add.Tensor` with its overload."""
+    if operator == OUTSIDE:
+        return OUTSIDE
     library, _, name = operator.rpartition("::")
     name = name.split(".")[0].lower()
     for kind, names in _WHOLE.items():

@@ -12,9 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from globalvit.benchmark.cells import Entry
 from globalvit.benchmark.machine import synchronize
-from globalvit.benchmark.operators import KINDS, kind_of
+from globalvit.benchmark.operators import KINDS, OUTSIDE, kind_of
 from globalvit.benchmark.roofline import Rates, Work, floor_seconds, product_limit, rates
 from globalvit.benchmark.steps import Step
 
@@ -27,8 +26,8 @@ class Profile:
 
     Attributes:
         seconds: of a run, by kind of operation, largest first.
-        work: operations of a run, by kind; of a compiled network as they are before compiling.
-        floors: least seconds, by kind; of a compiled network of its products only, for the rest is fused.
+        work: operations of a run, by kind; of a compiled or deployed network as they are before that.
+        floors: least seconds, by kind; of a compiled or deployed network of its products only, for the rest is fused.
         rates: of the machine.
         limit: images a second that the products alone would allow.
     """
@@ -51,27 +50,27 @@ class Profile:
         }
 
 
-def profile(step: Step, entry: Entry, device: str) -> Profile:
-    """Run a step a few times under torch's profiler, and once to count its operations."""
-    seconds = times_of(step, device)
-    work = work_of(step)
-    measured = rates(device, step.cell.precision, torch.get_num_threads())
-    is_eager = entry.compiler == "eager"
+def profile(step: Step, plain: Step) -> Profile:
+    """Run a step a few times under torch's profiler, and once as it is without compiling, to count its operations."""
+    cell, seconds, work = step.cell, times_of(step), work_of(plain)
+    measured = rates(step.device, cell.precision, torch.get_num_threads())
     floors = {
         kind: floor_seconds(kind, done, measured)
         for kind, done in work.items()
-        if kind in seconds and (is_eager or done.flops)
+        if kind in seconds and (step is plain or done.flops)
     }
-    limit = product_limit(work, measured, step.cell.batch_size)
+    limit = product_limit(work, measured, cell.batch_size)
     return Profile(seconds=seconds, work=work, floors=floors, rates=measured, limit=limit)
 
 
-def times_of(step: Step, device: str) -> dict[str, float]:
+def times_of(step: Step) -> dict[str, float]:
     """Seconds of a run by kind of operation, largest first."""
+    device = step.device
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with torch.profiler.profile(activities=activities) as recorded:
         for _ in range(RUNS):
-            step()
+            with torch.profiler.record_function(OUTSIDE):
+                step()
         synchronize(device)
     return by_kind(recorded.key_averages(), RUNS, is_gpu=device == "cuda")
 

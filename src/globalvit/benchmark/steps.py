@@ -29,11 +29,7 @@ Call = Callable[[Tensor], Any]
 
 
 class Step(ABC):
-    """One run of `module`; call it as often as needed.
-
-    Attributes:
-        plain: the same run without the compiler, for counting operations.
-    """
+    """One run of `module`, which it moves to the device; call it as often as needed."""
 
     def __init__(self, module: nn.Module, cell: Cell, entry: Entry, device: str) -> None:
         self.module = module.to(device)
@@ -41,6 +37,7 @@ class Step(ABC):
         self.compiler = entry.compiler
         self.device = device
         self.images_BCHW = images(cell).to(device)
+        self._weights = _bytes(chain(module.parameters(), module.buffers()))
 
     @abstractmethod
     def __call__(self) -> None:
@@ -53,11 +50,14 @@ class Step(ABC):
     @property
     def state_bytes(self) -> int:
         """Bytes of parameters and buffers, and of what else lasts from run to run."""
-        return _bytes(chain(self.module.parameters(), self.module.buffers()))
+        return self._weights
 
     @contextmanager
     def compiling(self, *, is_profiled: bool = False) -> Iterator[None]:
         """The settings of the compiler while the first runs build what they need."""
+        if self.compiler == "eager":
+            yield
+            return
         from torch._inductor import config
 
         patches = {"freezing": self.compiler == "frozen", "cpp.enable_kernel_profile": is_profiled}
@@ -66,12 +66,16 @@ class Step(ABC):
 
 
 class Inference(Step):
-    """A forward pass; weights and images are of the cell's precision."""
+    """A forward pass; weights and images are of the cell's precision, and the model is deployed where that is asked."""
 
     def __init__(self, module: nn.Module, cell: Cell, entry: Entry, device: str) -> None:
         dtype = DTYPES[cell.precision]
         super().__init__(module.eval().to(dtype), cell, entry, device)
         self.images_BCHW = self.images_BCHW.to(dtype)
+        if entry.is_deployed:
+            # Last, since weights are laid out for their type and device.
+            assert isinstance(self.module, Task)
+            self.module = self.module.deploy()
         self.forward = compiled(self.module, self.compiler)
 
     def __call__(self) -> None:
