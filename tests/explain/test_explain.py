@@ -191,6 +191,11 @@ def test_classes_by_name_or_number(gcvit):
         find_class(gcvit, "zebra")
 
 
+def test_a_deployed_copy_is_refused(gcvit, picture):
+    with pytest.raises(ValueError, match="a deployed copy tells neither attention nor gradients; explain the model it"):
+        explain(gcvit.deploy(), picture, "global")
+
+
 def test_drawing_refuses_what_does_not_fit(gcvit, picture):
     found = explain(gcvit, picture, "rollout")
     with pytest.raises(ValueError, match=r"opacity=2 must be in 0 … 1"):

@@ -11,6 +11,7 @@ from globalvit.explain.scene import Pixel, Region, Scene, evaluating
 from globalvit.explain.trace import Asked
 from globalvit.explain.views import View, check_choices, find_view
 from globalvit.explain.windows import explain_global, explain_local
+from globalvit.models.deploy import PackedBlock
 from globalvit.tasks.task import Task
 
 _KINDS: dict[str, Callable[[Scene, View, Asked], Explanation]] = {
@@ -58,9 +59,11 @@ def explain(
         image_size: size of the input in pixels, a side or (height, width), in place of the preprocessing's own.
 
     Raises:
-        ValueError: something is not there, means nothing for the kind, or lies outside the picture; the text says what
-            there is.
+        ValueError: the model is a deployed copy; something is not there, means nothing for the kind, or lies outside
+            the picture. The text says what there is.
     """
+    if any(isinstance(module, PackedBlock) for module in model.modules()):
+        raise ValueError("a deployed copy tells neither attention nor gradients; explain the model it came from")
     view = find_view(model, kind, stage, block, head)
     check_choices(view, {"pixel": pixel, "region": region, "group": group, "target": target})
     asked = Asked(head=head, pixel=pixel, region=region, group=group, target=target)
