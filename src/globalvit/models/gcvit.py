@@ -118,7 +118,7 @@ class GlobalQuery(nn.Module):
             x = x + block(x)
             if index < self.pools:
                 x = F.max_pool2d(x, 3, stride=2, padding=1)
-        if x.shape[-2:] != (self.window, self.window):
+        if not windows.is_sure(x.shape[2] == self.window, x.shape[3] == self.window):
             x = resize_bicubic(x, self.window, self.window)
         return to_nhwc(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 

@@ -253,7 +253,7 @@ class GPViT(Backbone):
 
     def _positions(self, height: int, width: int) -> Tensor:
         """The learned embedding, resized where the grid is not 28×28: (H, W, C)."""
-        if (height, width) == self.position_embedding.shape[:2]:
+        if windows.is_sure(height == POSITION_GRID, width == POSITION_GRID):
             return self.position_embedding
         return to_nhwc(resize_bicubic(to_nchw(self.position_embedding[None]), height, width))[0]
 

@@ -6,24 +6,41 @@ Legend: `B` images · `H W` grid · `C` channels · `M` windows an image · `N` 
 Windows stay behind their image's axis, so that no image can meet another's.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def padding(height: int, width: int, window: int) -> tuple[int, int]:
     """Rows and columns missing to the next multiple of `window`, for the bottom and the right side."""
-    return -height % window, -width % window
+    # By multiples, not remainders: where sides are symbols, divisions merge with those of the strides before them, and
+    # a padded side is seen to be a multiple of the window. Remainders cost the compiler minutes.
+    return ((height - 1) // window + 1) * window - height, ((width - 1) // window + 1) * window - width
 
 
 def pad(x_BHWC: Tensor, window: int) -> Tensor:
     """Fill the grid with zeros at the bottom and the right up to a multiple of `window` tokens a side."""
     rows, columns = padding(x_BHWC.shape[1], x_BHWC.shape[2], window)
-    return F.pad(x_BHWC, (0, 0, 0, columns, 0, rows)) if rows or columns else x_BHWC
+    return x_BHWC if is_sure(rows == 0, columns == 0) else F.pad(x_BHWC, (0, 0, 0, columns, 0, rows))
 
 
 def crop(x_BHWC: Tensor, height: int, width: int) -> Tensor:
     """Undo `pad`."""
-    return x_BHWC[:, :height, :width]
+    rows, columns = height - x_BHWC.shape[1], width - x_BHWC.shape[2]
+    # Not a slice: what follows would ask whether that lies in memory without gaps, which depends on the size.
+    return x_BHWC if is_sure(rows == 0, columns == 0) else F.pad(x_BHWC, (0, 0, 0, columns, 0, rows))
+
+
+def is_sure(*conditions: bool) -> bool:
+    """Whether conditions on sizes all hold; while a graph for any size is being made, whether they hold for any size.
+
+    A plain `if` would make the graph one for sizes like the example's.
+    """
+    if not torch.compiler.is_compiling():
+        return all(conditions)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(condition) for condition in conditions)
 
 
 def partition(x_BHWPC: Tensor, rows: int, columns: int, heads: int) -> Tensor:
@@ -32,10 +49,10 @@ def partition(x_BHWPC: Tensor, rows: int, columns: int, heads: int) -> Tensor:
     The P projections that lie side by side (q, k, v) come apart, and one copy brings every head's tokens together, as
     matrix products want them. H is a multiple of `rows`, W of `columns`.
     """
-    B, H, W, P, _ = x_BHWPC.shape
+    B, H, W, P, C = x_BHWPC.shape
     assert H % rows == 0, (H, rows)
     assert W % columns == 0, (W, columns)
-    x = x_BHWPC.view(B, H // rows, rows, W // columns, columns, P, heads, -1)
+    x = x_BHWPC.view(B, H // rows, rows, W // columns, columns, P, heads, C // heads)
     return x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)
 
 
