@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from globalvit.detectors.boxes import Size
+from globalvit.models import windows
 
 # Every stride of a detector's backbone divides it.
 MULTIPLE = 32
@@ -22,8 +23,8 @@ def padded_size(height: int, width: int) -> Size:
 
 def pad(images_BCHW: Tensor) -> Tensor:
     """Zeros right and below, up to multiples of 32."""
-    height, width = images_BCHW.shape[-2:]
-    return F.pad(images_BCHW, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+    rows, columns = windows.padding(images_BCHW.shape[2], images_BCHW.shape[3], MULTIPLE)
+    return F.pad(images_BCHW, (0, columns, 0, rows))
 
 
 def stack(images: Sequence[Tensor]) -> Tensor:

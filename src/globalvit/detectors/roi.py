@@ -52,8 +52,11 @@ class RegionPool:
         """Boxes (N, 4) of each image → (R, C, side, side), one image's regions after another's."""
         boxes_R4 = torch.cat(list(boxes))
         images_R = level_of_image(boxes).to(boxes_R4)
-        rois_R5 = torch.cat([images_R[:, None], boxes_R4], 1)
-        levels_R = levels_of(boxes_R4)
+        return self.of_rois(maps_BCHW, torch.cat([images_R[:, None], boxes_R4], 1), side)
+
+    def of_rois(self, maps_BCHW: Sequence[Tensor], rois_R5: Tensor, side: int) -> Tensor:
+        """Boxes with the number of their image in front (R, 5) → (R, C, side, side)."""
+        levels_R = levels_of(rois_R5[:, 1:])
         first = maps_BCHW[0]
         out = first.new_zeros(len(rois_R5), self.channels, side, side)
         for level, stride in enumerate(self.strides):

@@ -18,6 +18,23 @@ WIDTH = 512
 POOLS = (1, 2, 3, 6)
 
 
+def pool(x_BCHW: Tensor, side: int) -> Tensor:
+    """Means of side × side cells that cover the map and may overlap by a step: (B, C, side, side)."""
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x_BCHW, side)
+    # The same as two products: ONNX knows no such pooling of maps of any size.
+    rows, columns = (_cells(x_BCHW.shape[axis], side, x_BCHW) for axis in (2, 3))
+    return rows @ x_BCHW @ columns.transpose(0, 1)
+
+
+def _cells(steps: int, side: int, like: Tensor) -> Tensor:
+    """How much each step of an axis counts for each cell: (side, steps)."""
+    number = torch.arange(side, device=like.device)[:, None]
+    step = torch.arange(steps, device=like.device)
+    is_in = (step >= number * steps // side) & (step < ((number + 1) * steps + side - 1) // side)
+    return is_in.to(like.dtype) / is_in.sum(1, keepdim=True)
+
+
 class PoolPyramid(nn.Module):
     """A map beside what it looks like in 1, 4, 9 and 36 cells, merged by a convolution."""
 
@@ -28,7 +45,7 @@ class PoolPyramid(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, width, H, W)."""
-        pooled = (F.adaptive_avg_pool2d(x_BCHW, side) for side in POOLS)
+        pooled = (pool(x_BCHW, side) for side in POOLS)
         levels = (level(pool) for level, pool in zip(self.levels, pooled, strict=True))
         return self.merge(torch.cat([x_BCHW, *(resize_like(level, x_BCHW) for level in levels)], dim=1))
 

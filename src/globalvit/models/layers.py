@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from globalvit.models.windows import is_sure
+
 INIT_STD = 0.02
 
 
@@ -35,7 +37,7 @@ def resize_bicubic(x_BCHW: Tensor, height: int, width: int) -> Tensor:
 
 def resize_bilinear(x_BCHW: Tensor, height: int, width: int) -> Tensor:
     """Resize bilinearly: half-pixel centres, edges replicated, no antialias."""
-    if x_BCHW.shape[-2:] == (height, width):
+    if is_sure(x_BCHW.shape[2] == height, x_BCHW.shape[3] == width):
         return x_BCHW
     return F.interpolate(x_BCHW, size=(height, width), mode="bilinear", align_corners=False)
 

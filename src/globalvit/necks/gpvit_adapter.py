@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from globalvit.models import windows
 from globalvit.models.gpvit import ConvNormReLU, GPViT
-from globalvit.models.layers import INIT_STD, DropPath, to_nchw, to_nhwc
+from globalvit.models.layers import INIT_STD, DropPath, resize_bilinear, to_nchw, to_nhwc
 from globalvit.models.variants import GPViTConfig
 from globalvit.necks.deformable import DeformableAttention, Grids, places
 
@@ -241,15 +242,13 @@ def to_maps(c_BSC: Tensor, grids: Grids) -> list[Tensor]:
 
 def _resize(x_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
     """Bilinear, no corner alignment, no antialias."""
-    size = like_BCHW.shape[-2:]
-    return x_BCHW if x_BCHW.shape[-2:] == size else F.interpolate(x_BCHW, size=size, mode="bilinear")
+    return resize_bilinear(x_BCHW, like_BCHW.shape[2], like_BCHW.shape[3])
 
 
 def _pad(images_BCHW: Tensor) -> Tensor:
-    # Sides in multiples, not by remainders: torch.compile spends minutes on symbols with those.
-    rows, columns = (-(-side // STRIDES[-1]) * STRIDES[-1] - side for side in images_BCHW.shape[-2:])
-    return F.pad(images_BCHW, (0, columns, 0, rows)) if rows or columns else images_BCHW
+    rows, columns = windows.padding(images_BCHW.shape[2], images_BCHW.shape[3], STRIDES[-1])
+    return images_BCHW if windows.is_sure(rows == 0, columns == 0) else F.pad(images_BCHW, (0, columns, 0, rows))
 
 
 def _crop(map_BCHW: Tensor, height: int, width: int, stride: int) -> Tensor:
-    return map_BCHW[:, :, : -(-height // stride), : -(-width // stride)]
+    return to_nchw(windows.crop(to_nhwc(map_BCHW), (height - 1) // stride + 1, (width - 1) // stride + 1))

@@ -1,0 +1,141 @@
+"""Whether a written file gives what the model gives, at several sizes and batches, and how fast.
+
+Legend: `B` images · `N` detections · `h w` grid.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from globalvit.export.graph import Graph
+from globalvit.export.plan import Plan
+
+Run = Callable[[Tensor], list[Tensor]]
+BATCHES = (1, 2, 3)
+# The smallest there is, a square one, and odd and oblong ones that no window divides.
+SIZES = ((32, 32), (64, 64), (97, 131), (160, 96))
+# Largest difference as a part of the largest value.
+LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+# Where answers are chosen, not computed, equal scores may be told apart either way.
+CHOSEN_LIMIT = 2e-2
+PIXELS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One run of the written file beside the model.
+
+    Attributes:
+        batch: images.
+        height: of the images in pixels.
+        width: of the images in pixels.
+        difference: the largest of any output, as a part of its largest value; of labels and boxes, the share of those
+            that the model does not have.
+        seconds: that the file took.
+        eager_seconds: that the model took.
+    """
+
+    batch: int
+    height: int
+    width: int
+    difference: float
+    seconds: float
+    eager_seconds: float
+
+    @property
+    def shape(self) -> str:
+        """Batch and size in words."""
+        return f"batch {self.batch} of {self.height}×{self.width} pixels"
+
+
+def check(graph: Graph, run: Run, reference: Graph) -> Iterator[Check]:
+    """Run file and model at every batch and size that the plan leaves open.
+
+    Args:
+        graph: what the file was made of.
+        run: runs the file.
+        reference: the same in float32.
+
+    Raises:
+        ValueError: the file fails, or differs by more than its precision explains; the text says where and by how much.
+    """
+    for batch, (height, width) in cases(graph.plan):
+        images = graph.noise(batch, height, width)
+        name = f"batch {batch} of {height}×{width} pixels"
+        found, seconds = _timed(run, images, name)
+        with torch.inference_mode():
+            expected, eager_seconds = _timed(lambda x: list(reference(x)), images, name)
+        done = Check(
+            batch=batch,
+            height=height,
+            width=width,
+            difference=differ(graph.names, found, expected, name),
+            seconds=seconds,
+            eager_seconds=eager_seconds,
+        )
+        limit = CHOSEN_LIMIT if _is_chosen(graph) else LIMITS[graph.plan.precision]
+        if not done.difference <= limit:
+            raise ValueError(
+                f"the file's answers differ from the model's by {done.difference:.2g} at {name}, more than {limit:g}; "
+                f"no file was kept: try another opset, or bind it to one size with image_size"
+            )
+        yield done
+
+
+def cases(plan: Plan) -> list[tuple[int, tuple[int, int]]]:
+    """(batch, size) of every check."""
+    sizes = SIZES if plan.image_size is None else (plan.image_size,)
+    return [(batch, size) for batch in (BATCHES if plan.has_open_batch else (1,)) for size in sizes]
+
+
+def _is_chosen(graph: Graph) -> bool:
+    return graph.plan.has_postprocessing and graph.task.kind != "classify"
+
+
+def _timed(run: Run, images: Tensor, name: str) -> tuple[list[Tensor], float]:
+    """The outputs, and the seconds of a second run: the first one may prepare."""
+    try:
+        run(images)
+        start = time.perf_counter()
+        outputs = run(images)
+    except RuntimeError as error:
+        raise ValueError(f"the file does not run on {name}, so that none was kept: {str(error).splitlines()[0]}") from error
+    return outputs, time.perf_counter() - start
+
+
+def differ(names: Sequence[str], found: Sequence[Tensor], expected: Sequence[Tensor], name: str) -> float:
+    """The largest difference of any output.
+
+    Raises:
+        ValueError: an output has another shape.
+    """
+    for output, ours, theirs in zip(names, expected, found, strict=True):
+        if ours.shape != theirs.shape:
+            raise ValueError(
+                f"the file's {output} is {tuple(theirs.shape)} at {name} where the model's is {tuple(ours.shape)}; "
+                f"no file was kept: bind it to one size with image_size"
+            )
+    if "boxes" in names:
+        return _differ_objects(dict(zip(names, found, strict=True)), dict(zip(names, expected, strict=True)))
+    return max(_differ(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def _differ(found: Tensor, expected: Tensor) -> float:
+    if not expected.is_floating_point():
+        return float((found != expected).float().mean())
+    if not found.isfinite().all():
+        return float("inf")
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def _differ_objects(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The share of the model's detections that the file lacks, or the difference of the scores if that is larger."""
+    scores = _differ(found["scores"], expected["scores"])
+    real_BN = expected["scores"] > 0
+    near_BNN = (found["boxes"][:, None] - expected["boxes"][:, :, None]).abs().amax(-1) <= PIXELS
+    same_BNN = found["labels"][:, None] == expected["labels"][:, :, None]
+    missing = (real_BN & ~(near_BNN & same_BNN).any(2)).sum() / real_BN.sum().clamp(min=1)
+    return max(scores, float(missing))

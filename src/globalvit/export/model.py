@@ -1,0 +1,159 @@
+"""From a task to a file that was run and compared before it got its name."""
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from globalvit import __version__
+from globalvit.atomic import replace_with
+from globalvit.data.fit import FitTransform
+from globalvit.export.capture import capture, describe
+from globalvit.export.check import Check, check
+from globalvit.export.files import require_onnx, run_onnx, run_torch, write_onnx, write_torch
+from globalvit.export.graph import Graph
+from globalvit.export.plan import OPSETS, Format, Layout, Plan, Precision, choose_format, choose_sizes
+from globalvit.tasks.task import Task
+
+UNKNOWN_LICENCE = "not stated in the checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportReport:
+    """What was written and how it compared.
+
+    Attributes:
+        path: the file.
+        format: `onnx` or `torch`.
+        size: of the file in bytes.
+        inside: what the file does, in words.
+        sizes: what is left open, in words.
+        outputs: names of the outputs.
+        checks: every run of the file beside the model.
+        metadata: what the file says of itself.
+    """
+
+    path: Path
+    format: Format
+    size: int
+    inside: str
+    sizes: str
+    outputs: tuple[str, ...]
+    checks: tuple[Check, ...]
+    metadata: dict[str, Any]
+
+    @property
+    def difference(self) -> float:
+        """The largest of all checks."""
+        return max(one.difference for one in self.checks)
+
+
+def export_model(
+    model: Task,
+    path: str | PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002 - the word of the command line
+    precision: Precision = "fp32",
+    image_size: int | tuple[int, int] | None = None,
+    dynamic: Collection[str] | None = None,
+    preprocessing: Layout | None = None,
+    postprocessing: bool = False,
+    opset: int = OPSETS[0],
+    score_threshold: float = 0.05,
+    licence: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ExportReport:
+    """Write a model as ONNX or as torch.export's `.pt2`, run the file and compare it with the model.
+
+    Args:
+        model: what `create_model` or `open_checkpoint` returned; nothing of it changes.
+        path: ends in `.onnx` or `.pt2`; it appears only when all checks have passed.
+        format: `onnx` or `torch`, where the name of the file is not to say it.
+        precision: `fp32`, `fp16`, or in `.pt2` `bf16`; images and answers are float32 all the same.
+        image_size: side or (height, width) that the file is bound to; None leaves the size open.
+        dynamic: what stays open, of `batch` and `size`; by default both, with an `image_size` the batch.
+        preprocessing: `nchw` or `nhwc` takes uint8 images in this layout and normalises them inside; None takes float32
+            NCHW, normalised outside. Resizing always stays outside.
+        postprocessing: the file answers with probabilities (B, K), labels (B, H, W) uint8, or the 100 best objects of
+            each image: boxes (B, 100, 4) xyxy in pixels of the image that went in, scores (B, 100), 0 where there are
+            fewer, labels (B, 100), and masks (B, 100, 28, 28) within the boxes from detectors that have them.
+        opset: of ONNX, 18 to 23.
+        score_threshold: the score that an object has to exceed, with `postprocessing`.
+        licence: of the weights, for the file's metadata.
+        progress: is told each step.
+
+    Raises:
+        ValueError: a value does not fit, or the file does not give what the model gives; nothing is written then.
+        ImportError: a package that ONNX needs is missing; the text says how to get it.
+        OSError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    chosen = choose_format(path, format)
+    size, has_open_batch = choose_sizes(image_size, dynamic, own_size(model))
+    plan = Plan(
+        format=chosen,
+        precision=precision,
+        image_size=size,
+        has_open_batch=has_open_batch,
+        preprocessing=preprocessing,
+        has_postprocessing=postprocessing,
+        opset=opset,
+        score_threshold=score_threshold,
+    )
+    if chosen == "onnx":
+        require_onnx()
+    graph = Graph(model, plan)
+    metadata = _metadata(model, graph, licence or UNKNOWN_LICENCE)
+    reference = graph if precision == "fp32" else Graph(model, replace(plan, precision="fp32"))
+    with replace_with(path) as temporary:
+        progress("tracing the model")
+        program = capture(graph)
+        progress("writing")
+        if chosen == "onnx":
+            write_onnx(temporary, program, graph, metadata)
+        else:
+            write_torch(temporary, program, metadata)
+        progress("checking")
+        run = run_onnx(temporary) if chosen == "onnx" else run_torch(temporary)
+        checks = tuple(check(graph, run, reference))
+    return ExportReport(
+        path=path,
+        format=chosen,
+        size=path.stat().st_size,
+        inside=graph.inside,
+        sizes=describe(graph),
+        outputs=graph.names,
+        checks=checks,
+        metadata=metadata,
+    )
+
+
+def own_size(model: Task) -> tuple[int, int]:
+    """The size that a model's images have unless another is asked for; a square where sides follow the picture."""
+    transform = model.preprocessing
+    if isinstance(transform, FitTransform):
+        side = transform.short_side or 512
+        return side, side
+    return transform.image_size
+
+
+def _metadata(model: Task, graph: Graph, licence: str) -> dict[str, Any]:
+    """What a file says of itself, as plain values."""
+    plan = graph.plan
+    return {
+        "globalvit": __version__,
+        "model": model.spec.model,
+        "task": model.kind,
+        "classes": list(model.class_names),
+        "preprocessing": asdict(model.preprocessing),
+        "mean": list(model.preprocessing.mean),
+        "std": list(model.preprocessing.std),
+        "image_size": list(own_size(model)),
+        "input": f"uint8 {plan.preprocessing.upper()}, 0 … 255" if plan.preprocessing else "float32 NCHW, normalised",
+        "outputs": list(graph.names),
+        "inside": graph.inside,
+        "sizes": describe(graph),
+        "precision": plan.precision,
+        "weights_licence": licence,
+    }
