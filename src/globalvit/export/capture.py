@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbols
 
 from globalvit.export.graph import Graph
 
@@ -31,9 +33,9 @@ def capture(graph: Graph) -> ExportedProgram:
     dims = {axis: Dim.DYNAMIC if is_open else Dim.STATIC for axis, is_open in open_axes.items()}
     try:
         # Sizes of one are like any other: what depends on them here is the layout in memory, never the result.
-        with quiet(), torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        with quiet(), torch.no_grad(), symbols.patch(backed_size_oblivious=True):
             program = torch.export.export(graph, (images,), dynamic_shapes=(dims,), strict=False)
-    except (RuntimeError, torch._dynamo.exc.UserError) as error:
+    except (RuntimeError, UserError) as error:
         raise ValueError(
             f"{graph.task.spec.model} cannot be exported for {describe(graph)}: {str(error).splitlines()[0]}; bind the "
             f"file to one size with image_size"
@@ -44,8 +46,9 @@ def capture(graph: Graph) -> ExportedProgram:
 
 def describe(graph: Graph) -> str:
     """The sizes that are open, in words."""
-    size = "any size" if graph.plan.image_size is None else f"{graph.plan.image_size[0]}×{graph.plan.image_size[1]} pixels"
-    return f"{size}, {'any batch' if graph.plan.has_open_batch else 'one image at a time'}"
+    plan = graph.plan
+    size = "any size" if plan.image_size is None else f"{plan.image_size[0]}×{plan.image_size[1]} pixels"
+    return f"{size}, {'any batch' if plan.has_open_batch else 'one image at a time'}"
 
 
 def _drop_guards(program: ExportedProgram) -> None:
@@ -57,7 +60,7 @@ def _drop_guards(program: ExportedProgram) -> None:
     from torch.utils._sympy.numbers import int_oo
     from torch.utils._sympy.value_ranges import ValueRanges
 
-    program._guards_code.clear()
+    getattr(program, "_guards_code", []).clear()
     for symbol in program.range_constraints:
         program.range_constraints[symbol] = ValueRanges(2, int_oo)
 

@@ -45,11 +45,6 @@ class Check:
     seconds: float
     eager_seconds: float
 
-    @property
-    def shape(self) -> str:
-        """Batch and size in words."""
-        return f"batch {self.batch} of {self.height}×{self.width} pixels"
-
 
 def check(graph: Graph, run: Run, reference: Graph) -> Iterator[Check]:
     """Run file and model at every batch and size that the plan leaves open.
@@ -102,7 +97,8 @@ def _timed(run: Run, images: Tensor, name: str) -> tuple[list[Tensor], float]:
         start = time.perf_counter()
         outputs = run(images)
     except RuntimeError as error:
-        raise ValueError(f"the file does not run on {name}, so that none was kept: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the file does not run on {name}, so none was kept: {reason}") from error
     return outputs, time.perf_counter() - start
 
 

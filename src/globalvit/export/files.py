@@ -84,6 +84,8 @@ def run_onnx(path: Path) -> Run:
 
 def write_torch(path: Path, program: ExportedProgram, metadata: dict[str, Any]) -> None:
     """Write a program as torch.export does, with the metadata as JSON in a file inside it."""
+    # Else the example's images would be saved, too.
+    program.example_inputs = None
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(metadata, indent=2)})
     path.write_bytes(content.getbuffer())

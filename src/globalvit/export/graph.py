@@ -56,7 +56,9 @@ class Graph(nn.Module):
     def noise(self, batch: int, height: int, width: int) -> Tensor:
         """Random images of the kind that goes in, always the same ones."""
         images, generator = self.blank(batch, height, width), torch.Generator().manual_seed(0)
-        return images.random_(0, 256, generator=generator) if self.plan.preprocessing else images.normal_(generator=generator)
+        if self.plan.preprocessing is not None:
+            return images.random_(0, 256, generator=generator)
+        return images.normal_(generator=generator)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
