@@ -124,6 +124,11 @@ def _open(options: ExportOptions) -> "tuple[Task, str | None]":
     if options.weights == NONE:
         logger.warning("the weights of %s are fresh: the file knows nothing", model)
         return build.create_model(model).eval(), "none: fresh weights"
+    if not catalog.records(model):
+        raise ValueError(
+            f"no weights are published for {model}; give a trained model with --checkpoint, or fresh ones with "
+            f"--weights none"
+        )
     record = catalog.find(model, options.weights)
     return build.create_model(model, record.weights).eval(), record.licence
 

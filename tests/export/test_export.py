@@ -1,0 +1,142 @@
+"""What is written: checked numbers, open sizes, metadata, and what is refused."""
+
+import json
+import sys
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from globalvit.export import export_model
+from globalvit.export.check import SIZES, cases
+from globalvit.export.plan import Plan
+
+HEADS = ("", "_upernet", "_segformer", "_mask_rcnn", "_cascade_mask_rcnn", "_retinanet")
+FAMILIES = ("gcvit_xxtiny", "gpvit_l1")
+
+
+def properties(path):
+    return {one.key: one.value for one in onnx.load(path, load_external_data=False).metadata_props}
+
+
+def test_an_onnx_file_takes_any_batch_and_size_and_says_what_it_is(tiny, tmp_path):
+    model = tiny("gpvit_l1", classes=("a", "b", "c"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = export_model(model, tmp_path / "tiny.onnx", licence="MIT")
+    assert report.difference < 1e-4
+    assert {(one.batch, (one.height, one.width)) for one in report.checks} == {(b, s) for b in (1, 2, 3) for s in SIZES}
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    assert session.get_outputs()[0].shape == ["batch", 3]
+    images = torch.randn(1, 3, 75, 230)
+    (logits,) = session.run(["logits"], {"images": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), model.eval()(images), rtol=1e-4, atol=1e-5)
+    said = properties(report.path)
+    assert json.loads(said["classes"]) == ["a", "b", "c"]
+    assert json.loads(said["mean"]) == list(model.preprocessing.mean)
+    assert (said["model"], said["weights_licence"]) == ("gpvit_l1", "MIT")
+    assert list(tmp_path.iterdir()) == [report.path]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("postprocessing", [False, True])
+def test_every_task_is_exported_with_open_sizes(family, head, postprocessing, tiny, tmp_path):
+    report = export_model(
+        tiny(family + head), tmp_path / "tiny.onnx", postprocessing=postprocessing, preprocessing="nhwc"
+    )
+    assert report.difference <= (2e-2 if postprocessing and head else 1e-4)
+    assert len(report.checks) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_pt2_file_takes_any_batch_and_size(precision, tiny, tmp_path):
+    report = export_model(tiny("gpvit_l1"), tmp_path / "tiny.pt2", precision=precision, preprocessing="nchw")
+    extra = {"globalvit.json": ""}
+    module = torch.export.load(report.path, extra_files=extra).module()
+    (logits,) = module(torch.zeros(1, 3, 40, 130, dtype=torch.uint8))
+    assert logits.shape == (1, 3)
+    said = json.loads(extra["globalvit.json"])
+    assert said["precision"] == precision
+    assert said["input"] == "uint8 NCHW, 0 … 255"
+
+
+@pytest.mark.slow
+def test_half_precision_and_another_opset(tiny, tmp_path):
+    report = export_model(tiny("gcvit_xxtiny"), tmp_path / "tiny.onnx", precision="fp16", opset=20)
+    assert 1e-5 < report.difference < 2e-2
+
+
+@pytest.mark.slow
+def test_openvino_reads_the_file(tiny, tmp_path):
+    import openvino
+
+    model = tiny("gcvit_xxtiny").eval()
+    report = export_model(model, tmp_path / "tiny.onnx")
+    compiled = openvino.Core().compile_model(str(report.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for shape in ((1, 3, 64, 64), (2, 3, 97, 131), (3, 3, 224, 160)):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(images)
+        found = torch.from_numpy(compiled(images.numpy())[0])
+        assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+def test_a_file_that_differs_is_not_kept(tiny, tmp_path, monkeypatch):
+    from globalvit.export import files, model
+
+    def run(path):
+        right = files.run_torch(path)
+        return lambda images: [one + (images.shape[0] == 3) for one in right(images)]
+
+    monkeypatch.setattr(model, "run_torch", run)
+    with pytest.raises(
+        ValueError, match=r"differ from the model's by .* at batch 3 of 32×32 pixels, more than 0.0001; "
+    ):
+        export_model(tiny("gpvit_l1"), tmp_path / "tiny.pt2", image_size=32)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("a.onnx", {"precision": "bf16"}, "precision='bf16' is refused for ONNX: onnxruntime has no bf16 convolutions"),
+        ("a.onnx", {"precision": "int8"}, "precision='int8' must be one of fp32, fp16, bf16"),
+        ("a.onnx", {"opset": 17}, "opset=17 must be 18 to 23"),
+        ("a.pt", {}, r"a\.pt must end in \.onnx or \.pt2 to hold the format onnx or torch"),
+        ("a.onnx", {"format": "torch"}, r"a\.onnx must end in \.pt2 to hold the format torch"),
+        ("a.onnx", {"dynamic": ("size",), "image_size": 64}, "image_size=64 binds the file to one size and dynamic="),
+        ("a.onnx", {"dynamic": ("width",)}, "dynamic=width must be 'batch', 'size', both or neither"),
+        ("a.onnx", {"image_size": 16}, "image_size=16 is too small; give 32 pixels or more"),
+        ("a.onnx", {"preprocessing": "hwc"}, "preprocessing='hwc' must be 'nchw' or 'nhwc'"),
+        ("a.onnx", {"score_threshold": 1.0}, "score_threshold=1.0 must be 0 or more and under 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(name, arguments, message, tiny, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_model(tiny("gpvit_l1"), tmp_path / name, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"writing ONNX needs another package .*: pip install 'globalvit\[export\]'"):
+        export_model(tiny("gpvit_l1"), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("plan", "number"),
+    [
+        (Plan(format="onnx"), 12),
+        (Plan(format="onnx", image_size=(64, 96)), 3),
+        (Plan(format="onnx", has_open_batch=False), 4),
+    ],
+)
+def test_every_open_size_is_checked(plan, number):
+    assert len(cases(plan)) == number
