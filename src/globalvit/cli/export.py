@@ -52,9 +52,10 @@ class ExportOptions:
         metadata=about(GRAPH, "bind the file to images of one size: side in pixels, or height,width")
         | {"aliases": ("img_size",)},
     )
-    dynamic: str | None = field(
-        default=None,
-        metadata=about(GRAPH, "what stays open: batch,size (the default), batch (with --image-size), size or none"),
+    dynamic: str = field(
+        default="",
+        metadata=about(GRAPH, "what stays open: batch,size; batch; size; or none. Both unless --image-size is given")
+        | {"metavar": "WORDS"},
     )
     preprocessing: Literal["none", "nchw", "nhwc"] = field(
         default=NONE, metadata=about(GRAPH, "take uint8 images in this layout and normalise them inside")
@@ -77,7 +78,7 @@ class ExportOptions:
     @property
     def open_sizes(self) -> tuple[str, ...] | None:
         """`dynamic` as its words; None where it was not given."""
-        return None if self.dynamic is None else tuple(one for one in self.dynamic.split(",") if one not in ("", NONE))
+        return tuple(one for one in self.dynamic.split(",") if one != NONE) if self.dynamic else None
 
 
 def run(argv: Sequence[str], prog: str) -> int:

@@ -108,7 +108,7 @@ def class_loss(logits_R: Tensor, drawn: Sequence[Drawn], divisor: Tensor) -> Ten
 
 def of_label(values_RK: Tensor, labels_R: Tensor) -> Tensor:
     """What each region says for its label: (R, K, …) → (R, …)."""
-    return values_RK[torch.arange(len(labels_R), device=labels_R.device), labels_R]
+    return values_RK[torch.arange(labels_R.shape[0], device=labels_R.device), labels_R]
 
 
 def mask_loss(logits_PKhw: Tensor, drawn: Sequence[Drawn], objects: Sequence[Objects], divisor: Divisor) -> Tensor:

@@ -58,7 +58,7 @@ class RegionPool:
         """Boxes with the number of their image in front (R, 5) → (R, C, side, side)."""
         levels_R = levels_of(rois_R5[:, 1:])
         first = maps_BCHW[0]
-        out = first.new_zeros(len(rois_R5), self.channels, side, side)
+        out = first.new_zeros(rois_R5.shape[0], self.channels, side, side)
         for level, stride in enumerate(self.strides):
             chosen = (levels_R == level).nonzero()[:, 0]
             # In float32 whatever the maps are: half-precision corners of boxes would be off by pixels.
@@ -101,7 +101,7 @@ class BoxHead(nn.Module):
 
     def forward(self, x_RChw: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled maps (R, C, 7, 7) → logits (R, K + 1) and deltas (R, K, 4)."""
-        if len(x_RChw) == 0:
+        if x_RChw.shape[0] == 0:
             return self._of_nothing(x_RChw)
         x = x_RChw
         for conv in self.convs:

@@ -125,7 +125,7 @@ def _suppress(found: Found, overlap: float, most: int) -> Found:
     """Non-maximum suppression within each image and label, then the `most` best of each image."""
     boxes_BT4, scores_BT, labels_BT = (F.pad(one, (0, 0, 0, most) if one.ndim == 3 else (0, most)) for one in found)
     batch, count = scores_BT.shape
-    span = boxes_BT4.amax() + 1
+    span = boxes_BT4.flatten().amax(0) + 1
     images_BT = torch.arange(batch, device=span.device)[:, None].expand(batch, count)
     # A label moves to the right, an image down: large numbers would cost boxes their last digits.
     places_BT4 = torch.stack([labels_BT, images_BT, labels_BT, images_BT], dim=-1) * span

@@ -37,8 +37,8 @@ def capture(graph: Graph) -> ExportedProgram:
             program = torch.export.export(graph, (images,), dynamic_shapes=(dims,), strict=False)
     except (RuntimeError, UserError) as error:
         raise ValueError(
-            f"{graph.task.spec.model} cannot be exported for {describe(graph)}: {str(error).splitlines()[0]}; bind the "
-            f"file to one size with image_size"
+            f"{graph.task.spec.model} cannot be exported for {describe(graph)}: {' '.join(str(error).split())}; bind "
+            f"the file to one size with image_size"
         ) from error
     _drop_guards(program)
     return program

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.onnx import OnnxExporterError
 
 from globalvit.export.capture import quiet
 from globalvit.export.check import Run
@@ -33,18 +34,28 @@ def require_onnx() -> None:
 
 
 def write_onnx(path: Path, program: ExportedProgram, graph: Graph, metadata: dict[str, Any]) -> None:
-    """Write a program as ONNX with named axes; the metadata is there as its properties, all but texts as JSON."""
-    with quiet():
-        made = torch.onnx.export(
-            program,
-            (),
-            dynamo=True,
-            opset_version=graph.plan.opset,
-            input_names=["images"],
-            output_names=list(graph.names),
-            external_data=False,
-            verbose=False,
-        )
+    """Write a program as ONNX with named axes; the metadata is there as its properties, all but texts as JSON.
+
+    Raises:
+        ValueError: an operator has no counterpart.
+    """
+    try:
+        with quiet():
+            made = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                opset_version=graph.plan.opset,
+                input_names=["images"],
+                output_names=list(graph.names),
+                external_data=False,
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{graph.task.spec.model} cannot be written as ONNX: {reason}; export it as .pt2, or without postprocessing"
+        ) from error
     assert made is not None
     _name_axes(made.model, graph)
     made.model.producer_name, made.model.producer_version = "globalvit", str(metadata["globalvit"])
