@@ -33,7 +33,8 @@ def capture(graph: Graph) -> ExportedProgram:
     dims = {axis: Dim.DYNAMIC if is_open else Dim.STATIC for axis, is_open in open_axes.items()}
     try:
         # Sizes of one are like any other: what depends on them here is the layout in memory, never the result.
-        with quiet(), torch.no_grad(), symbols.patch(backed_size_oblivious=True):
+        is_any_size_alike = symbols.patch(backed_size_oblivious=True)  # pyright: ignore[reportAttributeAccessIssue]
+        with quiet(), torch.no_grad(), is_any_size_alike:
             program = torch.export.export(graph, (images,), dynamic_shapes=(dims,), strict=False)
     except (RuntimeError, UserError) as error:
         raise ValueError(
