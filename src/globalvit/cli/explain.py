@@ -59,9 +59,10 @@ class ExplainOptions(ModelOptions):
 
 def run(argv: Sequence[str], prog: str) -> int:
     """Explain what the model sees in the pictures; return the exit status."""
+    options = parse(ExplainOptions, argv, prog, SUMMARY, positional=("images",))
+    # Not before the options are read: --help stays quick.
     from globalvit.train.inputs import set_up
 
-    options = parse(ExplainOptions, argv, prog, SUMMARY, positional=("images",))
     pictures = find_pictures(options.images)
     task = open_model(options)
     # Whatever precision the run was trained in, maps are shown as exactly as they can be unless one is asked for.
