@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "__main__": ("cli",),
 }
 # Packages that users import from: their names stand in `__init__`.
-PUBLIC_PACKAGES = ("keras", "explain")
+PUBLIC_PACKAGES = ("keras", "explain", "export")
 # A library → the only files that may know it.
 KNOWN_BY = {
     "accelerate": {"train/engine.py"},

@@ -106,17 +106,7 @@ def export_model(
     graph = Graph(model, plan)
     metadata = _metadata(model, graph, licence or UNKNOWN_LICENCE)
     reference = graph if precision == "fp32" else Graph(model, replace(plan, precision="fp32"))
-    with replace_with(path) as temporary:
-        progress("tracing the model")
-        program = capture(graph)
-        progress("writing")
-        if chosen == "onnx":
-            write_onnx(temporary, program, graph, metadata)
-        else:
-            write_torch(temporary, program, metadata)
-        progress("checking")
-        run = run_onnx(temporary) if chosen == "onnx" else run_torch(temporary)
-        checks = tuple(check(graph, run, reference))
+    checks = _write_checked(path, graph, reference, metadata, progress)
     return ExportReport(
         path=path,
         format=chosen,
@@ -127,6 +117,24 @@ def export_model(
         checks=checks,
         metadata=metadata,
     )
+
+
+def _write_checked(
+    path: Path, graph: Graph, reference: Graph, metadata: dict[str, Any], progress: Callable[[str], None]
+) -> tuple[Check, ...]:
+    """Write the file under another name, run it, and give it its name when it answers as `reference` does."""
+    is_onnx = graph.plan.format == "onnx"
+    with replace_with(path) as temporary:
+        progress("tracing the model")
+        program = capture(graph)
+        progress("writing")
+        if is_onnx:
+            write_onnx(temporary, program, graph, metadata)
+        else:
+            write_torch(temporary, program, metadata)
+        progress("checking")
+        run = run_onnx(temporary) if is_onnx else run_torch(temporary)
+        return tuple(check(graph, run, reference))
 
 
 def own_size(model: Task) -> tuple[int, int]:

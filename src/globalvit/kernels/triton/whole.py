@@ -48,7 +48,6 @@ def backward_whole(
     """
     head, _, group = split(tl.program_id(0), grid.heads, 1)
     token = tl.arange(0, grid.block)
-    is_token = is_inside(token, grid)
     bias_sum = tl.zeros([grid.block, grid.block], tl.float32)
     query_sum = tl.zeros([grid.block, grid.lanes], tl.float32)
     position_sum = tl.zeros([16, grid.lanes], tl.float32)
@@ -60,7 +59,7 @@ def backward_whole(
         k_tile = read_in(projected, first, head, token, grid, grid.k_start)
         v_tile = read_in(projected, first, head, token, grid, grid.v_start)
         grad_tile = read_out(grad, first, head, token, grid)
-        statistic = tl.load(statistics + row_of(window, head, token, grid), mask=is_token, other=0.0)
+        statistic = tl.load(statistics + row_of(window, head, token, grid), mask=is_inside(token, grid), other=0.0)
         weights = tl.exp2(logits_of(q_tile, k_tile, bias, grid.scale) - statistic[:, None])
         dv_tile = product(tl.trans(weights.to(grad_tile.dtype)), grad_tile)
         if HAS_POSITION:
@@ -74,8 +73,7 @@ def backward_whole(
         if HAS_BIAS:
             bias_sum += dlogits
         low = dlogits.to(k_tile.dtype)
-        dk_tile = product(tl.trans(low), q_tile) * grid.scale
-        write_in(dprojected, first, head, token, grid, grid.k_start, dk_tile)
+        write_in(dprojected, first, head, token, grid, grid.k_start, product(tl.trans(low), q_tile) * grid.scale)
         dq_tile = product(low, k_tile) * grid.scale
         if IS_GLOBAL:
             query_sum += dq_tile
