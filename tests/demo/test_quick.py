@@ -21,7 +21,7 @@ time.sleep(60)
 ENDS = """
 import json, pathlib, sys
 run = pathlib.Path(sys.argv[1]); run.mkdir()
-(run / "summary.json").write_text(json.dumps({"top1": 96.1}))
+(run / "summary.json").write_text(json.dumps({"top1": 96.1, "finished": True}))
 """
 FAILS = "import sys; sys.exit('globalvit: error: out of memory')"
 
@@ -73,6 +73,13 @@ def test_what_went_wrong_is_said(training):
     made = training(FAILS)
     wait_until(lambda: not made.is_running)
     assert made.progress().text == "Read handwritten digits: the training ended early. out of memory"
+
+
+def test_a_training_that_was_stopped_leaves_no_model(training):
+    made = training(ENDS.replace("True", "False"))
+    wait_until(lambda: not made.is_running)
+    assert made.progress().text.startswith("Read handwritten digits: the training ended early.")
+    assert made.progress().made is None
 
 
 @pytest.mark.parametrize("name", list(LESSONS))

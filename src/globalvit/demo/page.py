@@ -213,8 +213,14 @@ class Page:
 
     @safely
     def _point(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:  # noqa: ARG002
+        former = visit.wish
         visit.point(float(event._data["x"]), float(event._data["y"]))
-        return self._seen(visit, visit.ask(self.models))
+        try:
+            return self._seen(visit, visit.ask(self.models))
+        except ValueError:
+            # A place that the model did not see.
+            visit.wish = former
+            raise
 
     @safely
     def _forget(self, visit: Visit, key: str | None, threshold: float) -> Updates:  # noqa: ARG002

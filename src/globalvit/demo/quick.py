@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from globalvit.demo.shelf import Choice
 
@@ -110,9 +110,10 @@ class Training:
             step, loss = last_step(self.run)
             text = f"step {step} of {lesson.steps}, loss {loss:.2f}" if step else "starting"
             return Progress(0.97 * step / lesson.steps, f"{lesson.title}: {text}, {seconds:.0f} s", True)
-        if not (self.run / "summary.json").is_file():
+        scores = summary(self.run)
+        if not scores.get("finished"):
             return Progress(0, f"{lesson.title}: the training ended early. {self._last_words()}".strip(), False)
-        return Progress(1, f"{lesson.title}: learned. {score(self.run)}", False, self._choice(lesson))
+        return Progress(1, f"{lesson.title}: learned. {score(scores)}", False, self._choice(lesson))
 
     def stop(self) -> None:
         """End the training, if one goes on."""
@@ -156,8 +157,13 @@ def last_step(run: Path) -> tuple[int, float]:
     return steps[-1] if steps else (0, 0.0)
 
 
-def score(run: Path) -> str:
+def summary(run: Path) -> dict[str, Any]:
+    """The `summary.json` of a run; nothing where there is none."""
+    path = run / "summary.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def score(scores: dict[str, Any]) -> str:
     """What a run that is done scored, in words."""
-    summary = json.loads((run / "summary.json").read_text())
     titles = {"top1": "right of the held-out pictures", "miou": "mIoU", "ap_box": "box AP", "ap_mask": "mask AP"}
-    return ", ".join(f"{summary[key]:.1f} % {title}" for key, title in titles.items() if key in summary)
+    return ", ".join(f"{scores[key]:.1f} % {title}" for key, title in titles.items() if key in scores)

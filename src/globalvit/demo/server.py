@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -141,7 +142,9 @@ def _run(listener: socket.socket, models: Shelf, training: Training, uploads: Pa
     if hosts is None:
         logger.warning("%s is not loopback: everybody who can reach this machine can use the page", host)
     logger.info("the page is at http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port)
-    uvicorn.Server(config).run([listener])
+    # Ctrl-C is how the page ends; the server has shut down by the time that it is passed on.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run([listener])
 
 
 def build_app(models: Shelf, training: Training, uploads: Path, most_bytes: int) -> Any:

@@ -41,8 +41,8 @@ class Visit:
     def choose(self, models: Shelf, key: str | None) -> Task:
         """Take another model; the picture stays, and is asked about again."""
         self.key, self.answer = key, None
-        # What was asked of the former model's classes means nothing here.
-        self.wish = replace(self.wish, target=None)
+        # The former model's classes are others, and this one may see less of the picture.
+        self.wish = replace(self.wish, target=None, pixel=None)
         return self.ask(models)
 
     def show(self, picture: Image.Image, name: str) -> None:

@@ -1,0 +1,255 @@
+"""The page in headless Chromium, served by the command itself: `pytest -m browser` (Debian's package `chromium`)."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+import pytest
+
+from globalvit.build import open_checkpoint
+
+pytestmark = pytest.mark.browser
+# Milliseconds that a step of the page may take on a busy machine.
+PATIENCE = 120_000
+# Seconds until the page is up, likewise.
+START = 300
+
+
+class Elsewhere:
+    """A proxy that every other host would be asked through; it only counts."""
+
+    def __init__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.asked = 0
+        threading.Thread(target=self._count, daemon=True).start()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def _count(self):
+        while True:
+            try:
+                self.socket.accept()[0].close()
+            except OSError:
+                return
+            self.asked += 1
+
+
+class Server:
+    """`globalvit demo` in a process of its own, its temporary files in `folder`."""
+
+    def __init__(self, folder, words):
+        self.folder, self.elsewhere = folder, Elsewhere()
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), self.elsewhere.address)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "globalvit", "demo", "--port", "0", "--device", "cpu", *words],
+            cwd=folder,
+            env=os.environ | proxies | {"no_proxy": "127.0.0.1", "TMPDIR": str(folder), "HF_HOME": str(folder / "hf")},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.address = ""
+        self.said = []
+        self.is_up = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def wait(self):
+        assert self.is_up.wait(START), "".join(self.said)
+        assert self.address, "".join(self.said)
+
+    def _listen(self):
+        for line in self.process.stderr:
+            self.said.append(line)
+            if found := re.search(r"the page is at (\S+)", line):
+                self.address = found[1]
+                self.is_up.set()
+        self.is_up.set()
+
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(60)
+        self.elsewhere.socket.close()
+        return status
+
+
+@pytest.fixture(scope="module")
+def server(given, tmp_path_factory):
+    words = ["--checkpoint", str(given.classify), "--checkpoint", str(given.detect), "--max-upload-mb", "1"]
+    started = Server(tmp_path_factory.mktemp("served"), words)
+    try:
+        started.wait()
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.interrupt()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    assert path, "Chromium is not installed; on Debian: apt-get install chromium"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, server, request):
+    """The page, arrived at; afterwards, what it asked for and complained of is looked at."""
+    context = browser.new_context(**getattr(request, "param", {"viewport": {"width": 1280, "height": 900}}))
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE)
+    asked, complaints = [], []
+    opened.on("request", lambda one: asked.append(one.url))
+    opened.on("console", lambda one: complaints.append(one.text) if one.type == "error" else None)
+    opened.on("pageerror", lambda one: complaints.append(str(one)))
+    opened.goto(server.address)
+    opened.wait_for_selector("#examples button")
+    yield opened
+    context.close()
+    assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))} == {
+        urlsplit(server.address).netloc
+    }
+    assert not complaints
+    assert server.elsewhere.asked == 0
+    assert not [line for line in server.said if "Traceback" in line]
+
+
+def send(page, path):
+    page.set_input_files("#picture input[type=file]", path)
+
+
+def choose_model(page, name):
+    page.click("#model input")
+    page.get_by_role("option", name=re.compile(name)).click()
+
+
+def source(page):
+    return page.get_attribute("#map img", "src")
+
+
+def changed(page, before):
+    """Wait until the map is another; return it."""
+    page.wait_for_function("before => document.querySelector('#map img')?.src !== before", arg=before)
+    return source(page)
+
+
+def move(page, slider, value):
+    """Type a value beside a slider, which works as dragging it does."""
+    page.locator(f"#{slider} input[type=number]").fill(str(value))
+    page.locator(f"#{slider} input[type=number]").press("Enter")
+
+
+@pytest.fixture
+def picture(photo, tmp_path):
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"viewport": {"width": 1280, "height": 900}},
+        {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True},
+    ],
+    indirect=True,
+    ids=["desktop", "phone"],
+)
+def test_an_uploaded_picture_gets_the_answer_of_the_model(page, given, photo, picture, tmp_path, server):
+    send(page, picture)
+    page.wait_for_selector("#answer .bars")
+    (expected,) = open_checkpoint(given.classify).predict(photo)
+    assert page.locator("#answer h2").inner_text() == expected["names"][0]
+    assert page.locator("#answer .percent").all_inner_texts() == [f"{100 * one:.1f} %" for one in expected["scores"]]
+    assert page.get_by_alt_text("Your picture, photo.png").is_visible()
+    page.wait_for_selector("#map img")
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    # Nothing sticks out sideways, and what was sent is gone.
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not [path for path in server.folder.rglob("photo*") if path.is_file()]
+
+
+def test_sliders_and_clicks_change_the_map(page, picture, tmp_path):
+    send(page, picture)
+    first = changed(page, None)
+    page.get_by_label("Local attention").click()
+    local = changed(page, first)
+    limits = page.locator("#stage input[type=range]")
+    assert (limits.get_attribute("min"), limits.get_attribute("max")) == ("0", "3")
+    move(page, "stage", 0)
+    coarse = changed(page, local)
+    page.locator("#map .is-placed").click(position={"x": 200, "y": 60})
+    placed = changed(page, coarse)
+    assert "Marked: " in page.get_attribute("#map .is-placed", "aria-label")
+    page.locator("#map .is-placed").press("ArrowRight")
+    changed(page, placed)
+    assert page.evaluate("document.activeElement.classList.contains('is-placed')")
+    page.screenshot(path=tmp_path / "map.png", full_page=True)
+    page.locator("#map .is-placed").click(position={"x": 5, "y": 60})
+    page.wait_for_selector("#notice [role=alert]")
+    assert "was cropped away before the model saw the picture" in page.locator("#notice").inner_text()
+
+
+def test_the_threshold_of_a_detector_moves_what_is_shown(page, picture, tmp_path):
+    choose_model(page, "detect")
+    page.wait_for_function("document.querySelector('#about').innerText.includes('finds objects')")
+    send(page, picture)
+    page.wait_for_selector("#answer .found")
+    page.screenshot(path=tmp_path / "objects.png", full_page=True)
+    move(page, "threshold", 0.95)
+    page.wait_for_function("document.querySelector('#answer .found').innerText === 'Found: nothing'")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "text"),
+    [
+        ("script.png", b"<svg onload=alert(1)>", "script.png cannot be read as a picture: it is none of JPEG"),
+        ("<img src=x onerror=alert(1)>.png", b"", "<img src=x onerror=alert(1)>.png cannot be read as a picture"),
+        ("big.png", b"x" * 2_000_000, "big.png has 1.9 MiB, and this page takes 1 MiB at the most; make it smaller"),
+    ],
+)
+def test_what_is_no_picture_is_a_line_on_the_page(page, picture, name, data, text, tmp_path):
+    page.set_input_files("#picture input[type=file]", {"name": name, "mimeType": "image/png", "buffer": data})
+    page.wait_for_selector("#notice [role=alert]")
+    assert page.locator("#notice").inner_text().startswith(text)
+    page.screenshot(path=tmp_path / "refused.png")
+    send(page, picture)
+    page.wait_for_selector("#answer .bars")
+    assert page.locator("#notice").inner_text() == ""
+
+
+def test_the_server_itself_refuses_what_is_too_large_or_from_elsewhere(server):
+    for headers, data, status in (({}, b"x" * 2_000_000, 413), ({"Host": "evil.example"}, b"", 421)):
+        request = urllib.request.Request(f"{server.address}/gradio_api/upload", data=data, headers=headers)
+        with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)) as refusal:
+            urllib.request.urlopen(request, timeout=60)
+        assert getattr(refusal.value, "code", status) == status
+
+
+def test_a_training_shows_how_far_it_is_and_can_be_stopped(page, tmp_path):
+    page.get_by_text("Train a small model here").click()
+    page.click("#lesson-digits")
+    page.wait_for_selector("#progress progress")
+    page.screenshot(path=tmp_path / "training.png")
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('#progress').innerText.includes('the training ended early')")
+
+
+# Last: it ends the server.
+def test_ctrl_c_ends_it_and_leaves_nothing(server):
+    assert server.interrupt() == 0
+    assert "Traceback" not in "".join(server.said)
+    assert not list(server.folder.glob("globalvit-demo-*"))
