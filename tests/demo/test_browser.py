@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
+from contextlib import closing
+from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import pytest
@@ -60,7 +60,8 @@ class Server:
         self.address = ""
         self.said = []
         self.is_up = threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def wait(self):
         assert self.is_up.wait(START), "".join(self.said)
@@ -77,6 +78,8 @@ class Server:
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)
         status = self.process.wait(60)
+        self.listener.join(60)
+        self.process.stderr.close()
         self.elsewhere.socket.close()
         return status
 
@@ -124,7 +127,7 @@ def page(browser, server, request):
     }
     assert not complaints
     assert server.elsewhere.asked == 0
-    assert not [line for line in server.said if "Traceback" in line]
+    assert "Traceback" not in "".join(server.said), "".join(server.said)
 
 
 def send(page, path):
@@ -232,11 +235,11 @@ def test_what_is_no_picture_is_a_line_on_the_page(page, picture, name, data, tex
 
 
 def test_the_server_itself_refuses_what_is_too_large_or_from_elsewhere(server):
-    for headers, data, status in (({}, b"x" * 2_000_000, 413), ({"Host": "evil.example"}, b"", 421)):
-        request = urllib.request.Request(f"{server.address}/gradio_api/upload", data=data, headers=headers)
-        with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)) as refusal:
-            urllib.request.urlopen(request, timeout=60)
-        assert getattr(refusal.value, "code", status) == status
+    for headers, status in (({"Content-Length": "2000000"}, 413), ({"Host": "evil.example"}, 421)):
+        with closing(HTTPConnection(urlsplit(server.address).netloc, timeout=60)) as connection:
+            connection.request("POST", "/gradio_api/upload", headers=headers)
+            with closing(connection.getresponse()) as answer:
+                assert answer.status == status
 
 
 def test_a_training_shows_how_far_it_is_and_can_be_stopped(page, tmp_path):
