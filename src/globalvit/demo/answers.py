@@ -23,7 +23,7 @@ from globalvit.tasks.task import Task
 TOP = 5
 # Labels are drawn over pictures of at least so many pixels a side, so that their edges are sharp.
 LEAST = 384
-MOST_AREAS, MOST_OBJECTS = 8, 12
+MOST_AREAS, MOST_OBJECTS = 8, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -111,7 +111,6 @@ class Page:
 
     def _place_answer(self) -> None:
         with gr.Column(elem_classes="card", min_width=300):
-            self.answer = gr.HTML(waiting("What the model says stands here."), elem_id="answer")
             self.threshold = gr.Slider(
                 0.05,
                 0.95,
@@ -122,6 +121,7 @@ class Page:
                 elem_id="threshold",
                 buttons=[],
             )
+            self.answer = gr.HTML(waiting("What the model says stands here."), elem_id="answer")
 
     def _place_looks(self) -> None:
         with gr.Row(elem_id="looks", elem_classes="card", visible=False) as self.looks:

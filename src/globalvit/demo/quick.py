@@ -36,10 +36,12 @@ class Lesson:
 
 
 LESSONS = {
-    "digits": Lesson(title="Read handwritten digits", data="digits", recipe="digits", steps=110, cost="½ minute"),
-    "shapes": Lesson(title="Outline shapes", data="shapes", recipe="shapes_segmentation", steps=120, cost="1½ minutes"),
+    "digits": Lesson(title="Read handwritten digits", data="digits", recipe="digits", steps=110, cost="under a minute"),
+    "shapes": Lesson(
+        title="Outline shapes", data="shapes", recipe="shapes_segmentation", steps=120, cost="under 2 minutes"
+    ),
     "shapes_detection": Lesson(
-        title="Find shapes", data="shapes", recipe="shapes_detection", steps=100, cost="2½ minutes"
+        title="Find shapes", data="shapes", recipe="shapes_detection", steps=100, cost="under 3 minutes"
     ),
 }
 

@@ -19,6 +19,9 @@ from globalvit.weights.load import find_file
 logger = logging.getLogger(__name__)
 TASKS = {"classify": "says what a picture shows", "segment": "labels every pixel", "detect": "finds objects"}
 
+# Parts of a path that the page shows.
+LONGEST_PATH = 3
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -104,7 +107,7 @@ def of_checkpoint(path: Path) -> Choice:
     find_file(path)
     config = _config(path)
     about = f" · {config['model']}" if "model" in config else ""
-    return Choice(key=str(path), title=f"{path}{about}", checkpoint=path, data=_built_in(config))
+    return Choice(key=str(path), title=f"{_short(path)}{about}", checkpoint=path, data=_built_in(config))
 
 
 def of_runs(folder: Path) -> Iterator[Choice]:
@@ -138,6 +141,11 @@ def of_published(record: catalog.WeightRecord) -> Choice:
     """The choice of a record of the catalogue."""
     title = f"{record.model} · {record.weights} ({record.licence})"
     return Choice(key=f"{record.model}:{record.weights}", title=title, model=record.model, weights=record.weights)
+
+
+def _short(path: Path) -> str:
+    """The end of a path that is long."""
+    return str(path) if len(path.parts) <= LONGEST_PATH else str(Path("…", *path.parts[-LONGEST_PATH:]))
 
 
 def _config(path: Path) -> dict[str, str]:

@@ -19,6 +19,12 @@ EXAMPLES = 8
 # Of the held-out digits, one of most kinds; of the shapes any.
 INDICES = range(3, 3 + EXAMPLES)
 
+# Where a picture will be: hills under a sun.
+EMPTY = (
+    '<svg class="empty" viewBox="0 0 48 36" aria-hidden="true"><rect x="1" y="1" width="46" height="34" rx="4"/>'
+    '<circle cx="14" cy="12" r="4"/><path d="M1 30 17 19l9 7 8-8 13 11"/></svg>'
+)
+
 
 @dataclass
 class Visit:
@@ -76,7 +82,7 @@ class Visit:
     def picture_html(self) -> str:
         """The picture, or where it will be."""
         if self.picture is None:
-            return '<div class="empty" aria-hidden="true"></div>'
+            return EMPTY
         width, height = self.picture.size
         small = " is-small" if max(width, height) < looks.LEAST else ""
         return image(self.picture, f"Your picture, {self.name}", small) + (
