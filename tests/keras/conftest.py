@@ -1,5 +1,6 @@
 """Keras on the backend that KERAS_BACKEND names, PyTorch if none is, and PyTorch's models to compare with."""
 
+import importlib
 import os
 import sys
 from argparse import Namespace
@@ -7,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
+# Triton, which torch's CUDA builds bring, ends the process when it is imported after TensorFlow: both hold an LLVM.
+importlib.import_module("torch._dynamo")
 
 import keras
 import numpy as np
