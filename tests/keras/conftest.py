@@ -1,6 +1,5 @@
 """Keras on the backend that KERAS_BACKEND names, PyTorch if none is, and PyTorch's models to compare with."""
 
-import importlib
 import os
 import sys
 from argparse import Namespace
@@ -9,17 +8,19 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # Triton, which torch's CUDA builds bring, ends the process when it is imported after TensorFlow: both hold an LLVM.
-importlib.import_module("torch._dynamo")
+import torch._dynamo
 
+# isort: split
 import keras
 import numpy as np
 import pytest
-import torch
 
 import globalvit as gv
 from globalvit.models.variants import VARIANTS
 
 HERE = Path(__file__).parent
+# TensorFlow is imported at its head.
+collect_ignore = [] if keras.backend.backend() == "tensorflow" else ["test_tensorflow.py"]
 RANDOM = ("bias_table", "position_embedding", "group_tokens", "token")
 
 

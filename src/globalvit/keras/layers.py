@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
+from globalvit.keras import windows
 from globalvit.keras.untyped import layers, ops
 
 INIT_STD = 0.02
@@ -111,7 +112,7 @@ class Part(keras.layers.Layer):
 
     def _depthwise(self, name: str, *, bias: bool = False) -> Any:
         """A depthwise 3×3 convolution that keeps the grid."""
-        return layers.DepthwiseConv2D(
+        return Depthwise(
             3,
             padding="same",
             use_bias=bias,
@@ -120,6 +121,26 @@ class Part(keras.layers.Layer):
             name=name,
             dtype=self.dtype_policy,
         )
+
+
+@register("Depthwise")
+class Depthwise(layers.DepthwiseConv2D):
+    """A depthwise convolution; on JAX the sum of its shifted products, many times faster than XLA's own on a CPU."""
+
+    def call(self, inputs: Any) -> Any:
+        """(B, H, W, C) → (B, H, W, C)."""
+        if keras.backend.backend() != "jax":
+            return super().call(inputs)
+        _, height, width, _ = inputs.shape
+        rows, columns = self.kernel_size
+        padded = windows.border(inputs, rows // 2)
+        taps = [
+            padded[:, row : row + height, column : column + width] * self.kernel[row, column, :, 0]
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        total = sum(taps[1:], taps[0])
+        return total if self.bias is None else total + self.bias
 
 
 def gelu(x: Any) -> Any:
