@@ -45,6 +45,7 @@ def test_the_commands_make_their_own_environment_and_end_as_promised(command, ro
     assert re.search(rf"{ending}$", line)
 
 
-def test_what_ci_runs_is_valid_bash(root):
-    subprocess.run(["bash", "-n", str(root / ".ci" / "run")], check=True, timeout=60)
-    assert (root / ".ci" / "run").stat().st_mode & 0o111
+@pytest.mark.parametrize("name", ["run", "keras_tensorflow"])
+def test_what_ci_runs_is_valid_bash(root, name):
+    subprocess.run(["bash", "-n", str(root / ".ci" / name)], check=True, timeout=60)
+    assert (root / ".ci" / name).stat().st_mode & 0o111
