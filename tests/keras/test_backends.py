@@ -26,7 +26,7 @@ import sys
 import keras
 import globalvit.keras as gk
 gk.GCViTXXTiny(weights=sys.argv[1], classes=7, input_shape=(32, 32, 3))
-others = {"torch", "jax", "tensorflow", "timm"} - {keras.backend.backend()}
+others = {"torch", "tensorflow", "timm"} - {keras.backend.backend()}
 print([name for name in others if name in sys.modules])
 """
 
