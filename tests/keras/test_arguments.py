@@ -22,14 +22,17 @@ pytestmark = pytest.mark.usefixtures("toy")
         ({"weights": "imagenett"}, "`weights` argument should be either `None` (random initialization), `imagenet`"),
         ({"weights": "missing.weights.h5"}, "'nvidia_in1k', 'timm_in1k', or the path to the weights file to be loaded"),
         ({"weights": 3}, "Received: weights=3"),
+        ({"weights": np.zeros(2)}, "Received: weights=array([0., 0.])"),
         ({"classes": 10}, 'If using `weights="imagenet"` with `include_top=True`, `classes` should be 1000.'),
         ({"classes": 10}, "Received: classes=10"),
         ({"weights": "timm_in1k", "classes": 10}, 'If using `weights="timm_in1k"` with `include_top=True`, `classes`'),
         ({"weights": None, "classes": 0}, "`classes` should be a positive integer. Received: classes=0"),
+        ({"weights": None, "classes": True}, "`classes` should be a positive integer. Received: classes=True"),
         ({"weights": None, "classes": "ten"}, "`classes` should be a positive integer. Received: classes='ten'"),
         ({"classifier_activation": "sigmoid"}, "Only `None` and `softmax` activations are allowed for the"),
         ({"pooling": "mean"}, "The `pooling` argument should be `None`, 'avg' or 'max'. Received: pooling='mean'"),
         ({"weights": None, "input_shape": (224, 224)}, "`input_shape` should be a tuple of three integers"),
+        ({"weights": None, "input_shape": 224}, "`input_shape` should be a tuple of three integers"),
         (
             {"weights": None, "input_shape": (64.0, 64, 3)},
             "three integers, (height, width, channels). Received: ",
@@ -57,9 +60,17 @@ def test_shape_and_tensor_must_agree():
     assert gk.GCViTXXTiny(weights=None, input_tensor=tensor).inputs[0] is tensor
 
 
+def test_numbers_of_numpy_are_numbers():
+    sides = np.array([64, 32, 3])
+    model = gk.GCViTXXTiny(weights=None, classes=np.int64(5), input_shape=list(sides))
+    assert (model.input_shape, model.output_shape) == ((None, 64, 32, 3), (None, 5))
+
+
 def test_backbones_are_named_and_their_outputs_are_blocks():
     with pytest.raises(ValueError, match=r"Model 'gcvit_tny' is not known\. Did you mean"):
         gk.backbone("gcvit_tny", weights=None)
+    with pytest.raises(ValueError, match=r"Model 'gcvit_tiny_upernet' is not known\.(?!.*upernet)"):
+        gk.backbone("gcvit_tiny_upernet", weights=None)
     message = r"`outputs` chooses blocks of GPViT; gcvit_xxtiny gives the maps of its four stages. Received: out"
     with pytest.raises(ValueError, match=message):
         gk.backbone("gc_vit_xxtiny", weights=None, outputs=(1,))
@@ -145,6 +156,7 @@ def test_preprocessing_is_imagenets(data_format, dtype, relative):
         found = keras.ops.convert_to_numpy(found)
         assert relative(found.transpose(0, 2, 3, 1) if data_format == "channels_first" else found, expected) < 1e-6
     assert isinstance(gk.preprocess_input(given[0], data_format), np.ndarray)
+    assert (gk.preprocess_input(given.tolist(), data_format) == gk.preprocess_input(given, data_format)).all()
 
 
 def test_preprocessing_and_decoding_refuse_what_they_cannot_read():

@@ -12,9 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from globalvit import atomic
 from globalvit.models.variants import VARIANTS
+from globalvit.train import plots
 
-TOY = Path(__file__).with_name("toy.py")
+SAVE_FIGURE = plots._save
+TOY_SCRIPT = Path(__file__).with_name("toy.py")
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
 TRAIN_EACH, VAL_EACH = 9, 3
 
@@ -40,18 +43,38 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_network():
-    """The sizes that stand in for gcvit_xxtiny's."""
-    spec = importlib.util.spec_from_file_location("toy", TOY)
+def toy_script():
+    """What processes of their own run: tiny networks, and what is replaced where processes are compared."""
+    spec = importlib.util.spec_from_file_location("toy", TOY_SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.TOY
+    return module
 
 
 @pytest.fixture
-def toy(monkeypatch, tiny_network):
-    """Makes gcvit_xxtiny a tiny network in this process."""
-    monkeypatch.setitem(VARIANTS, "gcvit_xxtiny", tiny_network)
+def toy(monkeypatch, toy_script):
+    """Makes the smallest variant of each family a tiny network in this process."""
+    for name, network in toy_script.TOYS.items():
+        monkeypatch.setitem(VARIANTS, name, network)
+
+
+@pytest.fixture
+def as_elsewhere(toy, monkeypatch, toy_script):
+    """Makes runs in this process what they are in processes of their own."""
+    for change in toy_script.changes():
+        monkeypatch.setattr(*change)
+
+
+@pytest.fixture(autouse=True)
+def _quick_plots(monkeypatch):
+    """Curves are made but not rendered, which takes longer than such a run trains; `rendered` undoes it."""
+    monkeypatch.setattr("globalvit.train.plots._save", lambda _, path: atomic.write_text(path, ""))
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """Curves become pictures."""
+    monkeypatch.setattr("globalvit.train.plots._save", SAVE_FIGURE)
 
 
 @pytest.fixture
@@ -97,14 +120,14 @@ def rich():
 
 
 @pytest.fixture(scope="session")
-def straight(pictures, tiny_network, tmp_path_factory):
+def straight(pictures, toy_script, tmp_path_factory):
     """The folder of the rich run, which nothing interrupted."""
     from globalvit.train.fields import TrainConfig
     from globalvit.train.loop import train
 
     settings = short_run(pictures, tmp_path_factory.mktemp("straight")) | RICH
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        patch.setitem(VARIANTS, "gcvit_xxtiny", tiny_network)
+        patch.setitem(VARIANTS, "gcvit_xxtiny", toy_script.TOYS["gcvit_xxtiny"])
         return train(TrainConfig(**settings))
 
 
@@ -124,7 +147,7 @@ def command(settings, tmp_path):
         recipe = tmp_path / "short.yaml"
         recipe.write_text("epochs: 2\nwarmup_epochs: 0.5\n")
         flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in settings(**changes).items()]
-        return [str(TOY), "train", f"--config={recipe}", *flags]
+        return [str(TOY_SCRIPT), "train", f"--config={recipe}", *flags]
 
     return make
 

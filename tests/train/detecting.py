@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from toy import TOY
+from toy import TOYS
 
 from globalvit.build import create_model
 from globalvit.data.shapes import draw_scene
@@ -33,7 +33,7 @@ CONFIG = TrainConfig(device="cpu", opt="sgd", lr=0.001, weight_decay=0.0)
 
 def make_narrow():
     """A thousand regions through heads of the published width take seconds."""
-    VARIANTS["gcvit_xxtiny"] = TOY
+    VARIANTS["gcvit_xxtiny"] = TOYS["gcvit_xxtiny"]
     detect.FPN = partial(FPN, out_channels=16)
     roi.FC_WIDTH = rpn.WIDTH = roi.WIDTH = retinanet.WIDTH = 16
 

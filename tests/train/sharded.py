@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor
-from toy import TOY
+from toy import TOYS
 
 from globalvit.build import create_model
 from globalvit.models.variants import VARIANTS
@@ -81,7 +81,7 @@ def check(engine, opt):
 
 
 def main():
-    VARIANTS["gcvit_xxtiny"] = TOY
+    VARIANTS["gcvit_xxtiny"] = TOYS["gcvit_xxtiny"]
     with start_engine(settings("sgd")) as engine:
         assert engine.world == 2
         for opt in OPTIMISERS:

@@ -70,11 +70,12 @@ def test_the_results_file_has_the_file_own_ids_and_scores_as_it_says(config, toy
     assert 100 * evaluation.stats[0] == pytest.approx(measured["ap_box"], abs=1e-4)
 
 
+@pytest.mark.usefixtures("as_elsewhere")
 @pytest.mark.parametrize(
     "model", ["gcvit_xxtiny_retinanet", pytest.param("gcvit_xxtiny_mask_rcnn", marks=pytest.mark.slow)]
 )
-def test_two_processes_train_and_evaluate_as_one(command, finish, metrics, tmp_path, model):
-    finish(*command(**SIZES, model=model, tag="one", batch_size=4, **PLAIN))
+def test_two_processes_train_and_evaluate_as_one(config, command, finish, metrics, tmp_path, model):
+    train(config(**SIZES, model=model, tag="one", batch_size=4, **PLAIN))
     finish(*TORCHRUN, *command(**SIZES, model=model, tag="two", batch_size=2, **PLAIN))
     one, two = (tmp_path / "runs" / tag for tag in ("one", "two"))
     losses = [[record["loss"] for record in metrics(run, "train")] for run in (one, two)]

@@ -1,6 +1,7 @@
 """Two processes under torchrun (gloo) do what one does with twice the batch."""
 
 import json
+import logging
 import signal
 import time
 from pathlib import Path
@@ -8,6 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from globalvit.cli.main import main
+from globalvit.train.config import load_config
+from globalvit.train.loop import train
 
 # Nothing that depends on the process: float32, SGD, no drop path, no mixing, no augmentation.
 PLAIN = {
@@ -23,16 +28,13 @@ PLAIN = {
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-@pytest.fixture
-def both(command, finish, tmp_path):
-    """The run folders of one process with 8 images a step, and of two with 4 each."""
-    finish(*command(tag="one", batch_size=8, **PLAIN))
-    finish(*TORCHRUN, *command(tag="two", batch_size=4, **PLAIN))
-    return tmp_path / "runs" / "one", tmp_path / "runs" / "two"
-
-
-def test_two_processes_train_and_evaluate_as_one(both, metrics):
-    one, two = both
+@pytest.mark.usefixtures("as_elsewhere")
+def test_two_processes_train_and_evaluate_as_one_which_may_go_on_for_them(
+    config, command, finish, tmp_path, metrics, caplog
+):
+    one = train(config(tag="one", batch_size=8, **PLAIN))
+    finish(*TORCHRUN, *command(tag="two", batch_size=4, checkpoint_every=2, checkpoint_hist=99, **PLAIN))
+    both = one, two = one, tmp_path / "runs" / "two"
     losses = [[record["loss"] for record in metrics(folder, "train")] for folder in both]
     assert len(losses[0]) == len(losses[1]) == 21  # 27 pictures: the last incomplete step is dropped
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
@@ -42,23 +44,18 @@ def test_two_processes_train_and_evaluate_as_one(both, metrics):
     matrices = [json.loads((folder / "report.json").read_text())["confusion_matrix"] for folder in both]
     assert matrices[0] == matrices[1]
 
-
-def test_a_run_of_two_processes_goes_on_with_one(command, finish, tmp_path, metrics):
-    short = PLAIN | {"epochs": 2}
-    finish(*TORCHRUN, *command(tag="pair", checkpoint_every=2, checkpoint_hist=9, **short))
-    pair = tmp_path / "runs" / "pair"
-    before = metrics(pair, "train")
-    output = finish(command()[0], "train", f"--resume={pair / 'checkpoints' / 'step-2'}")
-    assert "resumed at step 2" in output
-    after = metrics(pair, "train")
-    assert [record["loss"] for record in after] == pytest.approx([record["loss"] for record in before], abs=1e-5)
+    with caplog.at_level(logging.INFO):
+        train(load_config(two / "config.yaml", {"resume": str(two / "checkpoints" / "step-14")}))
+    assert "resumed at step 14" in caplog.text
+    assert [record["loss"] for record in metrics(two, "train")] == pytest.approx(losses[1], abs=1e-5)
 
 
+@pytest.mark.usefixtures("as_elsewhere")
 def test_batch_norms_are_the_same_on_both(command, finish, tmp_path, metrics):
     finish(*TORCHRUN, *command(tag="norms", model="gpvit_l1", **PLAIN | {"epochs": 2}))
     run, output = tmp_path / "runs" / "norms", tmp_path / "validated"
     # Each process scored its share; one that scores all of it with what was saved finds the same.
-    finish(command()[0], "validate", f"--checkpoint={run / 'checkpoints' / 'last'}", f"--output={output}")
+    assert main(["validate", f"--checkpoint={run / 'checkpoints' / 'last'}", f"--output={output}"]) == 0
     last = metrics(run, "evaluate")[-1]
     alone = json.loads((output / "summary.json").read_text())
     assert (alone["top1"], alone["count"]) == (last["top1"], last["count"])

@@ -65,6 +65,7 @@ def test_folders_are_numbered_and_tags_are_never_taken_twice(tmp_path):
         new_folder(tmp_path / "runs", "mine", "digits")
 
 
+@pytest.mark.usefixtures("rendered")
 def test_curves_are_drawn(tmp_path):
     plot_run(tmp_path, RECORDS)
     for name in ("loss.png", "accuracy.png", "lr.png"):
@@ -72,6 +73,7 @@ def test_curves_are_drawn(tmp_path):
             assert len(picture.convert("RGB").getcolors(10**6)) > 10, name
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("classes", [2, 20, 40])
 def test_a_confusion_matrix_is_drawn_with_the_names_that_fit(tmp_path, classes):
     counts = [[3 if row == column else row % 2 for column in range(classes)] for row in range(classes)]

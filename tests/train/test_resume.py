@@ -53,19 +53,20 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-def test_a_killed_run_goes_on_bit_for_bit_with_another_number_of_workers(
-    command, start, finish, runs, rich, straight, same
-):
+@pytest.mark.usefixtures("toy")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_killed_run_goes_on_bit_for_bit_with_another_number_of_workers(command, start, runs, rich, straight, same):
     process = start(*command(tag="killed", workers=1, **rich))
     saved = random.Random().randint(1, 3)
     wait_for(lambda: steps_written(runs / "killed") >= saved, process)
     process.kill()
     process.communicate()
-    finish(command()[0], "train", f"--resume={runs / 'killed'}", "--workers=2")
+    train(load_config(runs / "killed" / "config.yaml", {"resume": str(runs / "killed"), "workers": 2}))
     same(straight, runs / "killed")
 
 
-def test_sigterm_saves_and_stops_and_the_run_goes_on(command, start, finish, runs, rich, straight, same):
+@pytest.mark.usefixtures("toy")
+def test_sigterm_saves_and_stops_and_the_run_goes_on(command, start, runs, rich, straight, same):
     process = start(*command(tag="stopped", workers=1, **rich | {"checkpoint_every": 0}))
     wait_for(lambda: (runs / "stopped" / "samples" / "train_batch.png").exists(), process)
     process.send_signal(signal.SIGTERM)
@@ -74,7 +75,7 @@ def test_sigterm_saves_and_stops_and_the_run_goes_on(command, start, finish, run
     assert "stopped by SIGTERM at step" in output
     assert f"go on with --resume {runs / 'stopped'}" in output
     assert json.loads((runs / "stopped" / "summary.json").read_text())["finished"] is False
-    finish(command()[0], "train", f"--resume={runs / 'stopped'}")
+    train(load_config(runs / "stopped" / "config.yaml", {"resume": str(runs / "stopped"), "workers": 0}))
     same(straight, runs / "stopped")
 
 
@@ -171,13 +172,6 @@ def test_other_settings_are_refused_by_name(config):
         ValueError, match=r"cannot resume with other settings \(opt adamw, now sgd; smoothing 0.1, now 0\.0"
     ):
         train(load_config(folder / "config.yaml", {"resume": str(folder), "opt": "sgd", "smoothing": 0.0}))
-
-
-@pytest.mark.usefixtures("toy")
-def test_the_chosen_batch_is_kept_without_choosing_again(config, monkeypatch):
-    folder = train(config(epochs=1, auto_batch=True))
-    monkeypatch.setattr("globalvit.train.session.choose_batch", None)
-    train(load_config(folder / "config.yaml", {"resume": str(folder)}))
 
 
 @pytest.mark.usefixtures("toy")

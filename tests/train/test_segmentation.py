@@ -80,8 +80,9 @@ def test_options_train(config, toy, metrics, options):
     assert all(0 < loss < 20 for loss in losses)
 
 
-def test_two_processes_train_and_evaluate_as_one(command, finish, metrics, tmp_path):
-    finish(*command(**SEGMENT, tag="one", batch_size=4, **PLAIN))
+@pytest.mark.usefixtures("as_elsewhere")
+def test_two_processes_train_and_evaluate_as_one(config, command, finish, metrics, tmp_path):
+    train(config(**SEGMENT, tag="one", batch_size=4, **PLAIN))
     finish(*TORCHRUN, *command(**SEGMENT, tag="two", batch_size=2, **PLAIN))
     one, two = (tmp_path / "runs" / tag for tag in ("one", "two"))
     losses = [[record["loss"] for record in metrics(run, "train")] for run in (one, two)]

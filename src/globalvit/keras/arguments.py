@@ -1,7 +1,8 @@
 """The arguments of Keras' applications, checked as Keras checks its own: a `ValueError` says what is expected."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def resolve(model: str) -> str:
     """
     resolved = ALIASES.get(model, model)
     if resolved not in VARIANTS:
-        raise ValueError(f"Model {model!r} is not known.{suggest(model, [*VARIANTS, *ALIASES])}")
+        known = [*VARIANTS, *(alias for alias, name in ALIASES.items() if name in VARIANTS)]
+        raise ValueError(f"Model {model!r} is not known.{suggest(model, known)}")
     return resolved
 
 
@@ -64,10 +66,8 @@ def read_weights_argument(model: str, weights: Any) -> Source | None:
     names = [record.weights for record in catalog.records(model)]
     if weights is None:
         return None
-    if weights == IMAGENET:
-        return catalog.find(model, catalog.FIRST)
-    if isinstance(weights, str) and weights in names:
-        return catalog.find(model, weights)
+    if isinstance(weights, str) and weights in (IMAGENET, *names):
+        return catalog.find(model, catalog.FIRST if weights == IMAGENET else weights)
     if isinstance(weights, str | Path) and Path(weights).is_file():
         return Path(weights)
     raise ValueError(
@@ -77,13 +77,13 @@ def read_weights_argument(model: str, weights: Any) -> Source | None:
     )
 
 
-def check_top(weights: Any, source: Source | None, classes: Any, activation: Any) -> None:
-    """Refuse a head that published weights do not have.
+def read_classes(weights: Any, source: Source | None, classes: Any, activation: Any) -> int:
+    """The number of classes; a head that published weights do not have is refused.
 
     Raises:
         ValueError: `classes` is no positive number or not that of the weights, or the activation is another.
     """
-    if not isinstance(classes, int) or classes < 1:
+    if not isinstance(classes, Integral) or isinstance(classes, bool) or classes < 1:
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
     if isinstance(source, catalog.WeightRecord) and classes != source.num_classes:
         raise ValueError(
@@ -96,6 +96,7 @@ def check_top(weights: Any, source: Source | None, classes: Any, activation: Any
             "Only `None` and `softmax` activations are allowed for the `classifier_activation` argument when using "
             f"pretrained weights, with `include_top=True`. Received: classifier_activation={activation!r}"
         )
+    return int(classes)
 
 
 def check_pooling(pooling: Any) -> None:
@@ -116,7 +117,7 @@ def images(input_shape: Sequence[int | None] | None, input_tensor: Any, is_pretr
     """
     is_first = keras.config.image_data_format() == "channels_first"
     if input_tensor is None:
-        shape = _default_shape(is_first) if input_shape is None else tuple(input_shape)
+        shape = _default_shape(is_first) if input_shape is None else input_shape
         return _images(keras.Input(_checked(shape, is_first, is_pretrained)), is_first)
     if not keras.utils.is_keras_tensor(input_tensor):
         raise ValueError(
@@ -124,10 +125,10 @@ def images(input_shape: Sequence[int | None] | None, input_tensor: Any, is_pretr
             f"Received: input_tensor={input_tensor!r}"
         )
     own = tuple(input_tensor.shape[1:])
-    if input_shape is not None and tuple(input_shape) != own:
+    if input_shape is not None and _checked(input_shape, is_first, is_pretrained) != own:
         raise ValueError(
             f"`input_shape` should be that of `input_tensor`, {own}, or be left out. Received: "
-            f"input_shape={tuple(input_shape)}"
+            f"input_shape={input_shape!r}"
         )
     _checked(own, is_first, is_pretrained)
     return _images(input_tensor, is_first)
@@ -158,10 +159,14 @@ def _images(tensor: Any, is_first: bool) -> Images:
     )
 
 
-def _checked(shape: tuple[Any, ...], is_first: bool, is_pretrained: bool) -> tuple[Any, ...]:
+def _checked(given: Any, is_first: bool, is_pretrained: bool) -> tuple[int | None, ...]:
     layout = "(channels, height, width)" if is_first else "(height, width, channels)"
-    if len(shape) != 3 or not all(side is None or isinstance(side, int) for side in shape):
-        raise ValueError(f"`input_shape` should be a tuple of three integers, {layout}. Received: input_shape={shape}")
+    known = tuple(given) if isinstance(given, Iterable) else ()
+    if len(known) != 3 or not all(side is None or isinstance(side, Integral) for side in known):
+        raise ValueError(
+            f"`input_shape` should be a tuple of three integers, {layout}. Received: input_shape={given!r}"
+        )
+    shape = tuple(None if side is None else int(side) for side in known)
     channels, grid = (shape[0], shape[1:]) if is_first else (shape[2], shape[:2])
     if channels is None or channels < 1 or (is_pretrained and channels != 3):
         expected = "3 channels, those of the weights" if is_pretrained else "a known number of channels"

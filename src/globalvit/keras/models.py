@@ -69,7 +69,7 @@ def _application(variant: str, title: str) -> Application:
         source = arguments.read_weights_argument(variant, weights)
         arguments.check_pooling(pooling)
         if include_top:
-            arguments.check_top(weights, source, classes, classifier_activation)
+            classes = arguments.read_classes(weights, source, classes, classifier_activation)
         given = arguments.images(input_shape, input_tensor, source is not None)
         config = arguments.for_images(VARIANTS[variant], given)
         last = networks.maps(_channels_last(given), config)[-1]

@@ -19,7 +19,7 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Scale RGB values 0 … 255 to 0 … 1 and normalise them by ImageNet's mean and deviation.
 
     Args:
-        x: one image or a batch, an array or tensor of whole or floating-point numbers; it is not changed.
+        x: one image or a batch, an array, tensor or PIL image of whole or floating-point numbers; it is not changed.
         data_format: `"channels_last"` or `"channels_first"`; Keras' own setting by default.
 
     Returns:
@@ -34,6 +34,7 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
             f"Expected data_format to be one of `channels_first` or `channels_last`. Received: "
             f"data_format={data_format}"
         )
+    x = x if hasattr(x, "shape") else np.asarray(x)
     axis = -3 if data_format == "channels_first" else -1
     if len(x.shape) not in (3, 4) or x.shape[axis] != len(IMAGENET_MEAN):
         raise ValueError(
