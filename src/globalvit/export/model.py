@@ -107,9 +107,13 @@ def export_model(
     metadata = _metadata(model, graph, licence or UNKNOWN_LICENCE)
     reference = graph if precision == "fp32" else Graph(model, replace(plan, precision="fp32"))
     checks = _write_checked(path, graph, reference, metadata, progress)
+    return _report(path, graph, checks, metadata)
+
+
+def _report(path: Path, graph: Graph, checks: tuple[Check, ...], metadata: dict[str, Any]) -> ExportReport:
     return ExportReport(
         path=path,
-        format=chosen,
+        format=graph.plan.format,
         size=path.stat().st_size,
         inside=graph.inside,
         sizes=describe(graph),
