@@ -148,4 +148,9 @@ def _row(check: "Check") -> dict[str, str]:
 def _lines(report: "ExportReport") -> Iterator[str]:
     yield f"wrote {report.path}, {report.size / 2**20:.1f} MiB: {report.inside}"
     yield f"takes {report.sizes}, {report.metadata['input']}; gives {', '.join(report.outputs)}"
+    if report.objects == 0:
+        yield (
+            "no object was found in the random images of the checks, so no boxes were compared; a lower "
+            "--score-threshold shows some"
+        )
     yield f"licence of the weights: {report.metadata['weights_licence']}"

@@ -36,6 +36,7 @@ class Check:
             that the model does not have.
         seconds: that the file took.
         eager_seconds: that the model took.
+        objects: detections of the model that were compared; None where there are none to compare.
     """
 
     batch: int
@@ -44,6 +45,7 @@ class Check:
     difference: float
     seconds: float
     eager_seconds: float
+    objects: int | None = None
 
 
 def check(graph: Graph, run: Run, reference: Graph) -> Iterator[Check]:
@@ -70,6 +72,7 @@ def check(graph: Graph, run: Run, reference: Graph) -> Iterator[Check]:
             difference=differ(graph.names, found, expected, name),
             seconds=seconds,
             eager_seconds=eager_seconds,
+            objects=_count(dict(zip(graph.names, expected, strict=True))) if "boxes" in graph.names else None,
         )
         limit = CHOSEN_LIMIT if _is_chosen(graph) else LIMITS[graph.plan.precision]
         if not done.difference <= limit:
@@ -125,6 +128,10 @@ def _differ(found: Tensor, expected: Tensor) -> float:
     if not found.isfinite().all():
         return float("inf")
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def _count(expected: dict[str, Tensor]) -> int:
+    return int((expected["scores"] > 0).sum())
 
 
 def _differ_objects(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

@@ -48,6 +48,12 @@ class ExportReport:
         """The largest of all checks."""
         return max(one.difference for one in self.checks)
 
+    @property
+    def objects(self) -> int | None:
+        """Detections that were compared in all checks; None where the file gives none."""
+        counts = [one.objects for one in self.checks if one.objects is not None]
+        return sum(counts) if counts else None
+
 
 def export_model(
     model: Task,
