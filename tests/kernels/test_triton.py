@@ -4,7 +4,13 @@ Without a GPU they run in Triton's interpreter, which shows what is computed, no
 test_triton_compiles.py does that, and test_triton_gpu.py the rest.
 """
 
+import sys
+
 import pytest
+
+if sys.platform != "linux":
+    pytest.skip("Triton is for Linux", allow_module_level=True)
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
