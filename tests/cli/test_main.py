@@ -90,7 +90,7 @@ def test_an_interrupt_is_status_130(command, capsys):
     [
         (["modls"], "globalvit: error: unknown command 'modls' of globalvit. Did you mean 'models'?"),
         ([], "globalvit: error: globalvit needs a command. Known: train, validate"),
-        (["models", "--jsn", "x"], "globalvit: error: unknown option --jsn. Did you mean '--json'?"),
+        (["models", "--jsn", "x"], "globalvit: error: unknown option --jsn. Did you mean '--json', '--csv'?"),
     ],
 )
 def test_bad_use_is_one_line_and_status_2(words, text, capsys):
@@ -108,7 +108,7 @@ def test_version(capsys):
 def test_help_lists_every_command_with_its_summary(capsys):
     assert cli.main(["--help"]) == 0
     page = capsys.readouterr().out
-    assert all(f"\n  {name:<10}" in page for name in cli.COMMANDS)
+    assert all(f"\n  {name:<11}" in page for name in cli.COMMANDS)
 
 
 def test_the_log_is_shown_once_on_stderr(command, capsys):

@@ -66,8 +66,10 @@ def test_cmyk_becomes_rgb():
 @pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr"])
 def test_other_modes_become_rgb(mode):
     image = picture().convert(mode)
-    came = as_array(encoded(image, "TIFF"))
-    assert np.array_equal(came, np.asarray(image.convert("RGB")))
+    # Pillow 12 cannot read the YCbCr it writes without compression; with it, libtiff turns the colours, rounding.
+    came = as_array(encoded(image, "TIFF", compression="tiff_lzw"))
+    difference = np.abs(came.astype(int) - np.asarray(image.convert("RGB")))
+    assert difference.max() <= (1 if mode == "YCbCr" else 0)
 
 
 @pytest.mark.parametrize("order", ["<u2", ">u2"])

@@ -52,8 +52,18 @@ class Golden:
         print(f"{self.case} {name}: relative difference max {worst:.2e}, mean {difference.mean():.2e}")
         assert worst <= tolerance, f"{self.case} {name}: {worst:.3g} > {tolerance}"
 
-    def rows(self, name: str, ours: Tensor, *, fraction: float = 1.0, tolerance: float = 1e-3) -> np.ndarray:
+    def rows(
+        self,
+        name: str,
+        ours: Tensor,
+        *,
+        kinds: tuple[np.ndarray, Tensor] | None = None,
+        fraction: float = 1.0,
+        tolerance: float = 1e-3,
+    ) -> np.ndarray:
         """Assert that there are as many rows and that a `fraction` of the published ones has its own row of ours.
+
+        Rows match only where their `kinds`, published and ours, are equal: one box may be found as two classes.
 
         Returns:
             For each published row the index of the nearest of ours.
@@ -63,6 +73,8 @@ class Golden:
         if len(published) == 0:
             return np.zeros(0, np.int64)
         distances = np.abs(published[:, None] - got[None]).max(-1)
+        if kinds is not None:
+            distances[kinds[0][:, None] != kinds[1].numpy()[None]] = np.inf
         nearest, near = distances.argmin(1), distances.min(1) <= tolerance
         print(f"{self.case} {name}: {near.sum()} of {len(near)} rows matched, farthest {distances.min(1).max():.2e}")
         assert near.mean() >= fraction, name

@@ -28,7 +28,7 @@ def options_page(flags: Sequence[Flag], positional: Sequence[str], prog: str, de
 def commands_page(commands: dict[str, str], prog: str, description: str) -> str:
     """The help page of a command that has commands (name → summary)."""
     usage = f"usage: {prog} COMMAND ..."
-    table = "\n".join(["commands:", *(_entry(name, summary, 12) for name, summary in commands.items())])
+    table = "\n".join(["commands:", *(_entry(name, summary, 13) for name, summary in commands.items())])
     return (
         "\n\n".join([usage, _paragraph(description), table, f"{prog} COMMAND --help shows a command's options."]) + "\n"
     )

@@ -74,8 +74,8 @@ class NoQuery(nn.Module):
     """In the global query's place where no block asks for one."""
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        """(B, H, W, C) → no elements."""
-        return x_BHWC.new_empty(0)
+        """(B, H, W, C) → no elements of B images."""
+        return x_BHWC.new_empty(x_BHWC.shape[0], 0)
 
 
 class LearnedQuery(nn.Module):
