@@ -11,7 +11,7 @@ HAS_TRITON = find_spec("triton") is not None
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDEST_HEAD = 128
-LEAST_CAPABILITY = (8, 0)
+LEAST_MAJOR = 8
 
 
 def refusal(projected: Tensor, head_dim: int) -> str | None:
@@ -21,8 +21,9 @@ def refusal(projected: Tensor, head_dim: int) -> str | None:
         return "Triton is not installed (pip install 'globalvit[triton]', Linux only)"
     if device.type != "cuda" and not IS_INTERPRETED:
         return f"it needs a CUDA device and the input is on {device.type}"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
-        return "it needs a GPU of compute capability 8.0 or more"
+    # The properties, not `get_device_capability`: torch.compile takes only the former for a constant.
+    if device.type == "cuda" and torch.cuda.get_device_properties(device).major < LEAST_MAJOR:
+        return f"it needs a GPU of compute capability {LEAST_MAJOR}.0 or more"
     if projected.dtype not in DTYPES:
         return f"it computes in float32, bfloat16 or float16 and the input is {projected.dtype}"
     if device.type != "cuda" and projected.dtype == torch.bfloat16:
