@@ -11,6 +11,7 @@ from globalvit.build import create_backbone, create_model, open_checkpoint, save
 from globalvit.cli.main import main
 from globalvit.models.ablations import CHOICES, check_ablation
 from globalvit.models.gcvit_ablated import PatchMerging, ShiftedWindowAttention, shift_mask
+from globalvit.models.layers import DropPath
 from globalvit.models.variants import VARIANTS
 
 SMALLEST = "gcvit_xxtiny"
@@ -56,6 +57,14 @@ def test_every_parameter_learns_and_has_a_depth(backbone):
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
     assert {backbone.depth_of(name) for name, _ in backbone.named_parameters()} == set(range(backbone.num_depths))
+
+
+def test_images_are_left_out_of_branches_in_training(backbone):
+    for module in backbone.modules():
+        if isinstance(module, DropPath):
+            module.rate = 0.5
+    maps = backbone.train()(torch.randn(6, 3, 64, 64))
+    assert all(one.isfinite().all() for one in maps)
 
 
 def test_multiply_adds_can_be_counted():
