@@ -159,6 +159,12 @@ def test_without_a_compiler_models_run_on_pytorchs_operators(compiler, words, tm
     assert choose("auto", torch.zeros(1), 8) is PLAIN
 
 
+def test_a_compiler_may_have_words_before_it(tmp_path, monkeypatch, forget_library):
+    monkeypatch.setenv("CC", "env cc")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert library.unavailable() is None
+
+
 def test_a_library_is_built_once_and_again_for_other_sources(tmp_path, monkeypatch, forget_library):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for source in ("int attention_forward(void) { return 1; }", "int attention_forward(void) { return 2; }"):

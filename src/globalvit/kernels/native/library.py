@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,29 +73,30 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "globalvit"
 
 
-def _compiler() -> str:
-    """The C compiler that `CC` names, else the first one on the path."""
-    wanted = os.environ.get("CC")
-    candidates = (wanted.split()[0],) if wanted else COMPILERS
-    found = next(filter(None, map(shutil.which, candidates)), None)
+def _compiler() -> tuple[str, ...]:
+    """The C compiler that `CC` names, with what stands before or after it there, else the first one on the path."""
+    wanted = shlex.split(os.environ.get("CC", ""))
+    candidates = (tuple(wanted),) if wanted else tuple((name,) for name in COMPILERS)
+    found = next((words for words in candidates if shutil.which(words[0])), None)
     if found is None:
-        raise UnavailableError(f"no C compiler was found ({', '.join(candidates)}); install gcc, or set CC")
+        names = ", ".join(" ".join(words) for words in candidates)
+        raise UnavailableError(f"no C compiler was found ({names}); install gcc, or set CC")
     return found
 
 
-def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
-    version = _run([compiler, "--version"])
+def _fingerprint(compiler: tuple[str, ...], flags: tuple[str, ...]) -> str:
+    version = _run([*compiler, "--version"])
     cpu = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0]
     lines = (line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name")))
-    parts = (SOURCE.read_text(), version, *flags, platform.machine(), *lines)
+    parts = (SOURCE.read_text(), *compiler, version, *flags, platform.machine(), *lines)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _built(path: Path, compiler: str, flags: tuple[str, ...]) -> Path:
+def _built(path: Path, compiler: tuple[str, ...], flags: tuple[str, ...]) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replace_with(path) as temporary:
-            _run([compiler, *flags, str(SOURCE), "-o", str(temporary)])
+            _run([*compiler, *flags, str(SOURCE), "-o", str(temporary)])
     return path
 
 
