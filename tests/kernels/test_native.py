@@ -168,8 +168,8 @@ def test_a_compiler_may_have_words_before_it(tmp_path, monkeypatch, forget_libra
 def test_a_library_is_built_once_and_again_for_other_sources(tmp_path, monkeypatch, forget_library):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for source in ("int attention_forward(void) { return 1; }", "int attention_forward(void) { return 2; }"):
-        monkeypatch.setattr(library, "SOURCE", tmp_path / "attention.c")
-        library.SOURCE.write_text(source)
+        monkeypatch.setattr(library, "SOURCES", (tmp_path / "attention.c",))
+        library.SOURCES[0].write_text(source)
         for _ in range(2):
             library.load.cache_clear()
             assert library.load().attention_forward() == int(source[-4])

@@ -30,14 +30,17 @@ class Routines:
     """What an implementation consists of.
 
     Attributes:
-        windows: computes `window_attention`: (projected_BHWC, table_Lh, window, query_BhNd or None).
-        stripes: computes `stripe_attention`: (qkv_BHWC, vertical, horizontal, stripe, heads).
+        windows: computes `window_attention`: (projected_BHWC, table_Lh, window, query_BhNd or None, outside_C or None).
+        stripes: computes `stripe_attention`: (qkv_BHWC, vertical, horizontal, stripe, heads, outside_C or None).
+        takes_any_grid: whether they may be given `outside_C` where no gradients are wanted; otherwise, and others always,
+            they get grids of whole windows.
         refusal: (a projection, channels a head) → why such a case cannot be computed, None where it can.
         is_exportable: whether a graph of it stands for itself; exported graphs get the plain formula otherwise.
     """
 
-    windows: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
-    stripes: Callable[[Tensor, nn.Conv2d, nn.Conv2d, int, int], Tensor]
+    windows: Callable[[Tensor, Tensor, int, Tensor | None, Tensor | None], Tensor]
+    stripes: Callable[[Tensor, nn.Conv2d, nn.Conv2d, int, int, Tensor | None], Tensor]
+    takes_any_grid: bool
     refusal: Callable[[Tensor, int], str | None]
     is_exportable: bool
 
@@ -67,16 +70,19 @@ def window_attention(
     *,
     window: int,
     query_BhNd: Tensor | None = None,
+    outside_C: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> Tensor:
     """softmax(q kᵀ/√d + position bias)·v inside non-overlapping windows.
 
     Args:
         projected_BHWC: (B, H, W, 3C) holding q, k, v, or (B, H, W, 2C) holding k, v when a query is handed in;
-            each is cut as heads × d. H and W are multiples of `window`.
+            each is cut as heads × d. H and W are multiples of `window`, or `outside_C` is given.
         table_Lh: ((2w − 1)², h), the bias of every relative position as `position_bias` spreads it.
         window: side w of the window in tokens.
         query_BhNd: one set of N queries an image, used by every window of that image and of no other.
+        outside_C: (3C,) or (2C,), what stands in `projected_BHWC`'s place for tokens outside the grid, where windows
+            reach over its lower and its right side.
         implementation: a name of `IMPLEMENTATIONS`, or `auto`, the fastest one that can compute the case.
 
     Returns:
@@ -87,7 +93,10 @@ def window_attention(
     """
     width = projected_BHWC.shape[-1] // (3 if query_BhNd is None else 2)
     routines = choose(implementation, projected_BHWC, width // table_Lh.shape[1])
-    return routines.windows(projected_BHWC, table_Lh, window, query_BhNd)
+    if outside_C is None or (routines.takes_any_grid and not torch.is_grad_enabled()):
+        return routines.windows(projected_BHWC, table_Lh, window, query_BhNd, outside_C)
+    filled_BHWC = windows.fill(projected_BHWC, window, outside_C)
+    return windows.crop(routines.windows(filled_BHWC, table_Lh, window, query_BhNd, None), *projected_BHWC.shape[1:3])
 
 
 def masked_window_attention(projected_BHWC: Tensor, bias_hNN: Tensor, mask_MNN: Tensor, *, window: int) -> Tensor:
@@ -117,17 +126,19 @@ def stripe_attention(
     *,
     stripe: int,
     heads: int,
+    outside_C: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> Tensor:
     """softmax(q kᵀ/√d)·v + position(v), by half of the channels in vertical stripes, by the others in horizontal ones.
 
     Args:
         qkv_BHWC: (B, H, W, 3C) holding q, k and v, each of them its vertical half, then its horizontal one, and each
-            half cut as heads × d. H and W are multiples of `stripe`.
+            half cut as heads × d. H and W are multiples of `stripe`, or `outside_C` is given.
         vertical: depthwise 3×3 convolution that sees one vertical stripe at a time, zero-padded at the stripe's border.
         horizontal: the same for horizontal stripes.
         stripe: tokens across a stripe; vertical ones are H × stripe, horizontal ones stripe × W.
         heads: attention heads of each direction.
+        outside_C: (3C,), as for `window_attention`; a grid is filled up to multiples of `stripe` both ways.
         implementation: as for `window_attention`.
 
     Returns:
@@ -137,7 +148,11 @@ def stripe_attention(
         ValueError: the implementation has another name, or cannot compute the case.
     """
     routines = choose(implementation, qkv_BHWC, qkv_BHWC.shape[-1] // (6 * heads))
-    return routines.stripes(qkv_BHWC, vertical, horizontal, stripe, heads)
+    if outside_C is None or (routines.takes_any_grid and not torch.is_grad_enabled()):
+        return routines.stripes(qkv_BHWC, vertical, horizontal, stripe, heads, outside_C)
+    filled_BHWC = windows.fill(qkv_BHWC, stripe, outside_C)
+    out_BHWC = routines.stripes(filled_BHWC, vertical, horizontal, stripe, heads, None)
+    return windows.crop(out_BHWC, *qkv_BHWC.shape[1:3])
 
 
 def attention(q_BNC: Tensor, k_BSC: Tensor, v_BSC: Tensor, heads: int) -> Tensor:
@@ -178,7 +193,12 @@ def check_name(name: str) -> None:
 
 
 def _copied_windows(
-    attend: Attend, projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None
+    attend: Attend,
+    projected_BHWC: Tensor,
+    table_Lh: Tensor,
+    window: int,
+    query_BhNd: Tensor | None,
+    outside_C: None = None,  # noqa: ARG001 - as others are called
 ) -> Tensor:
     """Copy the windows out, attend, and copy the result back."""
     _, H, W, _ = projected_BHWC.shape
@@ -191,7 +211,13 @@ def _copied_windows(
 
 
 def _copied_stripes(
-    attend: Attend, qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int
+    attend: Attend,
+    qkv_BHWC: Tensor,
+    vertical: nn.Conv2d,
+    horizontal: nn.Conv2d,
+    stripe: int,
+    heads: int,
+    outside_C: None = None,  # noqa: ARG001 - as others are called
 ) -> Tensor:
     """Copy the stripes out, attend and convolve, and copy the result back, one direction after the other."""
     _, H, W, _ = qkv_BHWC.shape
@@ -239,14 +265,27 @@ def _refuse_nothing(projected: Tensor, head_dim: int) -> None:  # noqa: ARG001 -
     return None
 
 
-def _triton_windows(projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None) -> Tensor:
+def _triton_windows(
+    projected_BHWC: Tensor,
+    table_Lh: Tensor,
+    window: int,
+    query_BhNd: Tensor | None,
+    outside_C: None = None,  # noqa: ARG001 - as others are called
+) -> Tensor:
     # Imported late: Triton is absent on some systems, and takes a second where it is not.
     from globalvit.kernels.triton import operators
 
     return operators.windows(projected_BHWC, table_Lh, window, query_BhNd)
 
 
-def _triton_stripes(qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int) -> Tensor:
+def _triton_stripes(
+    qkv_BHWC: Tensor,
+    vertical: nn.Conv2d,
+    horizontal: nn.Conv2d,
+    stripe: int,
+    heads: int,
+    outside_C: None = None,  # noqa: ARG001 - as others are called
+) -> Tensor:
     from globalvit.kernels.triton import operators
 
     return operators.stripes(qkv_BHWC, vertical, horizontal, stripe, heads)
@@ -256,6 +295,7 @@ def _routines(attend: Attend) -> Routines:
     return Routines(
         windows=partial(_copied_windows, attend),
         stripes=partial(_copied_stripes, attend),
+        takes_any_grid=False,
         refusal=_refuse_nothing,
         is_exportable=True,
     )
@@ -264,9 +304,19 @@ def _routines(attend: Attend) -> Routines:
 IMPLEMENTATIONS: dict[str, Routines] = {
     "plain": _routines(_attend_plain),
     "fused": _routines(_attend_fused),
-    "native": Routines(windows=native.windows, stripes=native.stripes, refusal=native.refusal, is_exportable=False),
+    "native": Routines(
+        windows=native.windows,
+        stripes=native.stripes,
+        takes_any_grid=True,
+        refusal=native.refusal,
+        is_exportable=False,
+    ),
     "triton": Routines(
-        windows=_triton_windows, stripes=_triton_stripes, refusal=triton_support.refusal, is_exportable=False
+        windows=_triton_windows,
+        stripes=_triton_stripes,
+        takes_any_grid=False,
+        refusal=triton_support.refusal,
+        is_exportable=False,
     ),
 }
 # Device → implementations, fastest first: on a CPU as measured (benchmarks/README.md), where PyTorch's fused kernel

@@ -2,8 +2,8 @@
 
 What is folded changes outputs by rounding only: layer scale into the Linear before it, the affine part of a norm into
 the Linear after it, batch norms into the convolutions before them. A norm before windowed attention keeps its affine
-part: grids are padded with zeros between the two. On a CPU, Linears then become operators of oneDNN that hold their
-weights in its own layout and compute the GELU or the residual sum that follows in the same pass.
+part: what windows have outside the grid is zero between the two. On a CPU, blocks are then computed by the compiled
+library, or, where it has no products of the model's dtype or oneDNN has faster ones, by operators of oneDNN.
 """
 
 import copy
@@ -14,85 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from globalvit.kernels.native import library
-from globalvit.kernels.native.call import layer_norm
+from globalvit.kernels.native import dense, library
 from globalvit.models.gcvit import Block, FusedMBConv
 from globalvit.models.gpvit import LocalBlock, Scatter
-from globalvit.models.layers import Mlp, to_nchw, to_nhwc
+from globalvit.models.layers import Mlp
+from globalvit.models.native_blocks import NativeBlock, NativeLinear, NativeNorm, NativeScatter, is_known
+from globalvit.models.packed import ConvGELU, PackedBlock, PackedLinear
 
 Model = TypeVar("Model", bound=nn.Module)
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
-
-
-class PackedLinear(nn.Module):
-    """A Linear whose weight lies as oneDNN wants it, with the exact GELU or a residual sum in the same pass."""
-
-    def __init__(self, linear: nn.Linear, *, has_gelu: bool = False) -> None:
-        super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self.bias = None if linear.bias is None else linear.bias.detach()
-        self.activation = "gelu" if has_gelu else "none"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, C) → (…, C'), through the GELU if there is one."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "none")
-
-    def added(self, x: Tensor, residual: Tensor) -> Tensor:
-        """(…, C) and (…, C') → their sum (…, C')."""
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
-
-
-class ConvGELU(nn.Module):
-    """A convolution with the exact GELU in the same pass."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C', H', W')."""
-        conv = self.conv
-        return torch.ops.mkldnn._convolution_pointwise(
-            x_BCHW, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "gelu", [], "none"
-        )
-
-
-class NativeNorm(nn.Module):
-    """A layer norm over the last axis by the compiled kernel, float32 inside."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, norm: nn.LayerNorm) -> None:
-        super().__init__()
-        (dim,) = norm.normalized_shape
-        self.eps = norm.eps
-        weight = torch.ones(dim) if norm.weight is None else norm.weight.detach().float()
-        bias = torch.zeros(dim) if norm.bias is None else norm.bias.detach().float()
-        self.register_buffer("weight", weight.contiguous(), persistent=False)
-        self.register_buffer("bias", bias.contiguous(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, C) → (…, C)."""
-        return layer_norm(x.contiguous(), self.weight, self.bias, self.eps)
-
-
-class PackedBlock(nn.Module):
-    """A block of either network whose residual sums happen inside the Linears."""
-
-    def __init__(self, block: Block | LocalBlock) -> None:
-        super().__init__()
-        self.norm1, self.attention, self.norm2, self.mlp = block.norm1, block.attention, block.norm2, block.mlp
-        self.proj, self.fc2 = PackedLinear(block.attention.proj), PackedLinear(block.mlp.fc2)
-        _put(self.attention, proj=nn.Identity())
-        _put(self.mlp, fc2=nn.Identity())
-        self.depthwise = block.depthwise if isinstance(block, LocalBlock) else None
-
-    def forward(self, x_BHWC: Tensor, *query: Tensor) -> Tensor:
-        """(B, H, W, C), and the query of global blocks → (B, H, W, C)."""
-        x = self.proj.added(self.attention(self.norm1(x_BHWC), *query), x_BHWC)
-        x = self.fc2.added(self.mlp(self.norm2(x)), x)
-        return x if self.depthwise is None else to_nhwc(self.depthwise(to_nchw(x)))
 
 
 def deploy(model: Model) -> Model:
@@ -107,8 +37,9 @@ def deploy(model: Model) -> Model:
     with torch.no_grad():
         for module in list(folded.modules()):
             _fold(module)
-        if can_pack(next(folded.parameters())):
-            _pack(folded)
+        parameter = next(folded.parameters())
+        if can_pack(parameter):
+            _pack(folded, parameter.dtype)
     return folded
 
 
@@ -149,16 +80,20 @@ def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
     norm.elementwise_affine = False
 
 
-def _pack(model: nn.Module) -> None:
+def _pack(model: nn.Module, dtype: torch.dtype) -> None:
+    is_native = dense.computes(dtype)
+    if is_native:
+        _replace(model, is_known, NativeBlock)
+        _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
     for module in list(model.modules()):
         if isinstance(module, Mlp):
             _put(module, fc1=PackedLinear(module.fc1, has_gelu=True), activation=nn.Identity())
         elif isinstance(module, FusedMBConv):
             _put(module, depthwise=ConvGELU(module.depthwise), activation=nn.Identity())
-    _replace(model, (Block, LocalBlock), PackedBlock)
-    _replace(model, nn.Linear, PackedLinear)
+    _replace(model, lambda module: isinstance(module, Block | LocalBlock), PackedBlock)
+    _replace(model, lambda module: isinstance(module, nn.Linear), NativeLinear if is_native else PackedLinear)
     if library.unavailable() is None:
-        _replace(model, nn.LayerNorm, NativeNorm)
+        _replace(model, lambda module: isinstance(module, nn.LayerNorm), NativeNorm)
 
 
 def _put(module: nn.Module, **children: nn.Module) -> None:
@@ -166,9 +101,9 @@ def _put(module: nn.Module, **children: nn.Module) -> None:
         module.add_module(name, child)
 
 
-def _replace(model: nn.Module, kinds: type | tuple[type, ...], make: Callable[..., nn.Module]) -> None:
+def _replace(model: nn.Module, is_meant: Callable[[nn.Module], bool], make: Callable[..., nn.Module]) -> None:
     for parent, name, child in list(_children(model)):
-        if isinstance(child, kinds):
+        if is_meant(child):
             _put(parent, **{name: make(child)})
 
 

@@ -140,15 +140,16 @@ class WindowAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C). Padded tokens are attended to like others: released detectors need it."""
-        padded_BHWC = windows.pad(x_BHWC, self.window)
+        projection = self.kv if self.is_global else self.qkv
         out_BHWC = window_attention(
-            self.kv(padded_BHWC) if self.is_global else self.qkv(padded_BHWC),
+            projection(x_BHWC),
             self.bias_table,
             window=self.window,
             query_BhNd=query_BhNd if self.is_global else None,
+            outside_C=projection.bias,
             implementation=self.implementation,
         )
-        return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
+        return self.proj(out_BHWC)
 
     def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
         """Who attends to whom when `forward` gets the same."""

@@ -74,14 +74,15 @@ class StripeAttention(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C); grids that stripes do not divide are padded inside."""
         out_BHWC = stripe_attention(
-            self.qkv(windows.pad(x_BHWC, self.stripe)),
+            self.qkv(x_BHWC),
             self.vertical,
             self.horizontal,
             stripe=self.stripe,
             heads=self.heads,
+            outside_C=self.qkv.bias,
             implementation=self.implementation,
         )
-        return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
+        return self.proj(out_BHWC)
 
     def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
         """Who attends to whom when `forward` gets the same: in the vertical stripes, and in the horizontal ones."""

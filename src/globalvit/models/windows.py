@@ -24,8 +24,18 @@ def pad(x_BHWC: Tensor, window: int) -> Tensor:
     return x_BHWC if is_sure(rows == 0, columns == 0) else F.pad(x_BHWC, (0, 0, 0, columns, 0, rows))
 
 
+def fill(projected_BHWC: Tensor, window: int, outside_C: Tensor) -> Tensor:
+    """`pad` with the same numbers for every token: what a Linear makes of zeros is its bias, so nothing is multiplied."""
+    rows, columns = padding(projected_BHWC.shape[1], projected_BHWC.shape[2], window)
+    if is_sure(rows == 0, columns == 0):
+        return projected_BHWC
+    around = (0, 0, 0, columns, 0, rows)
+    inside_BHW1 = F.pad(projected_BHWC.new_ones((1, *projected_BHWC.shape[1:3], 1)), around)
+    return F.pad(projected_BHWC, around) + (1 - inside_BHW1) * outside_C.to(projected_BHWC.dtype)
+
+
 def crop(x_BHWC: Tensor, height: int, width: int) -> Tensor:
-    """Undo `pad`."""
+    """Undo `pad` and `fill`."""
     rows, columns = height - x_BHWC.shape[1], width - x_BHWC.shape[2]
     # Not a slice: what follows would ask whether that lies in memory without gaps, which depends on the size.
     return x_BHWC if is_sure(rows == 0, columns == 0) else F.pad(x_BHWC, (0, 0, 0, columns, 0, rows))

@@ -16,11 +16,11 @@ TOKENS_A_PART = 1024
 
 
 class _Task(ctypes.Structure):
-    """`Task` of attention.c."""
+    """`Task` of attention.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("images", "height", "width", "rows", "columns", "heads", "dim", "type")),
-        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "no_query", "no_key", "no_value")),
         *((name, ctypes.c_int64) for name in ("stride", "is_global")),
         *((name, ctypes.c_void_p) for name in ("table", "taps", "offsets")),
         ("scale", ctypes.c_float),
@@ -28,7 +28,7 @@ class _Task(ctypes.Structure):
 
 
 class _Gradients(ctypes.Structure):
-    """`Gradients` of attention.c."""
+    """`Gradients` of attention_back.c."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
@@ -50,9 +50,10 @@ class Case:
         shape: rows and columns of a window.
         heads: their number.
         query: (B, h, N, d) where `parts` is 2, as `projected` in dtype.
-        table: float32 biases divided by the scale, key minus query, with 16 numbers more at the end.
+        table: float32 biases divided by the scale, key minus query.
         taps: (9, channels) float32, the convolution of the values.
         offsets: (channels,) float32, its bias.
+        outside: (parts · C,), what stands for tokens that windows have outside the grid; None where there are none.
     """
 
     projected: Tensor
@@ -65,6 +66,7 @@ class Case:
     table: Tensor | None = None
     taps: Tensor | None = None
     offsets: Tensor | None = None
+    outside: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -101,7 +103,7 @@ def forward(case: Case, out: Tensor) -> None:
     failed = library.load().attention_forward(
         ctypes.byref(task), ctypes.c_void_p(_address(out, case.first)), ctypes.c_int64(out.shape[-1])
     )
-    _check_memory(failed)
+    check_memory(failed)
 
 
 def backward(case: Case, gradient: Tensor, d_projected: Tensor, sums: Sums) -> None:
@@ -126,26 +128,13 @@ def backward(case: Case, gradient: Tensor, d_projected: Tensor, sums: Sums) -> N
         ctypes.c_int64(gradient.shape[-1]),
         ctypes.byref(to),
     )
-    _check_memory(failed)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Norm the last axis of contiguous `x` with float32 weights: (…, C) → (…, C)."""
-    out, dim = torch.empty_like(x), x.shape[-1]
-    failed = library.load().layer_norm(
-        *(ctypes.c_int64(number) for number in (x.numel() // dim, dim)),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, weight, bias)),
-        ctypes.c_float(eps),
-        ctypes.c_void_p(out.data_ptr()),
-        ctypes.c_int64(DTYPES[x.dtype]),
-    )
-    _check_memory(failed)
-    return out
+    check_memory(failed)
 
 
 def _task(case: Case) -> _Task:
     B, H, W, stride = case.projected.shape
     query, key, value = _parts(case.projected, case)
+    no_query, no_key, no_value = (None, None, None) if case.outside is None else _parts(case.outside, case)
     return _Task(
         images=B,
         height=H,
@@ -158,6 +147,9 @@ def _task(case: Case) -> _Task:
         query=query if case.query is None else case.query.data_ptr(),
         key=key,
         value=value,
+        no_query=no_query if case.query is None else None,
+        no_key=no_key,
+        no_value=no_value,
         stride=stride,
         is_global=int(case.query is not None),
         table=_pointer(case.table),
@@ -182,6 +174,11 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _check_memory(failed: int) -> None:
+def check_memory(failed: int) -> None:
+    """Turn the library's answer into an error.
+
+    Raises:
+        MemoryError: it found no memory for its buffers.
+    """
     if failed:
         raise MemoryError("no memory is left for the buffers of a window; use a smaller window or fewer threads")

@@ -20,7 +20,8 @@ from pathlib import Path
 from globalvit.atomic import replace_with
 
 logger = logging.getLogger(__name__)
-SOURCE = Path(__file__).with_name("attention.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "attention_back.c", "dense.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h", "attention.h"))
 # Sums may be formed with fused multiply-adds; nothing else of IEEE arithmetic is given up.
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
@@ -53,7 +54,7 @@ def load() -> ctypes.CDLL:
         raise UnavailableError(f"kernels in C are built on Linux only, this is {sys.platform}")
     compiler = _compiler()
     flags = (*FLAGS, "-mcpu=native" if platform.machine() == "aarch64" else "-march=native")
-    name = f"attention-{_fingerprint(compiler, flags)}.so"
+    name = f"kernels-{_fingerprint(compiler, flags)}.so"
     try:
         return ctypes.CDLL(str(_built(Path(folder()) / name, compiler, flags)))
     except OSError as error:
@@ -88,7 +89,8 @@ def _fingerprint(compiler: tuple[str, ...], flags: tuple[str, ...]) -> str:
     version = _run([*compiler, "--version"])
     cpu = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0]
     lines = (line for line in cpu.splitlines() if line.startswith(("flags", "Features", "model name")))
-    parts = (SOURCE.read_text(), *compiler, version, *flags, platform.machine(), *lines)
+    sources = (path.read_text() for path in (*SOURCES, *HEADERS))
+    parts = (*sources, *compiler, version, *flags, platform.machine(), *lines)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -96,7 +98,7 @@ def _built(path: Path, compiler: tuple[str, ...], flags: tuple[str, ...]) -> Pat
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replace_with(path) as temporary:
-            _run([*compiler, *flags, str(SOURCE), "-o", str(temporary)])
+            _run([*compiler, *flags, *map(str, SOURCES), "-o", str(temporary), "-lm"])
     return path
 
 

@@ -11,16 +11,13 @@ training gives the same bits with any number of threads.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
 from globalvit.kernels.native import library
 from globalvit.kernels.native.call import DTYPES, Case, Sums, backward, forward
-
-# Reading whole vectors, the library looks up to 16 numbers past the end of a table.
-SLACK = 16
+from globalvit.kernels.native.direct import is_direct
 
 
 def refusal(projected: Tensor, head_dim: int) -> str | None:  # noqa: ARG001 - any width will do
@@ -37,24 +34,40 @@ def _unavailable() -> str | None:
     return library.unavailable()
 
 
-def windows(projected_BHWC: Tensor, table_Lh: Tensor, window: int, query_BhNd: Tensor | None) -> Tensor:
+def windows(
+    projected_BHWC: Tensor,
+    table_Lh: Tensor,
+    window: int,
+    query_BhNd: Tensor | None,
+    outside_C: Tensor | None = None,
+) -> Tensor:
     """See `globalvit.models.attention.window_attention`."""
-    query_BhNd = None if query_BhNd is None else query_BhNd.to(projected_BHWC.dtype)
-    return native_windows(projected_BHWC, table_Lh, window, query_BhNd)
+    projected, query = projected_BHWC, None if query_BhNd is None else query_BhNd.to(projected_BHWC.dtype)
+    run = _windows if is_direct(projected) else native_windows
+    return run(projected, table_Lh, window, query, outside_C)
 
 
-def stripes(qkv_BHWC: Tensor, vertical: nn.Conv2d, horizontal: nn.Conv2d, stripe: int, heads: int) -> Tensor:
+def stripes(
+    qkv_BHWC: Tensor,
+    vertical: nn.Conv2d,
+    horizontal: nn.Conv2d,
+    stripe: int,
+    heads: int,
+    outside_C: Tensor | None = None,
+) -> Tensor:
     """See `globalvit.models.attention.stripe_attention`."""
     assert vertical.bias is not None
     assert horizontal.bias is not None
     convs = (vertical.weight, vertical.bias, horizontal.weight, horizontal.bias)
-    return native_stripes(qkv_BHWC, *convs, stripe, heads)
+    run = _stripes if is_direct(qkv_BHWC) else native_stripes
+    return run(qkv_BHWC, *convs, stripe, heads, outside_C)
 
 
-@custom_op("globalvit::native_windows", mutates_args=(), device_types="cpu")
-def native_windows(projected: Tensor, table: Tensor, window: int, query: Tensor | None) -> Tensor:
+def _windows(
+    projected: Tensor, table: Tensor, window: int, query: Tensor | None, outside: Tensor | None = None
+) -> Tensor:
     """(B, H, W, 3C) or (B, H, W, 2C) and a table (L, h) → (B, H, W, C); queries are (B, h, N, d)."""
-    case = _windows_case(projected, table, window, query)
+    case = _windows_case(projected, table, window, query, outside)
     out = projected.new_empty((*projected.shape[:3], case.channels))
     forward(case, out)
     return out
@@ -75,15 +88,25 @@ def native_windows_backward(
     return d_projected, d_table_Lh, _no_query(projected) if d_query is None else d_query.sum(2).to(projected.dtype)
 
 
-@custom_op("globalvit::native_stripes", mutates_args=(), device_types="cpu")
-def native_stripes(
-    qkv: Tensor, vertical: Tensor, v_bias: Tensor, horizontal: Tensor, h_bias: Tensor, stripe: int, heads: int
+def _stripes(
+    qkv: Tensor,
+    vertical: Tensor,
+    v_bias: Tensor,
+    horizontal: Tensor,
+    h_bias: Tensor,
+    stripe: int,
+    heads: int,
+    outside: Tensor | None = None,
 ) -> Tensor:
     """(B, H, W, 3C) and the weights (C/2, 1, 3, 3) and biases (C/2,) of both convolutions → (B, H, W, C)."""
     out = qkv.new_empty((*qkv.shape[:3], qkv.shape[3] // 3))
-    for case in _stripe_cases(qkv, vertical, v_bias, horizontal, h_bias, stripe, heads):
+    for case in _stripe_cases(qkv, vertical, v_bias, horizontal, h_bias, stripe, heads, outside):
         forward(case, out)
     return out
+
+
+native_windows = custom_op("globalvit::native_windows", _windows, mutates_args=(), device_types="cpu")
+native_stripes = custom_op("globalvit::native_stripes", _stripes, mutates_args=(), device_types="cpu")
 
 
 @custom_op("globalvit::native_stripes_backward", mutates_args=(), device_types="cpu")
@@ -108,11 +131,13 @@ def native_stripes_backward(
     return d_qkv, d_convs[0], d_convs[1], d_convs[2], d_convs[3]
 
 
-def _windows_case(projected: Tensor, table: Tensor, window: int, query: Tensor | None) -> Case:
+def _windows_case(
+    projected: Tensor, table: Tensor, window: int, query: Tensor | None, outside: Tensor | None = None
+) -> Case:
     parts, heads = 3 if query is None else 2, table.shape[1]
     channels = projected.shape[-1] // parts
     # The library adds the biases before it scales, and reads them from query to key.
-    flat = table.detach().float().t().flip(1).flatten() * (channels // heads) ** 0.5
+    flat = table.detach().float().t().flip(1).mul_((channels // heads) ** 0.5).contiguous()
     return Case(
         projected=projected.contiguous(),
         parts=parts,
@@ -121,15 +146,24 @@ def _windows_case(projected: Tensor, table: Tensor, window: int, query: Tensor |
         shape=(window, window),
         heads=heads,
         query=None if query is None else query.contiguous(),
-        table=F.pad(flat, (0, SLACK)),
+        table=flat,
+        outside=_of_type(outside, projected),
     )
 
 
 def _stripe_cases(
-    qkv: Tensor, vertical: Tensor, v_bias: Tensor, horizontal: Tensor, h_bias: Tensor, stripe: int, heads: int
+    qkv: Tensor,
+    vertical: Tensor,
+    v_bias: Tensor,
+    horizontal: Tensor,
+    h_bias: Tensor,
+    stripe: int,
+    heads: int,
+    outside: Tensor | None = None,
 ) -> list[Case]:
     qkv, half = qkv.contiguous(), vertical.shape[0]
-    directions = ((vertical, v_bias, (qkv.shape[1], stripe)), (horizontal, h_bias, (stripe, qkv.shape[2])))
+    rows, columns = (-(-side // stripe) * stripe for side in qkv.shape[1:3])
+    directions = ((vertical, v_bias, (rows, stripe)), (horizontal, h_bias, (stripe, columns)))
     return [
         Case(
             projected=qkv,
@@ -140,9 +174,14 @@ def _stripe_cases(
             heads=heads,
             taps=weight.detach().float().view(half, 9).t().contiguous(),
             offsets=bias.detach().float().contiguous(),
+            outside=_of_type(outside, qkv),
         )
         for index, (weight, bias, shape) in enumerate(directions)
     ]
+
+
+def _of_type(outside: Tensor | None, projected: Tensor) -> Tensor | None:
+    return None if outside is None else outside.detach().to(projected.dtype).contiguous()
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -154,7 +193,13 @@ def _no_query(projected: Tensor) -> Tensor:
 
 
 @native_windows.register_fake
-def _(projected: Tensor, table: Tensor, window: int, query: Tensor | None) -> Tensor:  # noqa: ARG001
+def _(
+    projected: Tensor,
+    table: Tensor,  # noqa: ARG001
+    window: int,  # noqa: ARG001
+    query: Tensor | None,
+    outside: Tensor | None = None,  # noqa: ARG001
+) -> Tensor:
     return projected.new_empty((*projected.shape[:3], projected.shape[3] // (3 if query is None else 2)))
 
 
@@ -181,6 +226,8 @@ def _(gradient: Tensor, *inputs: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    *inputs, outside = inputs
+    assert outside is None, "the backward pass wants whole windows"
     tensors = [x if isinstance(x, Tensor) else None for x in inputs]
     ctx.save_for_backward(*tensors)
     ctx.settings = [None if isinstance(x, Tensor) else x for x in inputs]
@@ -194,11 +241,11 @@ def _inputs(ctx: Any) -> list[Any]:
 
 def _windows_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     d_projected, d_table, d_query = native_windows_backward(gradient, *_inputs(ctx))
-    return d_projected, d_table, None, d_query if d_query.numel() else None
+    return d_projected, d_table, None, d_query if d_query.numel() else None, None
 
 
 def _stripes_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return (*native_stripes_backward(gradient, *_inputs(ctx)), None, None)
+    return (*native_stripes_backward(gradient, *_inputs(ctx)), None, None, None)
 
 
 native_windows.register_autograd(_windows_gradients, setup_context=_keep_inputs)
@@ -210,10 +257,16 @@ def _products(tokens: int, keys: int, channels: int) -> int:
     return 4 * tokens * keys * channels
 
 
+def _whole(side: int, window: int) -> int:
+    """The side that windows cover."""
+    return -(-side // window) * window
+
+
 @register_flop_formula(torch.ops.globalvit.native_windows)
-def _(projected: torch.Size, table: torch.Size, window: int, query: torch.Size | None, **_: Any) -> int:  # noqa: ARG001
+def _(projected: torch.Size, table: torch.Size, window: int, query: torch.Size | None, *_: Any, **__: Any) -> int:  # noqa: ARG001
     B, H, W, width = projected
-    return _products(B * H * W, window**2, width // (3 if query is None else 2))
+    tokens = B * _whole(H, window) * _whole(W, window)
+    return _products(tokens, window**2, width // (3 if query is None else 2))
 
 
 @register_flop_formula(torch.ops.globalvit.native_windows_backward)
@@ -226,6 +279,7 @@ def _(gradient: torch.Size, projected: torch.Size, table: torch.Size, window: in
 def _(qkv: torch.Size, vertical: torch.Size, *others: Any, **_: Any) -> int:
     B, H, W, _width = qkv
     half, stripe = vertical[0], others[3]
+    H, W = _whole(H, stripe), _whole(W, stripe)
     products = _products(B * H * W, stripe * (H + W), half)
     return products + 2 * (2 * B * H * W * half * 9)
 

@@ -1,0 +1,211 @@
+/* What both passes of attention share: the task, a thread's buffers, and reading a window into them.
+ *
+ * Names: B images, H W grid, h heads, d channels a head, N = rows * columns tokens of a window. `stride` is what lies
+ * between two tokens of a tensor, counted in numbers.
+ */
+
+#ifndef GLOBALVIT_ATTENTION_H
+#define GLOBALVIT_ATTENTION_H
+
+#include "products.h"
+
+#define NEVER (-1e30f)
+
+typedef struct {
+    int64_t images, height, width;      /* the grid; windows may reach over its lower and its right side */
+    int64_t rows, columns;              /* of a window */
+    int64_t heads, dim;                 /* dim: channels a head */
+    int64_t type;
+    const void *query, *key, *value;
+    const void *no_query, *no_key, *no_value; /* (h * d) each, what stands for tokens outside the grid, or NULL */
+    int64_t stride;                     /* of keys and values, and of queries that lie beside them */
+    int64_t is_global;                  /* queries are (B, h, N, d), contiguous, in `type` */
+    const float *table;                 /* (h, 2 rows - 1, 2 columns - 1), key minus query ascending, or NULL */
+    const float *taps;                  /* (9, h * d): 3x3 convolution of the values inside a window, or NULL */
+    const float *offsets;               /* (h * d): its bias */
+    float scale;
+} Task;
+
+/* Sizes of a window's matrices: N tokens, in whole vectors, and d channels, in whole vectors and in steps. */
+typedef struct {
+    int64_t tokens, wide, dim, deep, channel_steps, token_steps;
+} Sizes;
+
+INLINE Sizes sizes_of(const Task *task) {
+    int64_t N = task->rows * task->columns, d = task->dim;
+    return (Sizes){N, round_up(N, LANES), d, round_up(d, LANES), steps_of(d, task->type), steps_of(N, task->type)};
+}
+
+INLINE float *take(float **free_space, int64_t count) {
+    float *taken = *free_space;
+    *free_space += round_up(count, 16);
+    return taken;
+}
+
+INLINE int64_t windows_across(const Task *task) { return (task->width + task->columns - 1) / task->columns; }
+INLINE int64_t windows_of(const Task *task) {
+    return (task->height + task->rows - 1) / task->rows * windows_across(task);
+}
+
+/* Where a window's tokens lie on the grids of all images, -1 for those outside. */
+INLINE void find_places(int64_t *places, const Task *task, int64_t image, int64_t window) {
+    int64_t across = windows_across(task), top = window / across * task->rows, left = window % across * task->columns;
+    for (int64_t row = 0; row < task->rows; row++)
+        for (int64_t column = 0; column < task->columns; column++) {
+            int is_outside = top + row >= task->height || left + column >= task->width;
+            *places++ = is_outside ? -1 : (image * task->height + top + row) * task->width + left + column;
+        }
+}
+
+/* The row of channels of one token and head. */
+INLINE const void *channels_of(const Task *task, const void *grid, const void *outside, int64_t stride, int64_t place,
+                               int64_t head) {
+    int64_t at = head * task->dim * bytes_of(task->type);
+    if (place < 0) return (const char *)outside + at;
+    return (const char *)grid + place * stride * bytes_of(task->type) + at;
+}
+
+/* Rows of channels of a window's tokens, in the grid's type, one after another. */
+INLINE void find_rows(const void **rows, const Task *task, const void *grid, const void *outside, int64_t stride,
+                      const int64_t *places, int64_t head) {
+    for (int64_t t = 0; t < task->rows * task->columns; t++)
+        rows[t] = channels_of(task, grid, outside, stride, places[t], head);
+}
+
+/* Up to LANES channels as steps: floats, or pairs as they lie in memory. `left` channels are there. */
+INLINE vec read_steps(const void *row, int64_t step, int64_t left, int64_t type) {
+#if HAS_PAIRS
+    if (type == 1) {
+        __mmask32 mask = left >= 2 * LANES ? 0xffffffffu : (__mmask32)((1ull << left) - 1);
+        return (vec)_mm512_maskz_loadu_epi16(mask, (const bf16 *)row + 2 * step);
+    }
+#endif
+    return read(row, step, left, type);
+}
+
+INLINE int64_t numbers_a_step(int64_t type) { return type == 1 && HAS_PAIRS ? 2 : 1; }
+
+/* Rows as the left factor of a product: (N, steps of the channels). */
+INLINE void fill_left(float *to, const void **rows, const Sizes *sizes, int64_t type) {
+    int64_t pair = numbers_a_step(type);
+    for (int64_t t = 0; t < sizes->tokens; t++)
+        for (int64_t s = 0; s < sizes->channel_steps; s += LANES)
+            write(to + t * sizes->channel_steps, s, read_steps(rows[t], s, sizes->dim - s * pair, type),
+                  sizes->channel_steps - s, 0);
+}
+
+#if LANES == 16
+/* A square of 16 x 16 steps: four rounds, in each of which rows change places with those 1, 2, 4 and 8 further. */
+INLINE void transpose_square(vec square[16]) {
+    vec half[16];
+    for (int r = 0; r < 16; r += 2) {
+        half[r] = (vec)_mm512_unpacklo_ps((__m512)square[r], (__m512)square[r + 1]);
+        half[r + 1] = (vec)_mm512_unpackhi_ps((__m512)square[r], (__m512)square[r + 1]);
+    }
+    for (int r = 0; r < 16; r += 4)
+        for (int i = 0; i < 2; i++) {
+            square[r + 2 * i] = (vec)_mm512_unpacklo_pd((__m512d)half[r + i], (__m512d)half[r + i + 2]);
+            square[r + 2 * i + 1] = (vec)_mm512_unpackhi_pd((__m512d)half[r + i], (__m512d)half[r + i + 2]);
+        }
+    for (int r = 0; r < 16; r += 8)
+        for (int i = 0; i < 4; i++) {
+            half[r + i] = (vec)_mm512_shuffle_f32x4((__m512)square[r + i], (__m512)square[r + i + 4], 0x88);
+            half[r + i + 4] = (vec)_mm512_shuffle_f32x4((__m512)square[r + i], (__m512)square[r + i + 4], 0xdd);
+        }
+    for (int i = 0; i < 8; i++) {
+        square[i] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0x88);
+        square[i + 8] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0xdd);
+    }
+}
+#endif
+
+/* Rows turned, as the right factor of a product along the channels: (steps of the channels, padded N). */
+INLINE void fill_turned(float *to, const void **rows, const Sizes *sizes, int64_t type) {
+    int64_t pair = numbers_a_step(type);
+    for (int64_t t = 0; t < sizes->tokens; t += LANES)
+        for (int64_t s = 0; s < sizes->channel_steps; s += LANES) {
+            vec square[LANES];
+            for (int r = 0; r < LANES; r++)
+                square[r] = t + r < sizes->tokens ? read_steps(rows[t + r], s, sizes->dim - s * pair, type) : (vec){};
+#if LANES == 16
+            transpose_square(square);
+            for (int i = 0; i < LANES && s + i < sizes->channel_steps; i++)
+                *(vec *)(to + (s + i) * sizes->wide + t) = square[i];
+#else
+            for (int i = 0; i < LANES && s + i < sizes->channel_steps; i++)
+                for (int r = 0; r < LANES; r++) to[(s + i) * sizes->wide + t + r] = square[r][i];
+#endif
+        }
+}
+
+/* Rows of floats: (count, padded d). */
+INLINE void fill_floats(float *to, const void **rows, int64_t count, const Sizes *sizes, int64_t type) {
+    for (int64_t t = 0; t < count; t++)
+        for (int64_t c = 0; c < sizes->deep; c += LANES)
+            *(vec *)(to + t * sizes->deep + c) = read(rows[t], c, sizes->dim - c, type);
+}
+
+/* Rows as the right factor of a product along the tokens: (steps of the tokens, padded d). */
+INLINE void fill_right(float *to, const void **rows, const Sizes *sizes, int64_t type) {
+#if HAS_PAIRS
+    if (type == 1) {
+        for (int64_t t = 0; t < sizes->tokens; t += 2)
+            for (int64_t c = 0; c < sizes->deep; c += LANES) {
+                /* A float whose lower half is zero is the bfloat16 in its upper half. */
+                __m512i first = (__m512i)read(rows[t], c, sizes->dim - c, 1), second = {};
+                if (t + 1 < sizes->tokens) second = (__m512i)read(rows[t + 1], c, sizes->dim - c, 1);
+                _mm512_storeu_si512(to + t / 2 * sizes->deep + c, _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+            }
+        return;
+    }
+#endif
+    fill_floats(to, rows, sizes->tokens, sizes, type);
+}
+
+/* Where the table's entries for a query and the keys of a window's row begin. */
+INLINE int64_t entry(const Task *task, int64_t query, int64_t key_row) {
+    int64_t wide = 2 * task->columns - 1, down = key_row - query / task->columns + task->rows - 1;
+    return down * wide + task->columns - 1 - query % task->columns;
+}
+INLINE int64_t entries_of(const Task *task) { return (2 * task->rows - 1) * (2 * task->columns - 1); }
+
+/* What the logits of every query begin with: a head's position biases, and out of reach where there is no key. Without
+ * a table one row serves all queries. */
+INLINE void fill_bias(float *bias, const Task *task, const Sizes *sizes, int64_t head) {
+    int64_t queries = task->table ? sizes->tokens : 1;
+    for (int64_t q = 0; q < queries; q++, bias += sizes->wide) {
+        for (int64_t t = 0; t < sizes->wide; t++) bias[t] = t < sizes->tokens ? 0 : NEVER;
+        for (int64_t row = 0; task->table && row < task->rows; row++)
+            memcpy(bias + row * task->columns, task->table + head * entries_of(task) + entry(task, q, row),
+                   task->columns * sizeof(float));
+    }
+}
+
+/* Rows of logits, still to be scaled, become e^(logit - largest), not yet divided by their sums, which are returned. */
+INLINE float exponentials(float *row, int64_t wide, float scale) {
+    vec top = *(vec *)row, sum = {};
+    for (int64_t t = LANES; t < wide; t += LANES) top = larger(top, *(vec *)(row + t));
+    float factor = scale * 1.44269504f, shift = largest(top) * factor;
+    for (int64_t t = 0; t < wide; t += LANES) {
+        vec weights = power_of_two(*(vec *)(row + t) * factor - shift);
+        *(vec *)(row + t) = weights;
+        sum += weights;
+    }
+    return total(sum);
+}
+
+/* Numbers rounded to bfloat16, so that neighbours are pairs. */
+INLINE void round_row(float *to, const float *from, int64_t count) {
+    for (int64_t t = 0; t < count; t += LANES) write(to, t, *(const vec *)(from + t), LANES, 1);
+}
+
+/* Logits of up to ROWS or of all queries: `left` (queries, steps) times turned keys on top of the biases. */
+INLINE void multiply_logits(float *logits, const float *left, const float *keys, const float *bias, int64_t queries,
+                            const Task *task, const Sizes *sizes) {
+    Product p = {.depth = sizes->channel_steps, .a = left, .a_row = sizes->channel_steps, .a_step = 1, .b = keys,
+                 .b_step = sizes->wide, .begin = bias, .begin_row = task->table ? sizes->wide : 0, .c = logits,
+                 .c_row = sizes->wide};
+    multiply(queries, sizes->wide / LANES, &p, task->type);
+}
+
+#endif

@@ -1,0 +1,258 @@
+/* Attention inside the windows or stripes of a channels-last token grid, for CPUs: the backward pass.
+ *
+ * Weights are computed again. Results do not depend on the number of threads: each job has a place of its own for the
+ * sums it contributes to.
+ */
+
+#include "attention.h"
+
+/* Where the backward pass writes. The sums over windows come in parts, one a job, which the caller adds up in order:
+ * (images, heads, parts, ...). Query gradients have the layout of the queries; global ones are such sums too. */
+typedef struct {
+    void *query, *key, *value;
+    int64_t stride;
+    float *global_query; /* (B, h, parts, N, d) or NULL */
+    float *table;        /* (B, h, parts, 2 rows - 1, 2 columns - 1) or NULL */
+    float *taps;         /* (B, h, parts, 9, d) or NULL */
+    float *offsets;      /* (B, h, parts, d) or NULL */
+    int64_t parts, windows_a_part;
+} Gradients;
+
+/* A matrix of channels in every form that the products read. */
+typedef struct {
+    const void **rows;
+    float *left, *turned, *right;
+} Operand;
+
+/* Where one thread works, cut from one allocation. */
+typedef struct {
+    Sizes sizes;
+    int64_t *places;
+    Operand query, key, value, d_out;
+    float *bias, *d_bias;                  /* (N, padded N), of `head` */
+    int64_t head;
+    float *weights, *gradients;            /* (N, padded N): of the logits in the end */
+    float *weights_turned, *gradients_turned; /* pairs of queries (steps of N, padded N) */
+    float *gradients_left;                 /* pairs of keys (N, padded N / 2) */
+    float *d_query, *d_key, *d_value;      /* (N, padded d) */
+    float *values, *d_outs;                /* floats (N, padded d), where values are convolved */
+    float *d_taps;                         /* (10, padded d) */
+} Work;
+
+static Operand take_operand(float **rest, const Sizes *s) {
+    Operand taken = {.rows = (const void **)take(rest, 2 * s->tokens)};
+    taken.left = take(rest, s->tokens * s->channel_steps);
+    taken.turned = take(rest, s->channel_steps * s->wide);
+    taken.right = take(rest, s->tokens * s->deep);
+    return taken;
+}
+
+static void *prepare(Work *work, const Task *task) {
+    Sizes s = sizes_of(task);
+    int64_t square = s.tokens * s.wide, strip = s.tokens * s.deep, operand = 2 * s.tokens + s.channel_steps * (s.tokens + s.wide);
+    int64_t floats = 2 * s.tokens + 4 * (operand + strip) + 7 * (square + s.wide) + 5 * strip + 10 * s.deep + 32 * 16;
+    float *space = NULL, *rest;
+    if (posix_memalign((void **)&space, 64, floats * sizeof(float))) return NULL;
+    rest = space;
+    *work = (Work){.sizes = s, .head = -1, .places = (int64_t *)take(&rest, 2 * s.tokens)};
+    work->query = take_operand(&rest, &s);
+    work->key = take_operand(&rest, &s);
+    work->value = take_operand(&rest, &s);
+    work->d_out = take_operand(&rest, &s);
+    work->bias = take(&rest, square);
+    work->d_bias = take(&rest, square);
+    work->weights = take(&rest, square);
+    work->gradients = take(&rest, square);
+    work->weights_turned = take(&rest, s.token_steps * s.wide);
+    work->gradients_turned = take(&rest, s.token_steps * s.wide);
+    work->gradients_left = take(&rest, square);
+    work->d_query = take(&rest, strip);
+    work->d_key = take(&rest, strip);
+    work->d_value = take(&rest, strip);
+    work->values = take(&rest, strip);
+    work->d_outs = take(&rest, strip);
+    work->d_taps = take(&rest, 10 * s.deep);
+    return space;
+}
+
+static void read_window(Work *work, const Task *task, int64_t image, int64_t window, int64_t head, const void *d_out,
+                        int64_t d_out_stride) {
+    const Sizes *s = &work->sizes;
+    find_places(work->places, task, image, window);
+    if (task->is_global) {
+        int64_t first = (image * task->heads + head) * s->tokens;
+        for (int64_t t = 0; t < s->tokens; t++)
+            work->query.rows[t] = (const char *)task->query + (first + t) * task->dim * bytes_of(task->type);
+    } else find_rows(work->query.rows, task, task->query, NULL, task->stride, work->places, head);
+    find_rows(work->key.rows, task, task->key, NULL, task->stride, work->places, head);
+    find_rows(work->value.rows, task, task->value, NULL, task->stride, work->places, head);
+    find_rows(work->d_out.rows, task, d_out, NULL, d_out_stride, work->places, head);
+    fill_left(work->query.left, work->query.rows, s, task->type);
+    fill_right(work->query.right, work->query.rows, s, task->type);
+    fill_turned(work->key.turned, work->key.rows, s, task->type);
+    fill_right(work->key.right, work->key.rows, s, task->type);
+    fill_turned(work->value.turned, work->value.rows, s, task->type);
+    fill_left(work->d_out.left, work->d_out.rows, s, task->type);
+    fill_right(work->d_out.right, work->d_out.rows, s, task->type);
+    if (!task->taps) return;
+    fill_floats(work->values, work->value.rows, s->tokens, s, task->type);
+    fill_floats(work->d_outs, work->d_out.rows, s->tokens, s, task->type);
+}
+
+/* The weights of all queries, divided by their sums. */
+static void weigh(Work *work, const Task *task) {
+    const Sizes *s = &work->sizes;
+    multiply_logits(work->weights, work->query.left, work->key.turned, work->bias, s->tokens, task, s);
+    for (int64_t q = 0; q < s->tokens; q++) {
+        float *row = work->weights + q * s->wide, factor = 1.0f / exponentials(row, s->wide, task->scale);
+        for (int64_t t = 0; t < s->wide; t += LANES) *(vec *)(row + t) *= factor;
+    }
+}
+
+/* Gradients of the logits from those of the weights, in place, and what they add to the biases'. */
+static void differentiate_softmax(Work *work, int has_table) {
+    int64_t wide = work->sizes.wide;
+    for (int64_t q = 0; q < work->sizes.tokens; q++) {
+        float *weights = work->weights + q * wide, *gradient = work->gradients + q * wide, *d_bias = work->d_bias + q * wide;
+        vec sum = {};
+        for (int64_t t = 0; t < wide; t += LANES) sum += *(vec *)(weights + t) * *(vec *)(gradient + t);
+        vec mean = splat(total(sum));
+        for (int64_t t = 0; t < wide; t += LANES) {
+            vec x = *(vec *)(weights + t) * (*(vec *)(gradient + t) - mean);
+            *(vec *)(gradient + t) = x;
+            if (has_table) *(vec *)(d_bias + t) += x;
+        }
+    }
+}
+
+/* Rows of floats (N, padded N) as the turned left factor of a product along the queries. */
+static void pair_queries(float *to, const float *rows, const Sizes *sizes) {
+#if HAS_PAIRS
+    int64_t wide = sizes->wide;
+    for (int64_t q = 0; q < sizes->tokens; q += 2)
+        for (int64_t t = 0; t < wide; t += LANES) {
+            const float *at = rows + q * wide + t;
+            __m512i first = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at))), second = {};
+            if (q + 1 < sizes->tokens)
+                second = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at + wide)));
+            _mm512_storeu_si512(to + q / 2 * wide + t, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+        }
+#else
+    (void)to, (void)rows, (void)sizes;
+#endif
+}
+
+/* c (N, padded d) = the turned left factor times rows of tokens: sums over the queries. */
+static void multiply_turned(float *c, const float *turned, const float *right, const Sizes *s, int64_t type) {
+    Product p = {.depth = s->token_steps, .a = turned, .a_row = 1, .a_step = s->wide, .b = right, .b_step = s->deep,
+                 .begin = zeros, .c = c, .c_row = s->deep};
+    multiply(s->tokens, s->deep / LANES, &p, type);
+}
+
+static void attend_back(Work *work, const Task *task) {
+    const Sizes *s = &work->sizes;
+    int is_paired = numbers_a_step(task->type) == 2;
+    Product d_weights = {.depth = s->channel_steps, .a = work->d_out.left, .a_row = s->channel_steps, .a_step = 1,
+                         .b = work->value.turned, .b_step = s->wide, .begin = zeros, .c = work->gradients, .c_row = s->wide};
+    Product d_query = {.depth = s->token_steps, .a = is_paired ? work->gradients_left : work->gradients,
+                       .a_row = is_paired ? s->wide / 2 : s->wide, .a_step = 1, .b = work->key.right, .b_step = s->deep,
+                       .begin = zeros, .c = work->d_query, .c_row = s->deep};
+    weigh(work, task);
+    multiply(s->tokens, s->wide / LANES, &d_weights, task->type);
+    if (is_paired) pair_queries(work->weights_turned, work->weights, s);
+    differentiate_softmax(work, task->table != NULL);
+    if (is_paired) {
+        round_row(work->gradients_left, work->gradients, s->tokens * s->wide);
+        pair_queries(work->gradients_turned, work->gradients, s);
+    }
+    multiply_turned(work->d_value, is_paired ? work->weights_turned : work->weights, work->d_out.right, s, task->type);
+    multiply_turned(work->d_key, is_paired ? work->gradients_turned : work->gradients, work->query.right, s, task->type);
+    multiply(s->tokens, s->deep / LANES, &d_query, task->type);
+}
+
+/* Gradients of the convolution of the values: of the values and, added up, of its taps and offsets. */
+static void convolve_back(Work *work, const Task *task, int64_t head) {
+    int64_t deep = work->sizes.deep, d = task->dim;
+    for (int64_t t = 0; t < work->sizes.tokens; t++)
+        for (int64_t c = 0; c < deep; c += LANES) {
+            int64_t row = t / task->columns, column = t % task->columns;
+            vec gradient = *(vec *)(work->d_outs + t * deep + c);
+            *(vec *)(work->d_taps + 9 * deep + c) += gradient;
+            for (int64_t tap = 0; tap < 9; tap++) {
+                int64_t y = row + tap / 3 - 1, x = column + tap % 3 - 1, at = (y * task->columns + x) * deep + c;
+                if (y < 0 || y >= task->rows || x < 0 || x >= task->columns) continue;
+                vec weight = read(task->taps, (tap * task->heads + head) * d + c, d - c, 0);
+                *(vec *)(work->d_value + at) += weight * gradient;
+                *(vec *)(work->d_taps + tap * deep + c) += *(vec *)(work->values + at) * gradient;
+            }
+        }
+}
+
+static void write_rows(void *to, const float *from, float factor, const Work *work, const Task *task, int64_t stride,
+                       int64_t head) {
+    for (int64_t t = 0; t < work->sizes.tokens; t++)
+        for (int64_t c = 0; c < task->dim; c += LANES)
+            write(to, work->places[t] * stride + head * task->dim + c,
+                  *(const vec *)(from + t * work->sizes.deep + c) * factor, task->dim - c, task->type);
+}
+
+static void window_back(Work *work, const Task *task, const Gradients *to, int64_t head,
+                        int64_t job) {
+    int64_t d = task->dim;
+    attend_back(work, task);
+    if (task->taps) convolve_back(work, task, head);
+    if (task->is_global) {
+        float *sums = to->global_query + job * work->sizes.tokens * d;
+        for (int64_t t = 0; t < work->sizes.tokens; t++)
+            for (int64_t c = 0; c < d; c++) sums[t * d + c] += work->d_query[t * work->sizes.deep + c] * task->scale;
+    } else write_rows(to->query, work->d_query, task->scale, work, task, to->stride, head);
+    write_rows(to->key, work->d_key, task->scale, work, task, to->stride, head);
+    write_rows(to->value, work->d_value, 1.0f, work, task, to->stride, head);
+}
+
+/* What a job's windows added up, to its place: zeros before. */
+static void write_sums(const Work *work, const Task *task, const Gradients *to, int64_t job) {
+    int64_t d = task->dim, deep = work->sizes.deep;
+    for (int64_t q = 0; task->table && q < work->sizes.tokens; q++)
+        for (int64_t row = 0; row < task->rows; row++) {
+            float *sums = to->table + job * entries_of(task) + entry(task, q, row);
+            const float *from = work->d_bias + q * work->sizes.wide + row * task->columns;
+            for (int64_t c = 0; c < task->columns; c++) sums[c] += from[c];
+        }
+    if (!task->taps) return;
+    for (int64_t tap = 0; tap < 9; tap++) memcpy(to->taps + (job * 9 + tap) * d, work->d_taps + tap * deep, d * sizeof(float));
+    memcpy(to->offsets + job * d, work->d_taps + 9 * deep, d * sizeof(float));
+}
+
+/* One job: some windows of an image and a head. */
+static void run_job(Work *work, const Task *task, const Gradients *to, int64_t job, const void *d_out,
+                    int64_t d_out_stride) {
+    int64_t head = job / to->parts % task->heads, image = job / to->parts / task->heads;
+    int64_t first = job % to->parts * to->windows_a_part, last = least(first + to->windows_a_part, windows_of(task));
+    if (work->head != head) fill_bias(work->bias, task, &work->sizes, head);
+    work->head = head;
+    if (task->table) memset(work->d_bias, 0, work->sizes.tokens * work->sizes.wide * sizeof(float));
+    memset(work->d_taps, 0, 10 * work->sizes.deep * sizeof(float));
+    for (int64_t window = first; window < last; window++) {
+        read_window(work, task, image, window, head, d_out, d_out_stride);
+        window_back(work, task, to, head, job);
+    }
+    write_sums(work, task, to, job);
+}
+
+/* Gradients of everything `attention_forward` reads; windows divide the grid. Returns 0, or 1 without memory. */
+int attention_backward(const Task *task, const void *d_out, int64_t d_out_stride, const Gradients *to) {
+    int64_t jobs = task->images * task->heads * to->parts;
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
+    {
+        Work work;
+        void *space = prepare(&work, task);
+        failed |= space == NULL;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t job = 0; job < jobs; job++)
+            if (space) run_job(&work, task, to, job, d_out, d_out_stride);
+        free(space);
+    }
+    return failed;
+}

@@ -1,0 +1,206 @@
+"""Linear layers out of the compiled library, with what stands before and after them: `globalvit::native_linears`.
+
+For inference only: nothing here has gradients. Sums are float32 in whatever dtype the tokens are.
+
+Legend: `C` channels of the tokens that come in · `K` of those that go out.
+"""
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.library import custom_op
+
+from globalvit.kernels.native import library
+from globalvit.kernels.native.call import DTYPES, check_memory
+from globalvit.kernels.native.direct import is_direct
+
+# Biases are read in whole vectors.
+WIDEST_VECTOR = 16
+
+
+class _Layer(ctypes.Structure):
+    """`Layer` of dense.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        ("has_gelu", ctypes.c_int64),
+    )
+
+
+class _Norm(ctypes.Structure):
+    """`Norm` of dense.c."""
+
+    _fields_ = (
+        ("dim", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("factors", "offsets")),
+        ("eps", ctypes.c_float),
+    )
+
+
+class _Chain(ctypes.Structure):
+    """`Chain` of dense.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "type")),
+        ("x", ctypes.c_void_p),
+        ("norm", _Norm),
+        *((name, ctypes.c_void_p) for name in ("residual", "out")),
+        *((name, _Layer) for name in ("first", "second")),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packed:
+    """A Linear as the library reads it.
+
+    Attributes:
+        weight: float32, whatever it holds: panels of numbers or of pairs of bfloat16.
+        bias: (K,) float32 and zeros behind it.
+        inputs: C.
+        outputs: K.
+        has_gelu: whether the exact GELU follows.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    inputs: int
+    outputs: int
+    has_gelu: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Norm:
+    """A layer norm: float32 factors and offsets (C,), None where they were folded away."""
+
+    factors: Tensor | None
+    offsets: Tensor | None
+    eps: float
+
+
+def computes(dtype: torch.dtype) -> bool:
+    """Whether the library multiplies matrices of this dtype here, and faster than oneDNN.
+
+    bfloat16 takes dot products of pairs. A CPU with tiles (AMX) has faster ones, which oneDNN knows and this does not.
+    """
+    if library.unavailable() is not None:
+        return False
+    has_tiles = torch.cpu._is_amx_tile_supported()
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(library.load().has_pairs()) and not has_tiles)
+
+
+def pack(linear: nn.Linear, *, has_gelu: bool = False) -> Packed:
+    """Lay the weights out for the library, in the dtype they have."""
+    weight, (outputs, inputs) = linear.weight.detach(), linear.weight.shape
+    sizes = [ctypes.c_int64(number) for number in (inputs, outputs)]
+    kind = ctypes.c_int64(DTYPES[weight.dtype])
+    packed = torch.empty(library.load().dense_packed_size(*sizes, kind))
+    strides = [ctypes.c_int64(number) for number in weight.stride()]
+    at, to = ctypes.c_void_p(weight.data_ptr()), ctypes.c_void_p(packed.data_ptr())
+    library.load().dense_pack(*sizes, at, *strides, to, kind)
+    bias = torch.zeros(outputs + WIDEST_VECTOR)
+    if linear.bias is not None:
+        bias[:outputs] = linear.bias.detach().float()
+    return Packed(weight=packed, bias=bias, inputs=inputs, outputs=outputs, has_gelu=has_gelu)
+
+
+def linears(
+    x: Tensor, first: Packed, second: Packed | None = None, *, norm: Norm | None = None, residual: Tensor | None = None
+) -> Tensor:
+    """Norm, Linear (and GELU), Linear, and a sum with a residual: (…, C) → (…, K).
+
+    Args:
+        x: float32 or bfloat16, as the weights were when they were packed.
+        first: the first Linear.
+        second: the one after it, if there is one.
+        norm: what comes before the first.
+        residual: (…, K) in x's dtype, added at the end.
+    """
+    norms = (None, None, -1.0) if norm is None else (norm.factors, norm.offsets, norm.eps)
+    last = (None, None, 0) if second is None else (second.weight, second.bias, second.outputs)
+    arguments = (*norms, first.weight, first.bias, first.outputs, first.has_gelu, *last)
+    run = _linears if is_direct(x) else native_linears
+    return run(x, residual, *arguments)
+
+
+def layer_norm(x: Tensor, norm: Norm) -> Tensor:
+    """A layer norm by itself: (…, C) → (…, C)."""
+    run = _layer_norm if is_direct(x) else native_layer_norm
+    return run(x, norm.factors, norm.offsets, norm.eps)
+
+
+def _linears(
+    x: Tensor,
+    residual: Tensor | None,
+    factors: Tensor | None,
+    offsets: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    outputs: int,
+    has_gelu: bool,
+    last_weight: Tensor | None,
+    last_bias: Tensor | None,
+    last_outputs: int,
+) -> Tensor:
+    x, dim = x.contiguous(), x.shape[-1]
+    residual = None if residual is None else residual.contiguous()
+    out = x.new_empty((*x.shape[:-1], last_outputs or outputs))
+    task = _Chain(x.numel() // dim, DTYPES[x.dtype], x.data_ptr())
+    task.norm = _norm(dim if eps >= 0 else 0, factors, offsets, eps)
+    task.residual, task.out = _pointer(residual), out.data_ptr()
+    task.first = _Layer(dim, outputs, weight.data_ptr(), bias.data_ptr(), has_gelu)
+    task.second = _Layer(outputs, last_outputs, _pointer(last_weight), _pointer(last_bias), 0)
+    check_memory(library.load().dense_chain(ctypes.byref(task)))
+    return out
+
+
+def _layer_norm(x: Tensor, factors: Tensor | None, offsets: Tensor | None, eps: float) -> Tensor:
+    x, dim = x.contiguous(), x.shape[-1]
+    out = torch.empty_like(x)
+    check_memory(
+        library.load().layer_norm(
+            ctypes.c_int64(x.numel() // dim),
+            ctypes.byref(_norm(dim, factors, offsets, eps)),
+            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, out)),
+            ctypes.c_int64(DTYPES[x.dtype]),
+        )
+    )
+    return out
+
+
+def _norm(dim: int, factors: Tensor | None, offsets: Tensor | None, eps: float) -> _Norm:
+    return _Norm(dim, _pointer(factors), _pointer(offsets), eps)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+native_linears = custom_op("globalvit::native_linears", _linears, mutates_args=(), device_types="cpu")
+native_layer_norm = custom_op("globalvit::native_layer_norm", _layer_norm, mutates_args=(), device_types="cpu")
+
+
+@native_linears.register_fake
+def _(
+    x: Tensor,
+    residual: Tensor | None,  # noqa: ARG001
+    factors: Tensor | None,  # noqa: ARG001
+    offsets: Tensor | None,  # noqa: ARG001
+    eps: float,  # noqa: ARG001
+    weight: Tensor,  # noqa: ARG001
+    bias: Tensor,  # noqa: ARG001
+    outputs: int,
+    has_gelu: bool,  # noqa: ARG001
+    last_weight: Tensor | None,  # noqa: ARG001
+    last_bias: Tensor | None,  # noqa: ARG001
+    last_outputs: int,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], last_outputs or outputs))
+
+
+@native_layer_norm.register_fake
+def _(x: Tensor, *others: object) -> Tensor:  # noqa: ARG001
+    return x.new_empty(x.shape)

@@ -1,0 +1,163 @@
+/* Vectors of floats as wide as the CPU has them, numbers in float32 or bfloat16, and functions of single vectors.
+ *
+ * Types of numbers in memory, wherever one is called `type`: 0 is float32, 1 is bfloat16.
+ */
+
+#ifndef GLOBALVIT_VECTORS_H
+#define GLOBALVIT_VECTORS_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+/* Whether products of bfloat16 are done in pairs: two numbers that are neighbours along the depth of a product stand in
+ * the place of one float, and their dot product is added in float32. */
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define HAS_PAIRS 1
+#else
+#define HAS_PAIRS 0
+#endif
+
+/* VECTORS x ROWS sums fit into the registers, with what is multiplied beside them. */
+#if defined(__AVX512F__)
+#define LANES 16
+#define VECTORS 4
+#elif defined(__AVX2__)
+#define LANES 8
+#define VECTORS 2
+#else
+#define LANES 4
+#define VECTORS 4
+#endif
+#define ROWS 6
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t bf16;
+
+INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t bytes_of(int64_t type) { return type == 0 ? sizeof(float) : sizeof(bf16); }
+
+INLINE float from_bf16(bf16 x) {
+    union { uint32_t bits; float value; } u = {.bits = (uint32_t)x << 16};
+    return u.value;
+}
+
+INLINE bf16 to_bf16(float x) {
+    union { float value; uint32_t bits; } u = {.value = x};
+    if ((u.bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0; /* not a number stays so */
+    return (bf16)((u.bits + 0x7fffu + ((u.bits >> 16) & 1u)) >> 16);
+}
+
+/* Up to LANES numbers from `from[at]` on, zeros in the lanes beyond `count`. */
+INLINE vec read(const void *from, int64_t at, int64_t count, int64_t type) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    __mmask16 mask = count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
+    if (type == 0) return (vec)_mm512_maskz_loadu_ps(mask, (const float *)from + at);
+    __m256i bits = _mm256_maskz_loadu_epi16(mask, (const bf16 *)from + at);
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+#else
+    vec x = {};
+    if (type == 0) {
+        if (count >= LANES) return *(const vec *)((const float *)from + at);
+        for (int64_t i = 0; i < count; i++) x[i] = ((const float *)from)[at + i];
+    } else {
+        for (int64_t i = 0; i < least(count, LANES); i++) x[i] = from_bf16(((const bf16 *)from)[at + i]);
+    }
+    return x;
+#endif
+}
+
+/* The first `count` lanes, LANES at most, to `to[at]` and after. */
+INLINE void write(void *to, int64_t at, vec x, int64_t count, int64_t type) {
+#if HAS_PAIRS
+    __mmask16 mask = count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
+    if (type == 0) _mm512_mask_storeu_ps((float *)to + at, mask, (__m512)x);
+    else _mm256_mask_storeu_epi16((bf16 *)to + at, mask, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+    if (type == 0) {
+        if (count >= LANES) *(vec *)((float *)to + at) = x;
+        else for (int64_t i = 0; i < count; i++) ((float *)to)[at + i] = x[i];
+    } else {
+        for (int64_t i = 0; i < least(count, LANES); i++) ((bf16 *)to)[at + i] = to_bf16(x[i]);
+    }
+#endif
+}
+
+INLINE vec splat(float x) { return (vec){} + x; }
+
+INLINE float total(vec x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
+    return sum;
+#endif
+}
+
+INLINE float largest(vec x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    float most = x[0];
+    for (int lane = 1; lane < LANES; lane++) most = x[lane] > most ? x[lane] : most;
+    return most;
+#endif
+}
+
+#if defined(__AVX512F__)
+INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+/* 1 / x to float32's precision, by a step of Newton's from the 14 bits of the instruction: a division takes longer. */
+INLINE vec inverse(vec x) {
+    vec y = (vec)_mm512_rcp14_ps((__m512)x);
+    return y * (2.0f - x * y);
+}
+#else
+INLINE vec larger(vec a, vec b) { return (vec)(((ivec)a & (ivec)(a > b)) | ((ivec)b & ~(ivec)(a > b))); }
+INLINE vec smaller(vec a, vec b) { return (vec)(((ivec)a & (ivec)(a < b)) | ((ivec)b & ~(ivec)(a < b))); }
+INLINE vec inverse(vec x) { return 1.0f / x; }
+#endif
+
+/* 2^x to 3e-7 relative, for x in [-126, 127]: the nearest power of two times a polynomial on [-1/2, 1/2]. */
+INLINE vec power_of_two(vec x) {
+    const vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+    x = larger(splat(-126.0f), x); /* in this order what is not a number stays so */
+    vec shifted = x + magic;
+    vec f = x - (shifted - magic);
+    vec p = f * 0.001327647152f + 0.009675541331f;
+    p = p * f + 0.05550713275f;
+    p = p * f + 0.2402211972f;
+    p = p * f + 0.6931469671f;
+    p = p * f + 1.000000072f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+/* erf(x / sqrt 2) to 2e-8: a rational function fitted on [-4, 4] by weighted least squares, 1 to 2e-8 beyond. */
+INLINE vec error_function(vec x) {
+    vec y = larger(splat(-4.0f), smaller(splat(4.0f), x * 0.707106781f)), z = y * y;
+    vec p = z * 1.974861827e-06f + 2.880390189e-04f, q = z * 3.748107347e-05f + 1.216328011e-03f;
+    p = p * z + 4.003507661e-03f;
+    q = q * z + 1.544414020e-02f;
+    p = p * z + 5.346704222e-02f;
+    q = q * z + 1.164750542e-01f;
+    p = p * z + 1.962456453e-01f;
+    q = q * z + 5.072493342e-01f;
+    p = p * z + 1.128378976e+00f;
+    q = q * z + 1.0f;
+    return y * p * inverse(q);
+}
+
+INLINE vec gelu(vec x) {
+    vec half = x * 0.5f;
+    return half + half * error_function(x);
+}
+
+#endif

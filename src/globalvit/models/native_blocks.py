@@ -1,0 +1,148 @@
+"""Parts of a deployed network that the compiled library computes, each in one or two passes over the tokens.
+
+Legend: `B` images · `H W` grid · `C` channels · `N` tokens · `G` group tokens · `h` heads · `d` channels a head.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from globalvit.kernels.native import dense, operators
+from globalvit.models.attention import attention
+from globalvit.models.gcvit import Block, WindowAttention
+from globalvit.models.gpvit import LocalBlock, Scatter, StripeAttention
+from globalvit.models.layers import Mlp, to_nchw, to_nhwc
+
+
+def norm_of(norm: nn.LayerNorm) -> dense.Norm:
+    """The numbers of a layer norm in float32; copies, as everything that a deployed network holds."""
+    factors, offsets = (
+        None if parameter is None else parameter.detach().float().clone() for parameter in (norm.weight, norm.bias)
+    )
+    return dense.Norm(factors=factors, offsets=offsets, eps=norm.eps)
+
+
+class NativeNorm(nn.Module):
+    """A layer norm over the last axis, float32 inside."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.norm = norm_of(norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C)."""
+        return dense.layer_norm(x, self.norm)
+
+
+class NativeLinear(nn.Module):
+    """A Linear, with a layer norm before it or a residual sum after it in the same pass."""
+
+    def __init__(self, linear: nn.Linear, norm: nn.LayerNorm | None = None) -> None:
+        super().__init__()
+        self.packed = dense.pack(linear)
+        self.norm = None if norm is None else norm_of(norm)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(…, C) → (…, C')."""
+        return dense.linears(x, self.packed, norm=self.norm, residual=residual)
+
+
+class NativeMlp(nn.Module):
+    """The second half of a block in one pass: x plus the MLP of the normed x."""
+
+    def __init__(self, norm: nn.LayerNorm, mlp: Mlp) -> None:
+        super().__init__()
+        self.norm = norm_of(norm)
+        self.fc1, self.fc2 = dense.pack(mlp.fc1, has_gelu=True), dense.pack(mlp.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C)."""
+        return dense.linears(x, self.fc1, self.fc2, norm=self.norm, residual=x)
+
+
+class NativeWindowAttention(nn.Module):
+    """The first half of a GC ViT block: x plus the attention of the normed x, no grid padded."""
+
+    def __init__(self, norm: nn.LayerNorm, attention: WindowAttention) -> None:
+        super().__init__()
+        projection = attention.kv if attention.is_global else attention.qkv
+        self.projection, self.proj = NativeLinear(projection, norm), NativeLinear(attention.proj)
+        self.window, self.is_global = attention.window, attention.is_global
+        self.bias_table, self.outside_C = attention.bias_table, projection.bias
+
+    def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        query_BhNd = query_BhNd if self.is_global else None
+        out = operators.windows(self.projection(x_BHWC), self.bias_table, self.window, query_BhNd, self.outside_C)
+        return self.proj(out, x_BHWC)
+
+
+class NativeStripeAttention(nn.Module):
+    """The first half of a local GPViT block: x plus the attention of the normed x, no grid padded."""
+
+    def __init__(self, norm: nn.LayerNorm, attention: StripeAttention) -> None:
+        super().__init__()
+        self.projection, self.proj = NativeLinear(attention.qkv, norm), NativeLinear(attention.proj)
+        self.vertical, self.horizontal = attention.vertical, attention.horizontal
+        self.stripe, self.heads, self.outside_C = attention.stripe, attention.heads, attention.qkv.bias
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C)."""
+        qkv_BHWC = self.projection(x_BHWC)
+        convs = (self.vertical, self.horizontal)
+        return self.proj(operators.stripes(qkv_BHWC, *convs, self.stripe, self.heads, self.outside_C), x_BHWC)
+
+
+HALVES: dict[type, type] = {WindowAttention: NativeWindowAttention, StripeAttention: NativeStripeAttention}
+
+
+def is_known(block: nn.Module) -> bool:
+    """Whether the library computes the whole block: its attention is one of the published, and left to choose itself."""
+    attention = getattr(block, "attention", None)
+    return type(attention) in HALVES and attention.implementation in ("auto", "native")
+
+
+class NativeBlock(nn.Module):
+    """A block of either network."""
+
+    def __init__(self, block: Block | LocalBlock) -> None:
+        super().__init__()
+        self.attention = HALVES[type(block.attention)](block.norm1, block.attention)
+        self.mlp = NativeMlp(block.norm2, block.mlp)
+        self.depthwise = block.depthwise if isinstance(block, LocalBlock) else None
+
+    def forward(self, x_BHWC: Tensor, *query: Tensor) -> Tensor:
+        """(B, H, W, C), and the query of GC ViT's blocks → (B, H, W, C)."""
+        x = self.mlp(self.attention(x_BHWC, *query))
+        return x if self.depthwise is None else to_nhwc(self.depthwise(to_nchw(x)))
+
+
+class NativeScatter(nn.Module):
+    """What GPViT's tokens take from the groups. The Linear after attention is part of the one that merges by now."""
+
+    def __init__(self, scatter: Scatter) -> None:
+        super().__init__()
+        self.num_heads, self.norm_key = scatter.num_heads, NativeNorm(scatter.norm_key)
+        self.query = NativeLinear(scatter.query, scatter.norm_query)
+        self.key, self.value = NativeLinear(scatter.key), NativeLinear(scatter.value)
+        self.merge_tokens, self.merge_answers = (NativeLinear(linear) for linear in _merging(scatter))
+        self.mlp = NativeMlp(scatter.norm2, scatter.mlp)
+
+    def forward(self, x_BNC: Tensor, groups_BGC: Tensor) -> Tensor:
+        """(B, N, C) and (B, G, C) → (B, N, C)."""
+        groups = self.norm_key(groups_BGC)
+        answers_BNC = attention(self.query(x_BNC), self.key(groups), self.value(groups), self.num_heads)
+        return self.mlp(self.merge_tokens(x_BNC, self.merge_answers(answers_BNC)))
+
+
+def _merging(scatter: Scatter) -> Iterator[nn.Linear]:
+    """merge([x, proj(answers)]) as the sum of a Linear of x and a Linear of the answers."""
+    dim, dtype = scatter.proj.out_features, scatter.merge.weight.dtype
+    of_tokens, of_answers = scatter.merge.weight.double().split(dim, dim=1)
+    bias = scatter.merge.bias.double() + of_answers @ scatter.proj.bias.double()
+    for weight, offset in ((of_tokens, None), (of_answers @ scatter.proj.weight.double(), bias)):
+        linear = nn.Linear(dim, dim, bias=offset is not None, device=weight.device, dtype=dtype)
+        linear.weight.copy_(weight)
+        if offset is not None:
+            linear.bias.copy_(offset)
+        yield linear
