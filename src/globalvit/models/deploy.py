@@ -17,8 +17,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from globalvit.kernels.native import dense, library
 from globalvit.models.gcvit import Block, FusedMBConv
 from globalvit.models.gpvit import LocalBlock, Scatter
-from globalvit.models.layers import Mlp
-from globalvit.models.native_blocks import NativeBlock, NativeLinear, NativeNorm, NativeScatter, is_known
+from globalvit.models.layers import ConvNormReLU, Mlp
+from globalvit.models.native_blocks import (
+    NativeBlock,
+    NativeConvBranch,
+    NativeDepthwise,
+    NativeLinear,
+    NativeNorm,
+    NativeScatter,
+    is_known,
+)
 from globalvit.models.packed import ConvGELU, PackedBlock, PackedLinear
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -85,6 +93,8 @@ def _pack(model: nn.Module, dtype: torch.dtype) -> None:
     if is_native:
         _replace(model, is_known, NativeBlock)
         _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
+        _replace(model, lambda module: isinstance(module, FusedMBConv), NativeConvBranch)
+        _replace(model, _is_depthwise, lambda module: NativeDepthwise(module.conv, "relu"))
     for module in list(model.modules()):
         if isinstance(module, Mlp):
             _put(module, fc1=PackedLinear(module.fc1, has_gelu=True), activation=nn.Identity())
@@ -94,6 +104,12 @@ def _pack(model: nn.Module, dtype: torch.dtype) -> None:
     _replace(model, lambda module: isinstance(module, nn.Linear), NativeLinear if is_native else PackedLinear)
     if library.unavailable() is None:
         _replace(model, lambda module: isinstance(module, nn.LayerNorm), NativeNorm)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Whether it is a 3×3 convolution of each channel by itself, then a folded norm and ReLU."""
+    conv = module.conv if isinstance(module, ConvNormReLU) else None
+    return conv is not None and conv.groups == conv.in_channels and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
 
 
 def _put(module: nn.Module, **children: nn.Module) -> None:

@@ -49,13 +49,15 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        means_BC = channel_means(x_BCHW)
-        gate_BC = self.expand(F.gelu(self.reduce(means_BC))).sigmoid()
-        return x_BCHW * gate_BC[:, :, None, None]
+        return x_BCHW * self.gates(channel_means(x_BCHW))[:, :, None, None]
+
+    def gates(self, means_BC: Tensor) -> Tensor:
+        """What each channel is scaled by: (B, C) → (B, C)."""
+        return self.expand(F.gelu(self.reduce(means_BC))).sigmoid()
 
 
 class FusedMBConv(nn.Module):
-    """The paper's convolutional branch (equation 2): depthwise 3×3, GELU, squeeze-excite, 1×1."""
+    """A map plus the paper's convolutional branch of it (equation 2): depthwise 3×3, GELU, squeeze-excite, 1×1."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -65,12 +67,12 @@ class FusedMBConv(nn.Module):
         self.pointwise = nn.Conv2d(dim, dim, 1, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W), without the residual."""
-        return self.pointwise(self.squeeze_excite(self.activation(self.depthwise(x_BCHW))))
+        """(B, C, H, W) → (B, C, H, W)."""
+        return x_BCHW + self.pointwise(self.squeeze_excite(self.activation(self.depthwise(x_BCHW))))
 
 
 class Downsample(nn.Module):
-    """Halve the grid, rounding up (section 2.2): LN, residual branch on the normed map, strided convolution, LN."""
+    """Halve the grid, rounding up (section 2.2): LN, residual on the normed map, strided convolution, LN."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -81,9 +83,8 @@ class Downsample(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C')."""
-        x = to_nchw(self.norm1(x_BHWC))
-        x = self.reduction(x + self.branch(x))
-        return self.norm2(to_nhwc(x))
+        x = self.branch(to_nchw(self.norm1(x_BHWC)))
+        return self.norm2(to_nhwc(self.reduction(x)))
 
 
 class Stem(nn.Module):
@@ -115,7 +116,7 @@ class GlobalQuery(nn.Module):
         """(B, H, W, C) → (B, h, N, d)."""
         x = to_nchw(x_BHWC)
         for index, block in enumerate(self.blocks):
-            x = x + block(x)
+            x = block(x)
             if index < self.pools:
                 x = F.max_pool2d(x, 3, stride=2, padding=1)
         if not windows.is_sure(x.shape[2] == self.window, x.shape[3] == self.window):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from globalvit.kernels.native import dense, operators
+from globalvit.kernels.native import dense, depthwise, operators
 from globalvit.models.attention import attention
-from globalvit.models.gcvit import Block, WindowAttention
+from globalvit.models.gcvit import Block, FusedMBConv, SqueezeExcite, WindowAttention
 from globalvit.models.gpvit import LocalBlock, Scatter, StripeAttention
 from globalvit.models.layers import Mlp, to_nchw, to_nhwc
 
@@ -56,8 +56,8 @@ class NativeMlp(nn.Module):
         self.fc1, self.fc2 = dense.pack(mlp.fc1, has_gelu=True), dense.pack(mlp.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) → (…, C)."""
-        return dense.linears(x, self.fc1, self.fc2, norm=self.norm, residual=x)
+        """(…, C) → (…, C). Writes over `x`."""
+        return dense.linears(x, self.fc1, self.fc2, norm=self.norm, residual=x, may_overwrite=True)
 
 
 class NativeWindowAttention(nn.Module):
@@ -93,6 +93,42 @@ class NativeStripeAttention(nn.Module):
         return self.proj(operators.stripes(qkv_BHWC, *convs, self.stripe, self.heads, self.outside_C), x_BHWC)
 
 
+class NativeConvBranch(nn.Module):
+    """x plus GC ViT's convolutional branch of it, in two passes: what squeeze-excite makes are gates of the second."""
+
+    def __init__(self, branch: FusedMBConv) -> None:
+        super().__init__()
+        self.taps, self.pointwise = depthwise.taps_of(branch.depthwise), NativeLinear(as_linear(branch.pointwise))
+        self.squeeze_excite = branch.squeeze_excite if isinstance(branch.squeeze_excite, SqueezeExcite) else None
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W), both channels-last in memory."""
+        x_BHWC = to_nhwc(x_BCHW)
+        activated_BHWC, means_BC = depthwise.depthwise(x_BHWC, self.taps, "gelu")
+        gates_BC = None if self.squeeze_excite is None else self.squeeze_excite.gates(means_BC.to(x_BHWC.dtype)).float()
+        return to_nchw(dense.linears(activated_BHWC, self.pointwise.packed, gates=gates_BC, residual=x_BHWC))
+
+
+def as_linear(pointwise: nn.Conv2d) -> nn.Linear:
+    """A 1×1 convolution without bias as the Linear that it is on the last axis."""
+    outputs, inputs, _, _ = pointwise.weight.shape
+    linear = nn.Linear(inputs, outputs, bias=False, dtype=pointwise.weight.dtype)
+    linear.weight.copy_(pointwise.weight[:, :, 0, 0])
+    return linear
+
+
+class NativeDepthwise(nn.Module):
+    """GPViT's depthwise convolution at the end of a block, or with what a batch norm left behind and a ReLU."""
+
+    def __init__(self, conv: nn.Conv2d, activation: str = "none") -> None:
+        super().__init__()
+        self.taps, self.activation = depthwise.taps_of(conv), activation
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W), both channels-last in memory."""
+        return to_nchw(depthwise.depthwise(to_nhwc(x_BCHW), self.taps, self.activation)[0])
+
+
 HALVES: dict[type, type] = {WindowAttention: NativeWindowAttention, StripeAttention: NativeStripeAttention}
 
 
@@ -109,7 +145,7 @@ class NativeBlock(nn.Module):
         super().__init__()
         self.attention = HALVES[type(block.attention)](block.norm1, block.attention)
         self.mlp = NativeMlp(block.norm2, block.mlp)
-        self.depthwise = block.depthwise if isinstance(block, LocalBlock) else None
+        self.depthwise = NativeDepthwise(block.depthwise) if isinstance(block, LocalBlock) else None
 
     def forward(self, x_BHWC: Tensor, *query: Tensor) -> Tensor:
         """(B, H, W, C), and the query of GC ViT's blocks → (B, H, W, C)."""

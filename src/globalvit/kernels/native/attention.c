@@ -9,7 +9,7 @@
 
 #include "attention.h"
 
-/* Where one thread works, cut from one allocation. */
+/* Where one thread works. */
 typedef struct {
     Sizes sizes;
     int64_t *places;
@@ -32,9 +32,8 @@ static void *prepare(Work *work, const Task *task) {
     int64_t framed = task->taps ? (task->rows + 2) * (task->columns + 2) * s.deep : 0;
     int64_t floats = 4 * N + bias + N * s.channel_steps + s.channel_steps * s.wide + (N + 10) * s.deep + framed +
                      2 * ROWS * s.wide + ROWS * s.deep + 16 * 16;
-    float *space = NULL, *rest;
-    if (posix_memalign((void **)&space, 64, floats * sizeof(float))) return NULL;
-    rest = space;
+    float *space = workspace(floats), *rest = space;
+    if (space == NULL) return NULL;
     *work = (Work){.sizes = s, .head = -1};
     work->places = (int64_t *)take(&rest, 2 * N);
     work->rows = (const void **)take(&rest, 2 * N);
@@ -171,7 +170,6 @@ int attention_forward(const Task *task, void *out, int64_t out_stride) {
             if ((job + 1) % windows) prefetch(task, image, window + 1, head);
             attend(&work, task, out, out_stride);
         }
-        free(space);
     }
     return failed;
 }

@@ -24,7 +24,7 @@ typedef struct {
     float *left, *turned, *right;
 } Operand;
 
-/* Where one thread works, cut from one allocation. */
+/* Where one thread works. */
 typedef struct {
     Sizes sizes;
     int64_t *places;
@@ -51,9 +51,8 @@ static void *prepare(Work *work, const Task *task) {
     Sizes s = sizes_of(task);
     int64_t square = s.tokens * s.wide, strip = s.tokens * s.deep, operand = 2 * s.tokens + s.channel_steps * (s.tokens + s.wide);
     int64_t floats = 2 * s.tokens + 4 * (operand + strip) + 7 * (square + s.wide) + 5 * strip + 10 * s.deep + 32 * 16;
-    float *space = NULL, *rest;
-    if (posix_memalign((void **)&space, 64, floats * sizeof(float))) return NULL;
-    rest = space;
+    float *space = workspace(floats), *rest = space;
+    if (space == NULL) return NULL;
     *work = (Work){.sizes = s, .head = -1, .places = (int64_t *)take(&rest, 2 * s.tokens)};
     work->query = take_operand(&rest, &s);
     work->key = take_operand(&rest, &s);
@@ -252,7 +251,6 @@ int attention_backward(const Task *task, const void *d_out, int64_t d_out_stride
 #pragma omp for schedule(dynamic, 1)
         for (int64_t job = 0; job < jobs; job++)
             if (space) run_job(&work, task, to, job, d_out, d_out_stride);
-        free(space);
     }
     return failed;
 }

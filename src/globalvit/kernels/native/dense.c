@@ -30,6 +30,8 @@ typedef struct {
     int64_t rows, type;       /* of x, residual and out, all of them contiguous */
     const void *x;            /* (rows, inputs of the first layer) */
     Norm norm;                /* x is normed first, unless it has no dim */
+    const float *gates;       /* (rows / gate_rows, inputs): x is multiplied by them, or NULL */
+    int64_t gate_rows;
     const void *residual;     /* (rows, outputs of the last layer), added at the end, or NULL */
     void *out;
     Layer first, second;      /* the second has no outputs where there is only one */
@@ -127,7 +129,14 @@ static void norm_row(const void *x, int64_t at, const Norm *norm, float *numbers
     }
 }
 
-/* Where one thread works, cut from one allocation. */
+static void gate_row(const Chain *chain, int64_t row, void *out) {
+    int64_t dim = chain->first.inputs, gates = row / chain->gate_rows * dim;
+    for (int64_t c = 0; c < dim; c += LANES)
+        write(out, c, read(chain->x, row * dim + c, dim - c, chain->type) * read(chain->gates, gates + c, dim - c, 0),
+              dim - c, chain->type);
+}
+
+/* Where one thread works. */
 typedef struct {
     float *numbers; /* a row */
     float *a;       /* (BLOCK, steps of the first layer) */
@@ -138,9 +147,10 @@ static void *prepare(Bench *bench, const Chain *chain) {
     int64_t first = round_up(steps_of(chain->first.inputs, chain->type) + 1, 16);
     int64_t second = round_up(steps_of(chain->second.inputs, chain->type) + 1, 16);
     int64_t row = round_up(chain->first.inputs, LANES), size = row + BLOCK * (first + second) + LANES;
-    float *space = NULL;
-    if (posix_memalign((void **)&space, 64, size * sizeof(float))) return NULL;
-    memset(space, 0, size * sizeof(float));
+    float *space = workspace(size);
+    if (space == NULL) return NULL;
+    /* Pairs without a second number have a zero there. */
+    if (chain->type == 1 && (chain->first.inputs | chain->second.inputs) % 2) memset(space, 0, size * sizeof(float));
     *bench = (Bench){.numbers = space, .a = space + row, .hidden = space + row + BLOCK * first};
     return space;
 }
@@ -149,10 +159,11 @@ static void *prepare(Bench *bench, const Chain *chain) {
 static const float *first_operand(const Chain *chain, const Bench *bench, int64_t row, int64_t rows) {
     int64_t dim = chain->first.inputs, depth = steps_of(dim, chain->type), size = bytes_of(chain->type);
     int is_whole = chain->type == 0 || dim % 2 == 0;
-    if (chain->norm.dim == 0 && is_whole) return (const float *)((const char *)chain->x + row * dim * size);
+    if (chain->norm.dim == 0 && chain->gates == NULL && is_whole) return (const float *)((const char *)chain->x + row * dim * size);
     for (int64_t r = 0; r < rows; r++) {
         void *to = bench->a + r * depth;
         if (chain->norm.dim) norm_row(chain->x, (row + r) * dim, &chain->norm, bench->numbers, to, 0, chain->type);
+        else if (chain->gates) gate_row(chain, row + r, to);
         else memcpy(to, (const char *)chain->x + (row + r) * dim * size, dim * size);
     }
     return bench->a;
@@ -193,7 +204,6 @@ int dense_chain(const Chain *chain) {
                 run_block(chain, &bench, row, part_begin(block + 1, blocks, chain->rows) - row,
                           part_begin(group, groups, panels), part_begin(group + 1, groups, panels));
         }
-        free(space);
     }
     return failed;
 }
@@ -203,12 +213,11 @@ int layer_norm(int64_t rows, const Norm *norm, const void *x, void *out, int64_t
     int failed = 0;
 #pragma omp parallel reduction(| : failed)
     {
-        float *numbers = malloc(round_up(norm->dim, LANES) * sizeof(float));
+        float *numbers = workspace(round_up(norm->dim, LANES));
         failed |= numbers == NULL;
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++)
             if (numbers) norm_row(x, r * norm->dim, norm, numbers, out, r * norm->dim, type);
-        free(numbers);
     }
     return failed;
 }

@@ -47,6 +47,8 @@ class _Chain(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "type")),
         ("x", ctypes.c_void_p),
         ("norm", _Norm),
+        ("gates", ctypes.c_void_p),
+        ("gate_rows", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("residual", "out")),
         *((name, _Layer) for name in ("first", "second")),
     )
@@ -107,22 +109,32 @@ def pack(linear: nn.Linear, *, has_gelu: bool = False) -> Packed:
 
 
 def linears(
-    x: Tensor, first: Packed, second: Packed | None = None, *, norm: Norm | None = None, residual: Tensor | None = None
+    x: Tensor,
+    first: Packed,
+    second: Packed | None = None,
+    *,
+    norm: Norm | None = None,
+    gates: Tensor | None = None,
+    residual: Tensor | None = None,
+    may_overwrite: bool = False,
 ) -> Tensor:
-    """Norm, Linear (and GELU), Linear, and a sum with a residual: (…, C) → (…, K).
+    """Norm or gates, Linear (and GELU), Linear, and a sum with a residual: (…, C) → (…, K).
 
     Args:
         x: float32 or bfloat16, as the weights were when they were packed.
         first: the first Linear.
         second: the one after it, if there is one.
         norm: what comes before the first.
+        gates: (B, C) float32, by which the channels of each of x's B images are multiplied before the first.
         residual: (…, K) in x's dtype, added at the end.
+        may_overwrite: whether the answer may be written over the residual, which saves the system from finding memory.
     """
     norms = (None, None, -1.0) if norm is None else (norm.factors, norm.offsets, norm.eps)
     last = (None, None, 0) if second is None else (second.weight, second.bias, second.outputs)
     arguments = (*norms, first.weight, first.bias, first.outputs, first.has_gelu, *last)
-    run = _linears if is_direct(x) else native_linears
-    return run(x, residual, *arguments)
+    if is_direct(x):
+        return _linears(x, residual, gates, *arguments, out=residual if may_overwrite else None)
+    return native_linears(x, residual, gates, *arguments)
 
 
 def layer_norm(x: Tensor, norm: Norm) -> Tensor:
@@ -134,6 +146,7 @@ def layer_norm(x: Tensor, norm: Norm) -> Tensor:
 def _linears(
     x: Tensor,
     residual: Tensor | None,
+    gates: Tensor | None,
     factors: Tensor | None,
     offsets: Tensor | None,
     eps: float,
@@ -144,12 +157,15 @@ def _linears(
     last_weight: Tensor | None,
     last_bias: Tensor | None,
     last_outputs: int,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     x, dim = x.contiguous(), x.shape[-1]
-    residual = None if residual is None else residual.contiguous()
-    out = x.new_empty((*x.shape[:-1], last_outputs or outputs))
+    residual, gates = (None if one is None else one.contiguous() for one in (residual, gates))
+    out = x.new_empty((*x.shape[:-1], last_outputs or outputs)) if out is None or out is not residual else out
     task = _Chain(x.numel() // dim, DTYPES[x.dtype], x.data_ptr())
     task.norm = _norm(dim if eps >= 0 else 0, factors, offsets, eps)
+    task.gates, task.gate_rows = _pointer(gates), 1 if gates is None else x.numel() // dim // gates.shape[0]
     task.residual, task.out = _pointer(residual), out.data_ptr()
     task.first = _Layer(dim, outputs, weight.data_ptr(), bias.data_ptr(), has_gelu)
     task.second = _Layer(outputs, last_outputs, _pointer(last_weight), _pointer(last_bias), 0)
@@ -179,7 +195,27 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-native_linears = custom_op("globalvit::native_linears", _linears, mutates_args=(), device_types="cpu")
+@custom_op("globalvit::native_linears", mutates_args=(), device_types="cpu")
+def native_linears(
+    x: Tensor,
+    residual: Tensor | None,
+    gates: Tensor | None,
+    factors: Tensor | None,
+    offsets: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    outputs: int,
+    has_gelu: bool,
+    last_weight: Tensor | None,
+    last_bias: Tensor | None,
+    last_outputs: int,
+) -> Tensor:
+    """`linears`, its arguments one by one as operators want them."""
+    layers = (weight, bias, outputs, has_gelu, last_weight, last_bias, last_outputs)
+    return _linears(x, residual, gates, factors, offsets, eps, *layers)
+
+
 native_layer_norm = custom_op("globalvit::native_layer_norm", _layer_norm, mutates_args=(), device_types="cpu")
 
 
@@ -187,6 +223,7 @@ native_layer_norm = custom_op("globalvit::native_layer_norm", _layer_norm, mutat
 def _(
     x: Tensor,
     residual: Tensor | None,  # noqa: ARG001
+    gates: Tensor | None,  # noqa: ARG001
     factors: Tensor | None,  # noqa: ARG001
     offsets: Tensor | None,  # noqa: ARG001
     eps: float,  # noqa: ARG001

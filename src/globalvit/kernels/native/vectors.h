@@ -44,6 +44,20 @@ INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t bytes_of(int64_t type) { return type == 0 ? sizeof(float) : sizeof(bf16); }
 
+/* Memory that a thread keeps from call to call, at least `count` floats with any content; NULL where there is none. To
+ * ask the system for it each time, and be given empty pages, took longer than small layers do. */
+static float *workspace(int64_t count) {
+    static __thread float *space;
+    static __thread int64_t size;
+    if (count > size) {
+        free(space);
+        size = 0;
+        if (posix_memalign((void **)&space, 64, count * sizeof(float))) return space = NULL;
+        size = count;
+    }
+    return space;
+}
+
 INLINE float from_bf16(bf16 x) {
     union { uint32_t bits; float value; } u = {.bits = (uint32_t)x << 16};
     return u.value;
