@@ -28,6 +28,8 @@ from globalvit.models.layers import (
     channel_means,
     drop_path_rates,
     init_linear_,
+    norm_linear,
+    norm_mlp,
     resize_bicubic,
     to_nchw,
     to_nhwc,
@@ -139,18 +141,21 @@ class WindowAttention(nn.Module):
         self.is_global = is_global
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C). Padded tokens are attended to like others: released detectors need it."""
+    def forward(self, x_BHWC: Tensor, query_BhNd: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C), `x_BHWC` going through `norm` first where it is given.
+
+        Tokens outside the grid are attended to like others: released detectors need it.
+        """
         projection = self.kv if self.is_global else self.qkv
         out_BHWC = window_attention(
-            projection(x_BHWC),
+            norm_linear(x_BHWC, norm, projection),
             self.bias_table,
             window=self.window,
             query_BhNd=query_BhNd if self.is_global else None,
             outside_C=projection.bias,
             implementation=self.implementation,
         )
-        return self.proj(out_BHWC)
+        return norm_linear(out_BHWC, None, self.proj)
 
     def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
         """Who attends to whom when `forward` gets the same."""
@@ -198,10 +203,10 @@ class Block(nn.Module):
         return self.attention.attention_maps(self.norm1(x_BHWC), query_BhNd)
 
     def _attend(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
-        return _scale(self.attention(self.norm1(x_BHWC), query_BhNd), self.scale1)
+        return _scale(self.attention(x_BHWC, query_BhNd, self.norm1), self.scale1)
 
     def _transform(self, x_BHWC: Tensor) -> Tensor:
-        return _scale(self.mlp(self.norm2(x_BHWC)), self.scale2)
+        return _scale(norm_mlp(x_BHWC, self.norm2, self.mlp), self.scale2)
 
 
 def _scale(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -101,9 +101,14 @@ class ShiftedWindowAttention(WindowAttention):
     def __init__(self, dim: int, num_heads: int, window: int) -> None:
         super().__init__(dim, num_heads, window, is_global=False)
 
-    def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:  # noqa: ARG002 - as other attention is called
+    def forward(
+        self,
+        x_BHWC: Tensor,
+        query_BhNd: Tensor,  # noqa: ARG002 - as other attention is called
+        norm: nn.LayerNorm | None = None,
+    ) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        padded_BHWC = windows.pad(x_BHWC, self.window)
+        padded_BHWC = windows.pad(x_BHWC if norm is None else norm(x_BHWC), self.window)
         rows, columns = (self.window // 2 if side > self.window else 0 for side in padded_BHWC.shape[1:3])
         mask_MNN = shift_mask(padded_BHWC, self.window, rows, columns)
         bias_hNN = position_bias(self.bias_table, self.window)

@@ -25,6 +25,8 @@ from globalvit.models.layers import (
     Mlp,
     drop_path_rates,
     init_linear_,
+    norm_linear,
+    norm_mlp,
     resize_bicubic,
     to_nchw,
     to_nhwc,
@@ -71,10 +73,10 @@ class StripeAttention(nn.Module):
         self.horizontal = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        """(B, H, W, C) → (B, H, W, C); grids that stripes do not divide are padded inside."""
+    def forward(self, x_BHWC: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """(B, H, W, C) → (B, H, W, C), `x_BHWC` going through `norm` first where it is given; any grid."""
         out_BHWC = stripe_attention(
-            self.qkv(x_BHWC),
+            norm_linear(x_BHWC, norm, self.qkv),
             self.vertical,
             self.horizontal,
             stripe=self.stripe,
@@ -82,7 +84,7 @@ class StripeAttention(nn.Module):
             outside_C=self.qkv.bias,
             implementation=self.implementation,
         )
-        return self.proj(out_BHWC)
+        return norm_linear(out_BHWC, None, self.proj)
 
     def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
         """Who attends to whom when `forward` gets the same: in the vertical stripes, and in the horizontal ones."""
@@ -106,8 +108,8 @@ class LocalBlock(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        x = self.drop_path.residual(x_BHWC, lambda x: self.attention(self.norm1(x)))
-        x = self.drop_path.residual(x, lambda x: self.mlp(self.norm2(x)))
+        x = self.drop_path.residual(x_BHWC, lambda x: self.attention(x, self.norm1))
+        x = self.drop_path.residual(x, lambda x: norm_mlp(x, self.norm2, self.mlp))
         return to_nhwc(self.depthwise(to_nchw(x)))
 
     def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
@@ -179,7 +181,7 @@ class Scatter(nn.Module):
         q_BNC = self.query(self.norm_query(x_BNC))
         answer = self.proj(attention(q_BNC, self.key(groups), self.value(groups), self.num_heads))
         x = self.merge(torch.cat([x_BNC, self.drop_path(answer)], dim=-1))
-        return self.drop_path.residual(x, lambda x: self.mlp(self.norm2(x)))
+        return self.drop_path.residual(x, lambda x: norm_mlp(x, self.norm2, self.mlp))
 
     def attention_map(self, x_BNC: Tensor, groups_BGC: Tensor) -> Tensor:
         """How much each token takes from each group when `forward` gets the same: (B, h, N, G)."""

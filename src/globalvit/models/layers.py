@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from globalvit.kernels.native import training
 from globalvit.models.windows import is_sure
 
 INIT_STD = 0.02
@@ -107,6 +108,20 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) → (…, C)."""
         return self.fc2(self.activation(self.fc1(x)))
+
+
+def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tensor:
+    """`linear(norm(x))`, in one pass where a training on a CPU allows: (…, C) → (…, C')."""
+    if training.trains(x, *([linear] if norm is None else [norm, linear])):
+        return training.norm_linear(x, norm, linear)
+    return linear(x if norm is None else norm(x))
+
+
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:
+    """`mlp(norm(x))`, in one pass where a training on a CPU allows, which keeps half the numbers for the backward pass."""
+    if type(mlp) is Mlp and type(mlp.activation) is nn.GELU and training.trains(x, norm, mlp.fc1, mlp.fc2):
+        return training.norm_mlp(x, norm, mlp.fc1, mlp.fc2)
+    return mlp(norm(x))
 
 
 class ConvNormReLU(nn.Module):

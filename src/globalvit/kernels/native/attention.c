@@ -87,23 +87,6 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
     if (task->taps) frame(work, task, rows);
 }
 
-/* Fetch the rows of a window that is worked on next: they lie far apart, and waiting for them one by one took longer
- * than all sums. */
-static void prefetch(const Task *task, int64_t image, int64_t window, int64_t head) {
-    int64_t size = bytes_of(task->type), at = head * task->dim * size, across = windows_across(task);
-    int64_t top = window / across * task->rows, left = window % across * task->columns;
-    int64_t rows = least(task->rows, task->height - top), columns = least(task->columns, task->width - left);
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t column = 0; column < columns; column++) {
-            int64_t place = (image * task->height + top + row) * task->width + left + column;
-            for (int64_t byte = at + place * task->stride * size, end = byte + task->dim * size; byte < end; byte += 64) {
-                if (!task->is_global) __builtin_prefetch((const char *)task->query + byte);
-                __builtin_prefetch((const char *)task->key + byte);
-                __builtin_prefetch((const char *)task->value + byte);
-            }
-        }
-}
-
 /* The 3x3 convolution of the values around one token, some of its channels. */
 INLINE vec convolve(const Work *work, const Task *task, int64_t token, int64_t channel) {
     int64_t deep = work->sizes.deep, row = task->columns + 2;
@@ -167,7 +150,7 @@ int attention_forward(const Task *task, void *out, int64_t out_stride) {
             if (space == NULL) continue;
             begin_head(&work, task, head);
             read_window(&work, task, image, window, head);
-            if ((job + 1) % windows) prefetch(task, image, window + 1, head);
+            if ((job + 1) % windows) foresee_window(task, image, window + 1, head);
             attend(&work, task, out, out_stride);
         }
     }

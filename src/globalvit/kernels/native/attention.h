@@ -72,52 +72,33 @@ INLINE void find_rows(const void **rows, const Task *task, const void *grid, con
         rows[t] = channels_of(task, grid, outside, stride, places[t], head);
 }
 
-/* Up to LANES channels as steps: floats, or pairs as they lie in memory. `left` channels are there. */
-INLINE vec read_steps(const void *row, int64_t step, int64_t left, int64_t type) {
-#if HAS_PAIRS
-    if (type == 1) {
-        __mmask32 mask = left >= 2 * LANES ? 0xffffffffu : (__mmask32)((1ull << left) - 1);
-        return (vec)_mm512_maskz_loadu_epi16(mask, (const bf16 *)row + 2 * step);
-    }
-#endif
-    return read(row, step, left, type);
+/* Ask for the rows of a window that is worked on next: they lie far apart, and waiting for them one by one took longer
+ * than all sums. */
+static void foresee(const Task *task, const void *grid, int64_t stride, int64_t image, int64_t window, int64_t head) {
+    int64_t size = bytes_of(task->type), at = head * task->dim * size, across = windows_across(task);
+    int64_t top = window / across * task->rows, left = window % across * task->columns;
+    int64_t rows = least(task->rows, task->height - top), columns = least(task->columns, task->width - left);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t column = 0; column < columns; column++) {
+            int64_t place = (image * task->height + top + row) * task->width + left + column;
+            for (int64_t byte = at + place * stride * size, end = byte + task->dim * size; byte < end; byte += 64)
+                __builtin_prefetch((const char *)grid + byte);
+        }
 }
-
-INLINE int64_t numbers_a_step(int64_t type) { return type == 1 && HAS_PAIRS ? 2 : 1; }
+static void foresee_window(const Task *task, int64_t image, int64_t window, int64_t head) {
+    if (!task->is_global) foresee(task, task->query, task->stride, image, window, head);
+    foresee(task, task->key, task->stride, image, window, head);
+    foresee(task, task->value, task->stride, image, window, head);
+}
 
 /* Rows as the left factor of a product: (N, steps of the channels). */
 INLINE void fill_left(float *to, const void **rows, const Sizes *sizes, int64_t type) {
     int64_t pair = numbers_a_step(type);
     for (int64_t t = 0; t < sizes->tokens; t++)
         for (int64_t s = 0; s < sizes->channel_steps; s += LANES)
-            write(to + t * sizes->channel_steps, s, read_steps(rows[t], s, sizes->dim - s * pair, type),
+            write(to + t * sizes->channel_steps, s, read_steps(rows[t], s, sizes->dim - s * pair, type, type),
                   sizes->channel_steps - s, 0);
 }
-
-#if LANES == 16
-/* A square of 16 x 16 steps: four rounds, in each of which rows change places with those 1, 2, 4 and 8 further. */
-INLINE void transpose_square(vec square[16]) {
-    vec half[16];
-    for (int r = 0; r < 16; r += 2) {
-        half[r] = (vec)_mm512_unpacklo_ps((__m512)square[r], (__m512)square[r + 1]);
-        half[r + 1] = (vec)_mm512_unpackhi_ps((__m512)square[r], (__m512)square[r + 1]);
-    }
-    for (int r = 0; r < 16; r += 4)
-        for (int i = 0; i < 2; i++) {
-            square[r + 2 * i] = (vec)_mm512_unpacklo_pd((__m512d)half[r + i], (__m512d)half[r + i + 2]);
-            square[r + 2 * i + 1] = (vec)_mm512_unpackhi_pd((__m512d)half[r + i], (__m512d)half[r + i + 2]);
-        }
-    for (int r = 0; r < 16; r += 8)
-        for (int i = 0; i < 4; i++) {
-            half[r + i] = (vec)_mm512_shuffle_f32x4((__m512)square[r + i], (__m512)square[r + i + 4], 0x88);
-            half[r + i + 4] = (vec)_mm512_shuffle_f32x4((__m512)square[r + i], (__m512)square[r + i + 4], 0xdd);
-        }
-    for (int i = 0; i < 8; i++) {
-        square[i] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0x88);
-        square[i + 8] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0xdd);
-    }
-}
-#endif
 
 /* Rows turned, as the right factor of a product along the channels: (steps of the channels, padded N). */
 INLINE void fill_turned(float *to, const void **rows, const Sizes *sizes, int64_t type) {
@@ -126,15 +107,10 @@ INLINE void fill_turned(float *to, const void **rows, const Sizes *sizes, int64_
         for (int64_t s = 0; s < sizes->channel_steps; s += LANES) {
             vec square[LANES];
             for (int r = 0; r < LANES; r++)
-                square[r] = t + r < sizes->tokens ? read_steps(rows[t + r], s, sizes->dim - s * pair, type) : (vec){};
-#if LANES == 16
-            transpose_square(square);
+                square[r] = t + r < sizes->tokens ? read_steps(rows[t + r], s, sizes->dim - s * pair, type, type) : (vec){};
+            transpose(square);
             for (int i = 0; i < LANES && s + i < sizes->channel_steps; i++)
                 *(vec *)(to + (s + i) * sizes->wide + t) = square[i];
-#else
-            for (int i = 0; i < LANES && s + i < sizes->channel_steps; i++)
-                for (int r = 0; r < LANES; r++) to[(s + i) * sizes->wide + t + r] = square[r][i];
-#endif
         }
 }
 
@@ -174,10 +150,12 @@ INLINE int64_t entries_of(const Task *task) { return (2 * task->rows - 1) * (2 *
 INLINE void fill_bias(float *bias, const Task *task, const Sizes *sizes, int64_t head) {
     int64_t queries = task->table ? sizes->tokens : 1;
     for (int64_t q = 0; q < queries; q++, bias += sizes->wide) {
+        const float *table = task->table + head * entries_of(task);
         for (int64_t t = 0; t < sizes->wide; t++) bias[t] = t < sizes->tokens ? 0 : NEVER;
         for (int64_t row = 0; task->table && row < task->rows; row++)
-            memcpy(bias + row * task->columns, task->table + head * entries_of(task) + entry(task, q, row),
-                   task->columns * sizeof(float));
+            for (int64_t c = 0; c < task->columns; c += LANES)
+                write(bias, row * task->columns + c, read(table, entry(task, q, row) + c, task->columns - c, 0),
+                      task->columns - c, 0);
     }
 }
 

@@ -126,19 +126,13 @@ static void differentiate_softmax(Work *work, int has_table) {
 
 /* Rows of floats (N, padded N) as the turned left factor of a product along the queries. */
 static void pair_queries(float *to, const float *rows, const Sizes *sizes) {
-#if HAS_PAIRS
     int64_t wide = sizes->wide;
     for (int64_t q = 0; q < sizes->tokens; q += 2)
         for (int64_t t = 0; t < wide; t += LANES) {
             const float *at = rows + q * wide + t;
-            __m512i first = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at))), second = {};
-            if (q + 1 < sizes->tokens)
-                second = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at + wide)));
-            _mm512_storeu_si512(to + q / 2 * wide + t, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+            vec second = q + 1 < sizes->tokens ? *(const vec *)(at + wide) : (vec){};
+            *(vec *)(to + q / 2 * wide + t) = pair_up(*(const vec *)at, second);
         }
-#else
-    (void)to, (void)rows, (void)sizes;
-#endif
 }
 
 /* c (N, padded d) = the turned left factor times rows of tokens: sums over the queries. */
@@ -216,7 +210,10 @@ static void write_sums(const Work *work, const Task *task, const Gradients *to, 
         for (int64_t row = 0; row < task->rows; row++) {
             float *sums = to->table + job * entries_of(task) + entry(task, q, row);
             const float *from = work->d_bias + q * work->sizes.wide + row * task->columns;
-            for (int64_t c = 0; c < task->columns; c++) sums[c] += from[c];
+            for (int64_t c = 0; c < task->columns; c += LANES) {
+                int64_t count = task->columns - c;
+                write(sums, c, read(sums, c, count, 0) + read(from, c, count, 0), count, 0);
+            }
         }
     if (!task->taps) return;
     for (int64_t tap = 0; tap < 9; tap++) memcpy(to->taps + (job * 9 + tap) * d, work->d_taps + tap * deep, d * sizeof(float));
@@ -234,6 +231,10 @@ static void run_job(Work *work, const Task *task, const Gradients *to, int64_t j
     memset(work->d_taps, 0, 10 * work->sizes.deep * sizeof(float));
     for (int64_t window = first; window < last; window++) {
         read_window(work, task, image, window, head, d_out, d_out_stride);
+        if (window + 1 < last) {
+            foresee_window(task, image, window + 1, head);
+            foresee(task, d_out, d_out_stride, image, window + 1, head);
+        }
         window_back(work, task, to, head, job);
     }
     write_sums(work, task, to, job);

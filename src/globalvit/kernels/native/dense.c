@@ -1,138 +1,72 @@
-/* Linear layers on rows of tokens, for CPUs: layer norm before them, GELU or a residual sum after them, two of them in
- * one pass. What lies between the steps stays in the caches.
- *
- * Weights are packed once, in panels as wide as a register tile. The depth of a product (the inputs) is counted in
- * floats, or in pairs of bfloat16 (vectors.h). Sums are float32 and run along the whole depth in one order, so results
- * depend neither on the number of threads nor on the number of rows.
+/* Linear layers on rows of tokens, for CPUs: the forward pass. Layer norm before them, GELU or a residual sum after them,
+ * two of them in one pass: what lies between the steps stays in the caches.
  */
 
 #include <omp.h>
 
-#include "products.h"
-
-#define BLOCK 48 /* rows that one thread takes through all layers */
-#define TILE_WIDTH (VECTORS * LANES)
+#include "dense.h"
 
 typedef struct {
-    int64_t inputs, outputs;
-    const float *weight; /* packed */
-    const float *bias;   /* (outputs) and up to LANES zeros more, or NULL */
-    int64_t has_gelu;
-} Layer;
-
-typedef struct {
-    int64_t dim;
-    const float *factors, *offsets; /* (dim) or NULL */
-    float eps;
-} Norm;
-
-typedef struct {
-    int64_t rows, type;       /* of x, residual and out, all of them contiguous */
+    int64_t rows, type;       /* of the products */
     const void *x;            /* (rows, inputs of the first layer) */
+    int64_t x_type;
     Norm norm;                /* x is normed first, unless it has no dim */
     const float *gates;       /* (rows / gate_rows, inputs): x is multiplied by them, or NULL */
     int64_t gate_rows;
+    void *kept;               /* (rows, outputs of the first layer), takes what GELU comes after, or NULL */
     const void *residual;     /* (rows, outputs of the last layer), added at the end, or NULL */
-    void *out;
+    void *out;                /* in `type`, and so are `kept` and `residual` */
     Layer first, second;      /* the second has no outputs where there is only one */
 } Chain;
 
 int has_pairs(void) { return HAS_PAIRS; }
 
-/* Panels are 1 to VECTORS vectors wide, as equal as can be. */
-INLINE int64_t panels_of(int64_t outputs) { return (outputs + TILE_WIDTH - 1) / TILE_WIDTH; }
-INLINE int64_t first_vector(int64_t panel, int64_t outputs) {
-    return part_begin(panel, panels_of(outputs), (outputs + LANES - 1) / LANES);
-}
-
 int64_t dense_packed_size(int64_t inputs, int64_t outputs, int64_t type) {
     return steps_of(inputs, type) * round_up(outputs, LANES);
 }
 
-/* One step of one output: a float or a pair. */
-static float packed_step(const void *weight, int64_t at, int64_t input_stride, int has_next, int64_t type) {
-    union { bf16 pair[2]; float value; } u;
-    if (type == 0) return ((const float *)weight)[at];
-    u.pair[0] = ((const bf16 *)weight)[at];
-    u.pair[1] = has_next ? ((const bf16 *)weight)[at + input_stride] : 0;
-    return u.value;
+/* Weights (outputs, inputs) of `weight_type`, row by row, to panels of (steps, vectors, LANES) side by side. */
+void dense_pack(int64_t inputs, int64_t outputs, const void *weight, int64_t weight_type, float *packed, int64_t type) {
+    int64_t depth = steps_of(inputs, type), size = bytes_of(weight_type), pair = numbers_a_step(type);
+#pragma omp parallel for schedule(static)
+    for (int64_t panel = 0; panel < panels_of(outputs); panel++) {
+        int64_t first = first_vector(panel, outputs) * LANES, width = first_vector(panel + 1, outputs) * LANES - first;
+        float *to = packed + first * depth;
+        for (int64_t c = 0; c < width; c += LANES)
+            for (int64_t step = 0; step < depth; step += LANES) {
+                vec square[LANES];
+                for (int r = 0; r < LANES; r++) {
+                    const char *row = (const char *)weight + (first + c + r) * inputs * size;
+                    square[r] = first + c + r < outputs ? read_steps(row, step, inputs - step * pair, weight_type, type) : (vec){};
+                }
+                transpose(square);
+                for (int i = 0; i < LANES && step + i < depth; i++) *(vec *)(to + (step + i) * width + c) = square[i];
+            }
+    }
 }
 
-/* Weights (outputs, inputs), by strides in numbers, to panels of (steps, vectors, LANES) side by side. */
-void dense_pack(int64_t inputs, int64_t outputs, const void *weight, int64_t output_stride, int64_t input_stride,
-                float *packed, int64_t type) {
-    int64_t depth = steps_of(inputs, type), pair = type == 0 ? 1 : 2;
+/* The same for weights that lie turned, (inputs, outputs): rows of them become steps as they are. */
+void dense_pack_turned(int64_t inputs, int64_t outputs, const void *weight, int64_t weight_type, float *packed,
+                       int64_t type) {
+    int64_t depth = steps_of(inputs, type), pair = numbers_a_step(type);
 #pragma omp parallel for schedule(static)
     for (int64_t panel = 0; panel < panels_of(outputs); panel++) {
         int64_t first = first_vector(panel, outputs) * LANES, width = first_vector(panel + 1, outputs) * LANES - first;
         float *to = packed + first * depth;
         for (int64_t step = 0; step < depth; step++)
-            for (int64_t c = 0; c < width; c++) {
-                int64_t input = step * pair, at = (first + c) * output_stride + input * input_stride;
-                int is_there = first + c < outputs;
-                to[step * width + c] = is_there ? packed_step(weight, at, input_stride, input + 1 < inputs, type) : 0;
+            for (int64_t c = 0; c < width; c += LANES) {
+                int64_t input = step * pair, at = input * outputs + first + c, count = outputs - first - c;
+                vec x = read(weight, at, count, weight_type), next = {};
+                if (pair == 2 && input + 1 < inputs) next = read(weight, at + outputs, count, weight_type);
+                *(vec *)(to + step * width + c) = pair == 2 ? pair_up(x, next) : x;
             }
-    }
-}
-
-/* What happens to a tile's sums on their way out. */
-static void finish(const Layer *layer, const float *sums, int64_t rows, int64_t column, int64_t width,
-                   const void *residual, void *out, int64_t at, int64_t stride, int64_t type) {
-    for (int64_t r = 0; r < rows; r++, at += stride, sums += TILE_WIDTH)
-        for (int64_t c = 0; c < width; c += LANES) {
-            vec x = *(const vec *)(sums + c);
-            int64_t count = layer->outputs - column - c;
-            if (layer->bias) x += *(const vec *)(layer->bias + column + c);
-            if (layer->has_gelu) x = gelu(x);
-            if (residual) x += read(residual, at + column + c, count, type);
-            write(out, at + column + c, x, count, type);
-        }
-}
-
-/* One layer on the rows of a block: `a` (rows, steps of the depth), out and residual from `at` on, `stride` between rows. */
-static void apply(const Layer *layer, const float *a, int64_t a_row, int64_t rows, int64_t first_panel,
-                  int64_t last_panel, const void *residual, void *out, int64_t at, int64_t stride, int64_t type) {
-    int64_t depth = steps_of(layer->inputs, type), tiles = (rows + ROWS - 1) / ROWS;
-    float sums[ROWS * TILE_WIDTH] __attribute__((aligned(64)));
-    for (int64_t panel = first_panel; panel < last_panel; panel++) {
-        int64_t vector = first_vector(panel, layer->outputs), vectors = first_vector(panel + 1, layer->outputs) - vector;
-        Product p = {.depth = depth, .a_row = a_row, .a_step = 1, .b_step = vectors * LANES, .c = sums, .c_row = TILE_WIDTH};
-        p.b = layer->weight + vector * LANES * depth;
-        p.begin = zeros;
-        for (int64_t t = 0; t < tiles; t++) {
-            int64_t row = part_begin(t, tiles, rows), count = part_begin(t + 1, tiles, rows) - row;
-            p.a = a + row * a_row;
-            multiply_tile(count, vectors, &p, type);
-            finish(layer, sums, count, vector * LANES, vectors * LANES, residual, out, at + row * stride, stride, type);
-        }
-    }
-}
-
-/* A row without its mean, of variance 1, times factors plus offsets unless they are NULL. `numbers` holds a row. */
-static void norm_row(const void *x, int64_t at, const Norm *norm, float *numbers, void *out, int64_t out_at,
-                     int64_t type) {
-    int64_t dim = norm->dim;
-    vec sum = {}, squares = {};
-    for (int64_t c = 0; c < dim; c += LANES) sum += *(vec *)(numbers + c) = read(x, at + c, dim - c, type);
-    float mean = total(sum) / dim;
-    for (int64_t c = 0; c < dim; c += LANES) {
-        vec centred = *(vec *)(numbers + c) - mean;
-        if (dim - c < LANES) centred = read(&centred, 0, dim - c, 0);
-        *(vec *)(numbers + c) = centred;
-        squares += centred * centred;
-    }
-    float factor = 1.0f / sqrtf(total(squares) / dim + norm->eps);
-    for (int64_t c = 0; c < dim; c += LANES) {
-        vec normed = *(vec *)(numbers + c) * factor;
-        if (norm->factors) normed = normed * read(norm->factors, c, dim - c, 0) + read(norm->offsets, c, dim - c, 0);
-        write(out, out_at + c, normed, dim - c, type);
     }
 }
 
 static void gate_row(const Chain *chain, int64_t row, void *out) {
     int64_t dim = chain->first.inputs, gates = row / chain->gate_rows * dim;
     for (int64_t c = 0; c < dim; c += LANES)
-        write(out, c, read(chain->x, row * dim + c, dim - c, chain->type) * read(chain->gates, gates + c, dim - c, 0),
+        write(out, c, read(chain->x, row * dim + c, dim - c, chain->x_type) * read(chain->gates, gates + c, dim - c, 0),
               dim - c, chain->type);
 }
 
@@ -157,41 +91,44 @@ static void *prepare(Bench *bench, const Chain *chain) {
 
 /* The rows of a block as the first product reads them: as they are where they can be. */
 static const float *first_operand(const Chain *chain, const Bench *bench, int64_t row, int64_t rows) {
-    int64_t dim = chain->first.inputs, depth = steps_of(dim, chain->type), size = bytes_of(chain->type);
-    int is_whole = chain->type == 0 || dim % 2 == 0;
-    if (chain->norm.dim == 0 && chain->gates == NULL && is_whole) return (const float *)((const char *)chain->x + row * dim * size);
+    int64_t dim = chain->first.inputs, depth = steps_of(dim, chain->type), pair = numbers_a_step(chain->type);
+    Rows x = {(void *)chain->x, dim, chain->x_type};
+    if (chain->norm.dim == 0 && chain->gates == NULL) return left_factor(&x, row, rows, dim, bench->a, chain->type);
     for (int64_t r = 0; r < rows; r++) {
-        void *to = bench->a + r * depth;
-        if (chain->norm.dim) norm_row(chain->x, (row + r) * dim, &chain->norm, bench->numbers, to, 0, chain->type);
-        else if (chain->gates) gate_row(chain, row + r, to);
-        else memcpy(to, (const char *)chain->x + (row + r) * dim * size, dim * size);
+        float *to = bench->a + r * depth;
+        const char *from = (const char *)chain->x + (row + r) * dim * bytes_of(chain->x_type);
+        if (chain->norm.dim) norm_row(from, 0, chain->x_type, &chain->norm, bench->numbers, to, 0, pair == 2);
+        else gate_row(chain, row + r, to);
     }
     return bench->a;
 }
 
 static void run_block(const Chain *chain, const Bench *bench, int64_t row, int64_t rows, int64_t first_panel,
                       int64_t last_panel) {
-    const Layer *first = &chain->first, *second = &chain->second;
-    int64_t type = chain->type, depth = steps_of(first->inputs, type), hidden = steps_of(second->inputs, type);
+    int64_t type = chain->type, depth = steps_of(chain->first.inputs, type), hidden = steps_of(chain->second.inputs, type);
+    int64_t pair = numbers_a_step(type), inner = chain->first.outputs, outer = chain->second.outputs;
     const float *a = first_operand(chain, bench, row, rows);
-    if (second->outputs == 0) {
-        int64_t width = first->outputs;
-        apply(first, a, depth, rows, first_panel, last_panel, chain->residual, chain->out, row * width, width, type);
+    Finish end = {.layer = outer ? &chain->second : &chain->first, .residual = {(void *)chain->residual, outer ? outer : inner, type},
+                  .kept = {chain->kept, inner, type}, .out = {chain->out, outer ? outer : inner, type}};
+    /* Hidden rows are written as though the block were the first. */
+    Finish middle = {.layer = &chain->first, .kept = {chain->kept, inner, type}, .out = {bench->hidden, hidden * pair, pair == 2}};
+    if (outer == 0) {
+        apply(&end, a, depth, row, rows, first_panel, last_panel, type);
         return;
     }
-    int64_t width = second->outputs, pair = type == 0 ? 1 : 2;
-    apply(first, a, depth, rows, 0, panels_of(first->outputs), NULL, bench->hidden, 0, hidden * pair, type);
-    apply(second, bench->hidden, hidden, rows, 0, panels_of(width), chain->residual, chain->out, row * width, width, type);
+    if (chain->kept) middle.kept.at = (char *)chain->kept + row * inner * bytes_of(type);
+    apply(&middle, a, depth, 0, rows, 0, panels_of(inner), type);
+    apply(&end, bench->hidden, hidden, row, rows, 0, panels_of(outer), type);
 }
 
 /* Compute `out` for every row. Returns 0, or 1 without memory. */
 int dense_chain(const Chain *chain) {
-    int64_t blocks = (chain->rows + BLOCK - 1) / BLOCK, panels = panels_of(chain->first.outputs), groups = 1;
-    int64_t enough = 4 * omp_get_max_threads();
+    int64_t threads = omp_get_max_threads(), blocks = blocks_of(chain->rows, threads), groups = 1;
+    int64_t panels = panels_of(chain->first.outputs);
     int failed = 0;
-    /* Few rows: smaller blocks, and a single layer is cut by its outputs, too. */
-    if (blocks < enough) blocks = least(round_up(blocks, omp_get_max_threads()), (chain->rows + ROWS - 1) / ROWS);
-    if (blocks < enough && chain->second.outputs == 0) groups = least((enough + blocks - 1) / blocks, (panels + 1) / 2);
+    /* A single layer on few rows is cut by its outputs, too. */
+    if (blocks < 4 * threads && chain->second.outputs == 0)
+        groups = least((4 * threads + blocks - 1) / blocks, (panels + 1) / 2);
 #pragma omp parallel reduction(| : failed)
     {
         Bench bench = {};
@@ -217,7 +154,7 @@ int layer_norm(int64_t rows, const Norm *norm, const void *x, void *out, int64_t
         failed |= numbers == NULL;
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++)
-            if (numbers) norm_row(x, r * norm->dim, norm, numbers, out, r * norm->dim, type);
+            if (numbers) norm_row(x, r * norm->dim, type, norm, numbers, out, r * norm->dim, type);
     }
     return failed;
 }

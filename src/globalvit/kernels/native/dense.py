@@ -7,6 +7,7 @@ Legend: `C` channels of the tokens that come in · `K` of those that go out.
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +21,18 @@ from globalvit.kernels.native.direct import is_direct
 WIDEST_VECTOR = 16
 
 
-class _Layer(ctypes.Structure):
-    """`Layer` of dense.c."""
+class LayerStruct(ctypes.Structure):
+    """`Layer` of dense.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
         *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-        ("has_gelu", ctypes.c_int64),
+        ("activation", ctypes.c_int64),
     )
 
 
-class _Norm(ctypes.Structure):
-    """`Norm` of dense.c."""
+class NormStruct(ctypes.Structure):
+    """`Norm` of dense.h."""
 
     _fields_ = (
         ("dim", ctypes.c_int64),
@@ -40,17 +41,18 @@ class _Norm(ctypes.Structure):
     )
 
 
-class _Chain(ctypes.Structure):
+class ChainStruct(ctypes.Structure):
     """`Chain` of dense.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "type")),
         ("x", ctypes.c_void_p),
-        ("norm", _Norm),
+        ("x_type", ctypes.c_int64),
+        ("norm", NormStruct),
         ("gates", ctypes.c_void_p),
         ("gate_rows", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("residual", "out")),
-        *((name, _Layer) for name in ("first", "second")),
+        *((name, ctypes.c_void_p) for name in ("kept", "residual", "out")),
+        *((name, LayerStruct) for name in ("first", "second")),
     )
 
 
@@ -60,14 +62,14 @@ class Packed:
 
     Attributes:
         weight: float32, whatever it holds: panels of numbers or of pairs of bfloat16.
-        bias: (K,) float32 and zeros behind it.
+        bias: (K,) float32 and zeros behind it, or None.
         inputs: C.
         outputs: K.
         has_gelu: whether the exact GELU follows.
     """
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     inputs: int
     outputs: int
     has_gelu: bool = False
@@ -94,18 +96,33 @@ def computes(dtype: torch.dtype) -> bool:
 
 
 def pack(linear: nn.Linear, *, has_gelu: bool = False) -> Packed:
-    """Lay the weights out for the library, in the dtype they have."""
-    weight, (outputs, inputs) = linear.weight.detach(), linear.weight.shape
-    sizes = [ctypes.c_int64(number) for number in (inputs, outputs)]
-    kind = ctypes.c_int64(DTYPES[weight.dtype])
+    """Lay a Linear out for the library, in the dtype it has."""
+    return pack_weight(linear.weight, linear.bias, linear.weight.dtype, has_gelu=has_gelu)
+
+
+def pack_weight(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, has_gelu: bool = False) -> Packed:
+    """Lay weights (K, C) and biases (K,) out for products of a dtype."""
+    weight, (outputs, inputs) = weight.detach().contiguous(), weight.shape
+    packed = _packed(library.load().dense_pack, weight, inputs, outputs, dtype)
+    padded = torch.zeros(outputs + WIDEST_VECTOR)
+    if bias is not None:
+        padded[:outputs] = bias.detach()
+    return Packed(weight=packed, bias=padded, inputs=inputs, outputs=outputs, has_gelu=has_gelu)
+
+
+def pack_turned(weight: Tensor, dtype: torch.dtype) -> Packed:
+    """Lay weights (C, K) out as those of the Linear from C to K that the backward pass is made of."""
+    weight, (inputs, outputs) = weight.detach().contiguous(), weight.shape
+    packed = _packed(library.load().dense_pack_turned, weight, inputs, outputs, dtype)
+    return Packed(weight=packed, bias=None, inputs=inputs, outputs=outputs)
+
+
+def _packed(run: Any, weight: Tensor, inputs: int, outputs: int, dtype: torch.dtype) -> Tensor:
+    sizes, kind = (ctypes.c_int64(inputs), ctypes.c_int64(outputs)), ctypes.c_int64(DTYPES[dtype])
     packed = torch.empty(library.load().dense_packed_size(*sizes, kind))
-    strides = [ctypes.c_int64(number) for number in weight.stride()]
     at, to = ctypes.c_void_p(weight.data_ptr()), ctypes.c_void_p(packed.data_ptr())
-    library.load().dense_pack(*sizes, at, *strides, to, kind)
-    bias = torch.zeros(outputs + WIDEST_VECTOR)
-    if linear.bias is not None:
-        bias[:outputs] = linear.bias.detach().float()
-    return Packed(weight=packed, bias=bias, inputs=inputs, outputs=outputs, has_gelu=has_gelu)
+    run(*sizes, at, ctypes.c_int64(DTYPES[weight.dtype]), to, kind)
+    return packed
 
 
 def linears(
@@ -163,12 +180,12 @@ def _linears(
     x, dim = x.contiguous(), x.shape[-1]
     residual, gates = (None if one is None else one.contiguous() for one in (residual, gates))
     out = x.new_empty((*x.shape[:-1], last_outputs or outputs)) if out is None or out is not residual else out
-    task = _Chain(x.numel() // dim, DTYPES[x.dtype], x.data_ptr())
-    task.norm = _norm(dim if eps >= 0 else 0, factors, offsets, eps)
-    task.gates, task.gate_rows = _pointer(gates), 1 if gates is None else x.numel() // dim // gates.shape[0]
-    task.residual, task.out = _pointer(residual), out.data_ptr()
-    task.first = _Layer(dim, outputs, weight.data_ptr(), bias.data_ptr(), has_gelu)
-    task.second = _Layer(outputs, last_outputs, _pointer(last_weight), _pointer(last_bias), 0)
+    first = LayerStruct(dim, outputs, weight.data_ptr(), bias.data_ptr(), has_gelu)
+    second = LayerStruct(outputs, last_outputs, pointer(last_weight), pointer(last_bias), 0)
+    task = ChainStruct(x.numel() // dim, DTYPES[x.dtype], x.data_ptr(), DTYPES[x.dtype], first=first, second=second)
+    task.norm = norm_struct(dim if eps >= 0 else 0, factors, offsets, eps)
+    task.gates, task.gate_rows = pointer(gates), 1 if gates is None else x.numel() // dim // gates.shape[0]
+    task.residual, task.out = pointer(residual), out.data_ptr()
     check_memory(library.load().dense_chain(ctypes.byref(task)))
     return out
 
@@ -179,7 +196,7 @@ def _layer_norm(x: Tensor, factors: Tensor | None, offsets: Tensor | None, eps: 
     check_memory(
         library.load().layer_norm(
             ctypes.c_int64(x.numel() // dim),
-            ctypes.byref(_norm(dim, factors, offsets, eps)),
+            ctypes.byref(norm_struct(dim, factors, offsets, eps)),
             *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, out)),
             ctypes.c_int64(DTYPES[x.dtype]),
         )
@@ -187,11 +204,13 @@ def _layer_norm(x: Tensor, factors: Tensor | None, offsets: Tensor | None, eps: 
     return out
 
 
-def _norm(dim: int, factors: Tensor | None, offsets: Tensor | None, eps: float) -> _Norm:
-    return _Norm(dim, _pointer(factors), _pointer(offsets), eps)
+def norm_struct(dim: int, factors: Tensor | None, offsets: Tensor | None, eps: float) -> NormStruct:
+    """A norm for the library; no dim stands for none."""
+    return NormStruct(dim, pointer(factors), pointer(offsets), eps)
 
 
-def _pointer(tensor: Tensor | None) -> int | None:
+def pointer(tensor: Tensor | None) -> int | None:
+    """The address of a tensor's numbers."""
     return None if tensor is None else tensor.data_ptr()
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from globalvit.atomic import replace_with
 
 logger = logging.getLogger(__name__)
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "attention_back.c", "dense.c", "depthwise.c"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h", "attention.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "attention_back.c", "dense.c", "dense_back.c", "depthwise.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h", "attention.h", "dense.h"))
 # Sums may be formed with fused multiply-adds; nothing else of IEEE arithmetic is given up.
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")

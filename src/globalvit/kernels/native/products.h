@@ -22,9 +22,6 @@ typedef struct {
 
 static const float zeros[VECTORS * LANES];
 
-/* Steps along a depth of so many numbers. */
-INLINE int64_t steps_of(int64_t numbers, int64_t type) { return type == 0 ? numbers : (numbers + 1) / 2; }
-
 INLINE vec repeat(const float *a, const int type) {
 #if HAS_PAIRS
     if (type == 1) return (vec)_mm512_set1_epi32(*(const int32_t *)a);
@@ -119,11 +116,11 @@ INLINE void multiply_tile(int64_t rows, int64_t vectors, const Product *p, int64
 /* Where the nth of `parts` nearly equal parts of `count` begins. */
 INLINE int64_t part_begin(int64_t n, int64_t parts, int64_t count) { return n * (count / parts) + least(n, count % parts); }
 
-/* A product of any size, tile by tile. */
+/* A product of any size, tile by tile; what a column of tiles reads of `b` stays in the first level of cache. */
 INLINE void multiply(int64_t rows, int64_t vectors, const Product *whole, int64_t type) {
     int64_t high = (rows + ROWS - 1) / ROWS, wide = (vectors + VECTORS - 1) / VECTORS;
-    for (int64_t i = 0; i < high; i++)
-        for (int64_t j = 0; j < wide; j++) {
+    for (int64_t j = 0; j < wide; j++)
+        for (int64_t i = 0; i < high; i++) {
             int64_t row = part_begin(i, high, rows), vector = part_begin(j, wide, vectors);
             Product p = *whole;
             p.a += row * p.a_row;

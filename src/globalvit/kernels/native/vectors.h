@@ -44,18 +44,23 @@ INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t bytes_of(int64_t type) { return type == 0 ? sizeof(float) : sizeof(bf16); }
 
-/* Memory that a thread keeps from call to call, at least `count` floats with any content; NULL where there is none. To
- * ask the system for it each time, and be given empty pages, took longer than small layers do. */
-static float *workspace(int64_t count) {
+/* At least `count` floats with any content; NULL where there is no memory. */
+static inline float *grow(float **space, int64_t *size, int64_t count) {
+    if (count > *size) {
+        free(*space);
+        *size = 0;
+        if (posix_memalign((void **)space, 64, count * sizeof(float))) return *space = NULL;
+        *size = count;
+    }
+    return *space;
+}
+
+/* Memory that a thread keeps from call to call: to ask the system for it each time, and be given empty pages, took longer
+ * than small layers do. */
+static inline float *workspace(int64_t count) {
     static __thread float *space;
     static __thread int64_t size;
-    if (count > size) {
-        free(space);
-        size = 0;
-        if (posix_memalign((void **)&space, 64, count * sizeof(float))) return space = NULL;
-        size = count;
-    }
-    return space;
+    return grow(&space, &size, count);
 }
 
 INLINE float from_bf16(bf16 x) {
@@ -104,7 +109,74 @@ INLINE void write(void *to, int64_t at, vec x, int64_t count, int64_t type) {
 #endif
 }
 
+/* Numbers that one step of a product's depth takes. */
+INLINE int64_t numbers_a_step(int64_t type) { return type == 1 && HAS_PAIRS ? 2 : 1; }
+INLINE int64_t steps_of(int64_t numbers, int64_t type) {
+    return (numbers + numbers_a_step(type) - 1) / numbers_a_step(type);
+}
+
+/* Two vectors of floats, rounded, as one of pairs: the first in the lower halves. */
+INLINE vec pair_up(vec first, vec second) {
+#if HAS_PAIRS
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
+    return (vec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+#else
+    (void)second;
+    return first;
+#endif
+}
+
+/* Up to LANES steps of a row that holds `left` more numbers from `step` on. The row's own type may be another than that
+ * of the product. */
+INLINE vec read_steps(const void *row, int64_t step, int64_t left, int64_t row_type, int64_t type) {
+#if HAS_PAIRS
+    if (type == 1 && row_type == 1) {
+        __mmask32 mask = left >= 2 * LANES ? 0xffffffffu : (__mmask32)((1ull << left) - 1);
+        return (vec)_mm512_maskz_loadu_epi16(mask, (const bf16 *)row + 2 * step);
+    }
+    if (type == 1) {
+        vec first = read(row, 2 * step, left, 0), second = left > LANES ? read(row, 2 * step + LANES, left - LANES, 0) : (vec){};
+        return (vec)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    }
+#endif
+    return read(row, step, left, row_type);
+}
+
 INLINE vec splat(float x) { return (vec){} + x; }
+
+/* Turn a square of LANES x LANES. With 16 lanes in four rounds, in each of which rows change places with those 1, 2, 4
+ * and 8 further. */
+INLINE void transpose(vec square[LANES]) {
+#if LANES == 16
+    vec half[16];
+    for (int r = 0; r < 16; r += 2) {
+        half[r] = (vec)_mm512_unpacklo_ps((__m512)square[r], (__m512)square[r + 1]);
+        half[r + 1] = (vec)_mm512_unpackhi_ps((__m512)square[r], (__m512)square[r + 1]);
+    }
+    for (int r = 0; r < 16; r += 4)
+        for (int i = 0; i < 2; i++) {
+            square[r + 2 * i] = (vec)_mm512_unpacklo_pd((__m512d)half[r + i], (__m512d)half[r + i + 2]);
+            square[r + 2 * i + 1] = (vec)_mm512_unpackhi_pd((__m512d)half[r + i], (__m512d)half[r + i + 2]);
+        }
+    for (int r = 0; r < 16; r += 8)
+        for (int i = 0; i < 4; i++) {
+            half[r + i] = (vec)_mm512_shuffle_f32x4((__m512)square[r + i], (__m512)square[r + i + 4], 0x88);
+            half[r + i + 4] = (vec)_mm512_shuffle_f32x4((__m512)square[r + i], (__m512)square[r + i + 4], 0xdd);
+        }
+    for (int i = 0; i < 8; i++) {
+        square[i] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0x88);
+        square[i + 8] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0xdd);
+    }
+#else
+    for (int r = 0; r < LANES; r++)
+        for (int c = 0; c < r; c++) {
+            float number = square[r][c];
+            square[r][c] = square[c][r];
+            square[c][r] = number;
+        }
+#endif
+}
 
 INLINE float total(vec x) {
 #if defined(__AVX512F__)
@@ -173,5 +245,8 @@ INLINE vec gelu(vec x) {
     vec half = x * 0.5f;
     return half + half * error_function(x);
 }
+
+/* e^(-x^2 / 2) / sqrt(2 pi): the derivative of GELU is the normal distribution's share below x, and x times this. */
+INLINE vec normal_density(vec x) { return power_of_two(x * x * -0.721347520f) * 0.398942280f; }
 
 #endif

@@ -1,0 +1,216 @@
+/* Linear layers on rows of tokens, for CPUs: the backward pass. Gradients of what goes in come out of the same steps as the
+ * forward pass, turned; gradients of weights are products over all tokens.
+ */
+
+#include <omp.h>
+
+#include "dense.h"
+
+#define DEPTH 96 /* tokens that are multiplied at once for the gradients of weights */
+
+typedef struct {
+    int64_t rows, type;       /* of the products */
+    const void *d_out;        /* (rows, outputs of the last layer), in `type` */
+    const void *kept;         /* (rows, hidden): what GELU came after, in `type`, where there are two layers */
+    void *d_kept, *activated; /* take its gradient and its GELU */
+    const void *x;            /* (rows, inputs), what was normed, where that was done */
+    int64_t x_type;           /* of d_x, too */
+    Norm norm;
+    void *d_x;
+    float *d_norm;            /* (blocks, 2, dim): what each block adds to the gradients of factors and offsets */
+    Layer first, second;      /* the layers turned, the last one first; the second has no outputs where there is only one */
+} Back;
+
+/* Where one thread works. */
+typedef struct {
+    float *numbers; /* a row */
+    float *a;       /* (BLOCK, steps of the first layer) */
+    float *hidden;  /* (BLOCK, steps of the second) */
+    float *normed;  /* (BLOCK, inputs): gradient of what came out of the norm */
+} Bench;
+
+static void *prepare(Bench *bench, const Back *back) {
+    int64_t first = round_up(steps_of(back->first.inputs, back->type), 16), dim = back->norm.dim;
+    int64_t second = round_up(steps_of(back->second.inputs, back->type), 16), row = round_up(dim, LANES);
+    float *space = workspace(row + BLOCK * (first + second + row) + LANES);
+    if (space == NULL) return NULL;
+    *bench = (Bench){.numbers = space, .a = space + row, .hidden = space + row + BLOCK * first};
+    bench->normed = bench->hidden + BLOCK * second;
+    return space;
+}
+
+/* The gradient of one row before its norm from that after it, and what it adds to those of factors and offsets. */
+INLINE void norm_row_back_as(const Back *back, int64_t row, const float *d_normed, float *numbers, float *d_norm,
+                             const int64_t x_type, const int is_whole) {
+    const Norm *norm = &back->norm;
+    const int64_t dim = norm->dim;
+    float scale = centre_row(back->x, row * dim, x_type, norm, numbers, is_whole);
+    vec sum = {}, products = {};
+    for (int64_t c = 0; c < dim; c += LANES) {
+        int64_t count = is_whole ? LANES : dim - c;
+        vec x = *(vec *)(numbers + c) * scale, d_y = read(d_normed, c, count, 0), d_x = d_y * read(norm->factors, c, count, 0);
+        *(vec *)(numbers + c) = x;
+        sum += d_x;
+        products += d_x * x;
+        write(d_norm, c, read(d_norm, c, count, 0) + d_y * x, count, 0);
+        write(d_norm, dim + c, read(d_norm, dim + c, count, 0) + d_y, count, 0);
+    }
+    vec mean = splat(total(sum) / dim), slope = splat(total(products) / dim);
+    for (int64_t c = 0; c < dim; c += LANES) {
+        int64_t count = is_whole ? LANES : dim - c;
+        vec d_x = read(d_normed, c, count, 0) * read(norm->factors, c, count, 0);
+        write(back->d_x, row * dim + c, (d_x - mean - *(vec *)(numbers + c) * slope) * scale, count, x_type);
+    }
+}
+
+static void norm_row_back(const Back *back, int64_t row, const float *d_normed, float *numbers, float *d_norm) {
+    if (back->norm.dim % LANES) norm_row_back_as(back, row, d_normed, numbers, d_norm, back->x_type, 0);
+    else if (back->x_type == 0) norm_row_back_as(back, row, d_normed, numbers, d_norm, 0, 1);
+    else norm_row_back_as(back, row, d_normed, numbers, d_norm, 1, 1);
+}
+
+static void run_block(const Back *back, const Bench *bench, int64_t block, int64_t row, int64_t rows) {
+    const Layer *first = &back->first, *second = &back->second;
+    int64_t type = back->type, dim = second->outputs ? second->outputs : first->outputs, is_normed = back->norm.dim != 0;
+    Rows d_out = {(void *)back->d_out, first->inputs, type}, d_kept = {back->d_kept, first->outputs, type};
+    /* What is normed afterwards is written as though the block were the first. */
+    Rows d_x = is_normed ? (Rows){bench->normed, dim, 0} : (Rows){back->d_x, dim, back->x_type};
+    const float *a = left_factor(&d_out, row, rows, first->inputs, bench->a, type);
+    Finish end = {.layer = second->outputs ? second : first, .out = d_x};
+    if (second->outputs) {
+        Finish middle = {.layer = first, .kept = {(void *)back->kept, first->outputs, type}, .out = d_kept,
+                         .activated = {back->activated, first->outputs, type}};
+        apply(&middle, a, steps_of(first->inputs, type), row, rows, 0, panels_of(first->outputs), type);
+        a = left_factor(&d_kept, row, rows, second->inputs, bench->hidden, type);
+    }
+    apply(&end, a, steps_of(end.layer->inputs, type), is_normed ? 0 : row, rows, 0, panels_of(dim), type);
+    if (!is_normed) return;
+    float *d_norm = back->d_norm + block * 2 * dim;
+    memset(d_norm, 0, 2 * dim * sizeof(float));
+    for (int64_t r = 0; r < rows; r++) norm_row_back(back, row + r, bench->normed + r * dim, bench->numbers, d_norm);
+}
+
+/* Not by the number of threads: sums of the blocks are added up in order. */
+int64_t dense_back_blocks(int64_t rows) { return (rows + BLOCK - 1) / BLOCK; }
+
+/* Gradients of what went in. Returns 0, or 1 without memory. */
+int dense_back(const Back *back) {
+    int64_t blocks = dense_back_blocks(back->rows);
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
+    {
+        Bench bench = {};
+        void *space = prepare(&bench, back);
+        failed |= space == NULL;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t row = part_begin(block, blocks, back->rows);
+            if (space) run_block(back, &bench, block, row, part_begin(block + 1, blocks, back->rows) - row);
+        }
+    }
+    return failed;
+}
+
+typedef struct {
+    int64_t rows, type;       /* of the products */
+    const void *d_out;        /* (rows, outputs), in `type` */
+    int64_t outputs;
+    const void *x;            /* (rows, inputs) */
+    int64_t x_type, inputs;
+    Norm norm;                /* x was normed, unless this has no dim */
+    float *right;             /* (steps of the rows, padded inputs), within this library */
+    float *d_weight;          /* (parts, outputs, inputs): sums over parts of the rows */
+    float *d_bias;            /* (parts, outputs) */
+    int64_t parts;
+} Outer;
+
+/* What went into the layer, one row of it, as floats. */
+static void input_row(const Outer *outer, int64_t row, float *numbers, float *to) {
+    int64_t dim = outer->inputs;
+    if (outer->norm.dim) {
+        norm_row(outer->x, row * dim, outer->x_type, &outer->norm, numbers, to, 0, 0);
+        return;
+    }
+    for (int64_t c = 0; c < dim; c += LANES) *(vec *)(to + c) = read(outer->x, row * dim + c, dim - c, outer->x_type);
+}
+
+/* Rows as the right factor of a product along them. */
+static int fill_right(const Outer *outer) {
+    int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type), steps = steps_of(outer->rows, outer->type);
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
+    {
+        float *numbers = workspace(3 * wide), *rows = numbers + wide;
+        failed |= numbers == NULL;
+        if (numbers) memset(numbers, 0, 3 * wide * sizeof(float));
+#pragma omp for schedule(static)
+        for (int64_t step = 0; step < steps; step++) {
+            if (numbers == NULL) continue;
+            float *to = outer->right + step * wide;
+            int has_next = pair == 2 && 2 * step + 1 < outer->rows;
+            input_row(outer, step * pair, numbers, pair == 2 ? rows : to);
+            if (has_next) input_row(outer, 2 * step + 1, numbers, rows + wide);
+            for (int64_t c = 0; pair == 2 && c < wide; c += LANES)
+                *(vec *)(to + c) = pair_up(*(vec *)(rows + c), has_next ? *(vec *)(rows + wide + c) : (vec){});
+        }
+    }
+    return failed;
+}
+
+/* Some outputs of some rows as the turned left factor (steps of the rows, `high`), and their sums. */
+static void fill_left(float *left, float *sums, const Outer *outer, int64_t row, int64_t rows, int64_t first, int64_t high) {
+    int64_t pair = numbers_a_step(outer->type), last = row + rows;
+    for (int64_t step = 0; row < last; row += pair, step++)
+        for (int64_t c = 0; c < high; c += LANES) {
+            int64_t at = row * outer->outputs + first + c, count = least(high - c, outer->outputs - first - c);
+            vec x = read(outer->d_out, at, count, outer->type), next = {};
+            if (pair == 2 && row + 1 < last) next = read(outer->d_out, at + outer->outputs, count, outer->type);
+            *(vec *)(left + step * high + c) = pair == 2 ? pair_up(x, next) : x;
+            *(vec *)(sums + c) += x + next;
+        }
+}
+
+/* Some rows of the gradient of the weights: `first` and those after it, `high` at most, summed over a part of the rows. */
+static void run_task(const Outer *outer, int64_t part, int64_t first, int64_t high, float *space) {
+    int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type), blocks = (outer->rows + DEPTH - 1) / DEPTH;
+    float *c = space, *left = c + high * wide, *sums = left + DEPTH * high;
+    memset(c, 0, high * wide * sizeof(float));
+    memset(sums, 0, high * sizeof(float));
+    for (int64_t block = part_begin(part, outer->parts, blocks); block < part_begin(part + 1, outer->parts, blocks); block++) {
+        int64_t row = block * DEPTH, rows = least(DEPTH, outer->rows - row);
+        Product p = {.depth = steps_of(rows, outer->type), .a = left, .a_row = 1, .a_step = high,
+                     .b = outer->right + row / pair * wide, .b_step = wide, .begin = c, .begin_row = wide, .c = c, .c_row = wide};
+        fill_left(left, sums, outer, row, rows, first, high);
+        multiply(least(high, outer->outputs - first), wide / LANES, &p, outer->type);
+    }
+    for (int64_t r = 0; r < high && first + r < outer->outputs; r++) {
+        int64_t output = part * outer->outputs + first + r;
+        memcpy(outer->d_weight + output * outer->inputs, c + r * wide, outer->inputs * sizeof(float));
+        outer->d_bias[output] = sums[r];
+    }
+}
+
+/* Memory for right factors, kept by the thread that calls: as `workspace`, which it uses for its share of the work. */
+static float *room_for_right(int64_t count) {
+    static __thread float *space;
+    static __thread int64_t size;
+    return grow(&space, &size, count);
+}
+
+/* Gradients of weights and bias. Returns 0, or 1 without memory. */
+int dense_outer(Outer *outer) {
+    int64_t wide = round_up(outer->inputs, LANES), high = wide <= 1024 ? 96 : 48;
+    int64_t ranges = (outer->outputs + high - 1) / high;
+    outer->right = room_for_right((steps_of(outer->rows, outer->type) + 1) * wide);
+    int failed = outer->right == NULL || fill_right(outer);
+    if (failed) return failed;
+#pragma omp parallel reduction(| : failed)
+    {
+        float *space = workspace(high * wide + (DEPTH + 1) * high + LANES);
+        failed |= space == NULL;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t job = 0; job < ranges * outer->parts; job++)
+            if (space) run_task(outer, job / ranges, job % ranges * high, high, space);
+    }
+    return failed;
+}
