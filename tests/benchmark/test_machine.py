@@ -44,10 +44,11 @@ def test_a_device_that_is_not_here_is_refused():
 @pytest.mark.skipif(not memory.PEAK_RESET.exists(), reason="Linux alone tells")
 def test_the_memory_of_a_run_is_what_it_adds_at_its_highest():
     def run():
-        torch.ones(2**22)
+        # Larger than what the C library may keep for later, 32 MiB.
         torch.ones(2**24)
+        torch.ones(2**25)
 
-    assert 0.98 * 2**26 <= memory.run_bytes(run, "cpu") < 1.2 * 2**26
+    assert 0.98 * 2**27 <= memory.run_bytes(run, "cpu") < 1.2 * 2**27
 
 
 def test_rates_are_measured(monkeypatch):

@@ -1,8 +1,8 @@
 """How many of the tokens that a backbone works on are padding, exactly, from its windows and the image size. No torch.
 
 GC ViT pads the grid of a stage to multiples of its window in every block, GPViT that of its local blocks to multiples
-of a stripe's width; detectors pad images to multiples of 32 pixels first. Padded tokens are projected and attended to
-like others: they cost time and change nothing else.
+of a stripe's width; detectors pad images to multiples of 32 pixels first. Padded tokens are attended to like others,
+which takes time; what they are projected to is the bias, and nobody asks for their answers.
 """
 
 from collections.abc import Sequence

@@ -32,8 +32,8 @@ class Routines:
     Attributes:
         windows: computes `window_attention`: (projected_BHWC, table_Lh, window, query_BhNd or None, outside_C or None).
         stripes: computes `stripe_attention`: (qkv_BHWC, vertical, horizontal, stripe, heads, outside_C or None).
-        takes_any_grid: whether they may be given `outside_C` where no gradients are wanted; otherwise, and others always,
-            they get grids of whole windows.
+        takes_any_grid: whether they may be given `outside_C` where no gradients are wanted; otherwise, and others
+            always, they get grids of whole windows.
         refusal: (a projection, channels a head) → why such a case cannot be computed, None where it can.
         is_exportable: whether a graph of it stands for itself; exported graphs get the plain formula otherwise.
     """

@@ -7,7 +7,7 @@ nothing, as in torch's `FlopCounterMode`. With H×W tokens of C channels and win
 - global (GC ViT): 3 HW C² + 2 w² HW C, since its queries are pooled once for all blocks of a stage,
 - full self-attention (equation 1 there): 4 HW C² + 2 (HW)² C,
 
-where windows do not divide the grid with H and W rounded up to whole windows, but for the output projection.
+where windows do not divide the grid with H and W of the products, not of the projections, rounded up to whole windows.
 """
 
 from collections.abc import Iterator
@@ -127,11 +127,11 @@ def _gcvit(config: GCViTConfig, image_size: Size, kind: AttentionKind) -> Iterat
 
 
 def _attention(grid: Size, window: Size, dim: int, heads: int, *, is_global: bool = False) -> Iterator[Layer]:
-    """Attention in windows over a grid: projections of the padded grid, two products, the output of the real one."""
+    """Attention in windows over a grid: projections, two products over whole windows, the output."""
     rows, columns = (-(-side // part) * part for side, part in zip(grid, window, strict=True))
     tokens, real = rows * columns, prod(grid)
     waste = (tokens - real) / tokens
-    yield _linear("attention", tokens, dim, dim * (2 if is_global else 3), waste)
+    yield _linear("attention", real, dim, dim * (2 if is_global else 3))
     yield from _products("attention", tokens // prod(window) * heads, prod(window), prod(window), dim // heads, waste)
     yield _linear("attention", real, dim, dim)
 
@@ -181,7 +181,7 @@ def _stripes(grid: Size, config: GPViTConfig) -> Iterator[Layer]:
     rows, columns = (-(-side // stripe) * stripe for side in grid)
     tokens, heads = rows * columns, config.num_heads // 2
     waste = (tokens - prod(grid)) / tokens
-    yield _linear("attention", tokens, dim, 3 * dim, waste)
+    yield _linear("attention", prod(grid), dim, 3 * dim)
     for side in (rows, columns):
         length = side * stripe
         yield from _products("attention", tokens // length * heads, length, length, half // heads, waste)
@@ -210,9 +210,8 @@ def _convolution(
     return Layer(part=part, macs=kernel * kernel * dim // groups * writes, reads=prod(grid) * dim, writes=writes)
 
 
-def _linear(part: Part, tokens: int, dim: int, out_dim: int, waste: float = 0.0) -> Layer:
-    macs = tokens * dim * out_dim
-    return Layer(part=part, macs=macs, reads=tokens * dim, writes=tokens * out_dim, padding=macs * waste)
+def _linear(part: Part, tokens: int, dim: int, out_dim: int) -> Layer:
+    return Layer(part=part, macs=tokens * dim * out_dim, reads=tokens * dim, writes=tokens * out_dim)
 
 
 def _mlp(part: Part, tokens: int, dim: int, hidden: int) -> Iterator[Layer]:

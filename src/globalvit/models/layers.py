@@ -118,7 +118,7 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tens
 
 
 def norm_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:
-    """`mlp(norm(x))`, in one pass where a training on a CPU allows, which keeps half the numbers for the backward pass."""
+    """`mlp(norm(x))`, in one pass where a training on a CPU allows; that keeps half the numbers to go back."""
     if type(mlp) is Mlp and type(mlp.activation) is nn.GELU and training.trains(x, norm, mlp.fc1, mlp.fc2):
         return training.norm_mlp(x, norm, mlp.fc1, mlp.fc2)
     return mlp(norm(x))

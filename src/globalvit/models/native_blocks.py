@@ -133,7 +133,7 @@ HALVES: dict[type, type] = {WindowAttention: NativeWindowAttention, StripeAttent
 
 
 def is_known(block: nn.Module) -> bool:
-    """Whether the library computes the whole block: its attention is one of the published, and left to choose itself."""
+    """Whether the library computes the whole block: its attention is a published one and free to choose."""
     attention = getattr(block, "attention", None)
     return type(attention) in HALVES and attention.implementation in ("auto", "native")
 

@@ -25,7 +25,7 @@ def pad(x_BHWC: Tensor, window: int) -> Tensor:
 
 
 def fill(projected_BHWC: Tensor, window: int, outside_C: Tensor) -> Tensor:
-    """`pad` with the same numbers for every token: what a Linear makes of zeros is its bias, so nothing is multiplied."""
+    """`pad` with the same numbers for every token: what a Linear makes of zeros is its bias, no product is needed."""
     rows, columns = padding(projected_BHWC.shape[1], projected_BHWC.shape[2], window)
     if is_sure(rows == 0, columns == 0):
         return projected_BHWC

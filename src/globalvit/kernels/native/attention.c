@@ -113,6 +113,13 @@ static void write_answers(const Work *work, const Task *task, int64_t first, int
     }
 }
 
+/* Whether nobody asks for these queries' answers. */
+static int is_outside(const int64_t *places, int64_t count) {
+    for (int64_t t = 0; t < count; t++)
+        if (places[t] >= 0) return 0;
+    return 1;
+}
+
 static void attend(Work *work, const Task *task, void *out, int64_t out_stride) {
     const Sizes *s = &work->sizes;
     int is_paired = numbers_a_step(task->type) == 2;
@@ -123,6 +130,7 @@ static void attend(Work *work, const Task *task, void *out, int64_t out_stride) 
     for (int64_t tile = 0; tile < tiles; tile++) {
         int64_t first = part_begin(tile, tiles, N), count = part_begin(tile + 1, tiles, N) - first;
         float totals[ROWS];
+        if (is_outside(work->places + first, count)) continue;
         multiply_logits(work->logits, work->query + first * s->channel_steps, work->keys,
                         work->bias + (task->table ? first * s->wide : 0), count, task, s);
         for (int64_t r = 0; r < count; r++) totals[r] = exponentials(work->logits + r * s->wide, s->wide, task->scale);
@@ -140,7 +148,7 @@ int attention_forward(const Task *task, void *out, int64_t out_stride) {
     int failed = 0;
 #pragma omp parallel reduction(| : failed)
     {
-        Work work;
+        Work work = {};
         void *space = prepare(&work, task);
         failed |= space == NULL;
         /* Heads change last: what a thread knows of a head then serves many windows. */

@@ -246,7 +246,7 @@ int attention_backward(const Task *task, const void *d_out, int64_t d_out_stride
     int failed = 0;
 #pragma omp parallel reduction(| : failed)
     {
-        Work work;
+        Work work = {};
         void *space = prepare(&work, task);
         failed |= space == NULL;
 #pragma omp for schedule(dynamic, 1)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def is_direct(x: Tensor) -> bool:
-    """Whether nobody watches: no compiler, no gradients, no profiler, no mode or transform that wants to see operators."""
+    """Whether nobody watches: no compiler, gradient or profiler, no mode or transform that wants to see operators."""
     return not (
         torch.compiler.is_compiling()
         or torch.is_grad_enabled()

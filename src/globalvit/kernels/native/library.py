@@ -20,8 +20,8 @@ from pathlib import Path
 from globalvit.atomic import replace_with
 
 logger = logging.getLogger(__name__)
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "attention_back.c", "dense.c", "dense_back.c", "depthwise.c"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "products.h", "attention.h", "dense.h"))
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 # Sums may be formed with fused multiply-adds; nothing else of IEEE arithmetic is given up.
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
@@ -34,7 +34,7 @@ class UnavailableError(OSError):
 
 @cache
 def unavailable() -> str | None:
-    """Why there is no library on this machine, None where there is one. Compiles it if need be (about two seconds)."""
+    """Why there is no library on this machine, None where there is one. Compiles it if need be (some five seconds)."""
     try:
         load()
     except UnavailableError as error:
@@ -53,7 +53,7 @@ def load() -> ctypes.CDLL:
     if sys.platform != "linux":
         raise UnavailableError(f"kernels in C are built on Linux only, this is {sys.platform}")
     compiler = _compiler()
-    flags = (*FLAGS, "-mcpu=native" if platform.machine() == "aarch64" else "-march=native")
+    flags = (*FLAGS, _for_this_cpu())
     name = f"kernels-{_fingerprint(compiler, flags)}.so"
     try:
         return ctypes.CDLL(str(_built(Path(folder()) / name, compiler, flags)))
@@ -72,6 +72,10 @@ def load() -> ctypes.CDLL:
 def folder() -> Path:
     """Where compiled libraries are kept: `globalvit` in the user's cache (`XDG_CACHE_HOME`)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "globalvit"
+
+
+def _for_this_cpu() -> str:
+    return "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
 
 
 def _compiler() -> tuple[str, ...]:

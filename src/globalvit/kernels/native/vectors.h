@@ -140,6 +140,7 @@ INLINE vec read_steps(const void *row, int64_t step, int64_t left, int64_t row_t
         return (vec)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
     }
 #endif
+    (void)type;
     return read(row, step, left, row_type);
 }
 
