@@ -118,7 +118,7 @@ typedef struct {
     const void *x;            /* (rows, inputs) */
     int64_t x_type, inputs;
     Norm norm;                /* x was normed, unless this has no dim */
-    float *right;             /* (steps of the rows, padded inputs), within this library */
+    float *right;             /* inputs as right factor, within this library: panels of (steps of the rows, vectors) */
     float *d_weight;          /* (parts, outputs, inputs): sums over parts of the rows */
     float *d_bias;            /* (parts, outputs) */
     int64_t parts;
@@ -134,7 +134,20 @@ static void input_row(const Outer *outer, int64_t row, float *numbers, float *to
     for (int64_t c = 0; c < dim; c += LANES) *(vec *)(to + c) = read(outer->x, row * dim + c, dim - c, outer->x_type);
 }
 
-/* Rows as the right factor of a product along them. */
+/* Two rows, or the only one, as a step of the right factor. In panels, for in one matrix the rows of a tile's columns
+ * would lie a power of two apart and push each other out of the cache. */
+static void write_step(const Outer *outer, int64_t step, const float *row, const float *next) {
+    int64_t steps = steps_of(outer->rows, outer->type), pair = numbers_a_step(outer->type);
+    for (int64_t panel = 0; panel < panels_of(outer->inputs); panel++) {
+        int64_t first = first_vector(panel, outer->inputs) * LANES, last = first_vector(panel + 1, outer->inputs) * LANES;
+        float *to = outer->right + first * steps + step * (last - first);
+        for (int64_t c = first; c < last; c += LANES) {
+            vec x = *(const vec *)(row + c);
+            *(vec *)(to + c - first) = pair == 2 ? pair_up(x, next ? *(const vec *)(next + c) : (vec){}) : x;
+        }
+    }
+}
+
 static int fill_right(const Outer *outer) {
     int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type), steps = steps_of(outer->rows, outer->type);
     int failed = 0;
@@ -145,13 +158,11 @@ static int fill_right(const Outer *outer) {
         if (numbers) memset(numbers, 0, 3 * wide * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t step = 0; step < steps; step++) {
-            if (numbers == NULL) continue;
-            float *to = outer->right + step * wide;
             int has_next = pair == 2 && 2 * step + 1 < outer->rows;
-            input_row(outer, step * pair, numbers, pair == 2 ? rows : to);
+            if (numbers == NULL) continue;
+            input_row(outer, step * pair, numbers, rows);
             if (has_next) input_row(outer, 2 * step + 1, numbers, rows + wide);
-            for (int64_t c = 0; pair == 2 && c < wide; c += LANES)
-                *(vec *)(to + c) = pair_up(*(vec *)(rows + c), has_next ? *(vec *)(rows + wide + c) : (vec){});
+            write_step(outer, step, rows, has_next ? rows + wide : NULL);
         }
     }
     return failed;
@@ -173,15 +184,21 @@ static void fill_left(float *left, float *sums, const Outer *outer, int64_t row,
 /* Some rows of the gradient of the weights: `first` and those after it, `high` at most, summed over a part of the rows. */
 static void run_task(const Outer *outer, int64_t part, int64_t first, int64_t high, float *space) {
     int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type), blocks = (outer->rows + DEPTH - 1) / DEPTH;
+    int64_t steps = steps_of(outer->rows, outer->type);
     float *c = space, *left = c + high * wide, *sums = left + DEPTH * high;
     memset(c, 0, high * wide * sizeof(float));
     memset(sums, 0, high * sizeof(float));
     for (int64_t block = part_begin(part, outer->parts, blocks); block < part_begin(part + 1, outer->parts, blocks); block++) {
         int64_t row = block * DEPTH, rows = least(DEPTH, outer->rows - row);
-        Product p = {.depth = steps_of(rows, outer->type), .a = left, .a_row = 1, .a_step = high,
-                     .b = outer->right + row / pair * wide, .b_step = wide, .begin = c, .begin_row = wide, .c = c, .c_row = wide};
+        Product p = {.depth = steps_of(rows, outer->type), .a = left, .a_row = 1, .a_step = high, .begin_row = wide, .c_row = wide};
         fill_left(left, sums, outer, row, rows, first, high);
-        multiply(least(high, outer->outputs - first), wide / LANES, &p, outer->type);
+        for (int64_t panel = 0; panel < panels_of(outer->inputs); panel++) {
+            int64_t vector = first_vector(panel, outer->inputs), vectors = first_vector(panel + 1, outer->inputs) - vector;
+            p.b_step = vectors * LANES;
+            p.b = outer->right + vector * LANES * steps + row / pair * p.b_step;
+            p.begin = p.c = c + vector * LANES;
+            multiply(least(high, outer->outputs - first), vectors, &p, outer->type);
+        }
     }
     for (int64_t r = 0; r < high && first + r < outer->outputs; r++) {
         int64_t output = part * outer->outputs + first + r;
