@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -82,12 +81,13 @@ def test_help_pages_import_nothing_heavy():
 @pytest.mark.parametrize("words", [[], ["train"]])
 def test_help_comes_in_under_half_a_second(words):
     command = [sys.executable, "-m", "globalvit", *words, "--help"]
-    # The best of several, since other work may share the machine; -m stands in for the installed script.
-    times = [timed(command) for _ in range(5)]
-    assert min(times) < 0.5, times
+    # The processor's time, the best of several, since other work may share the machine; -m stands in for the script.
+    times = [timed(command) for _ in range(3)]
+    assert 0 < min(times) < 0.5, times
 
 
 def timed(command):
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, timeout=60, env=dict(os.environ))
-    return time.perf_counter() - start
+    before = os.times()
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system

@@ -3,6 +3,7 @@
 import ast
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,15 @@ def part_of(module):
     return names[0] if names else "globalvit"
 
 
+@cache
+def nodes(path):
+    """Every node of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def imported(path):
     """Every module a file imports, at the top or inside a function; `from a import b` is `a.b` where b is a module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -135,6 +142,6 @@ def test_packages_are_empty_but_for_their_docstring(package):
 
 def test_only_the_command_line_prints(package):
     for module, path in modules(package):
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
         printing = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         assert not printing or part_of(module) == "cli", f"{path.name}:{printing} prints; use the module's logger"
