@@ -1,6 +1,5 @@
 """A tiny variant, a small learnable set of pictures, and ways to train on them here or in processes of their own."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toy as toy_script
 from PIL import Image
+from processes import Process, group_of
 
 from globalvit import atomic
 from globalvit.models.variants import VARIANTS
 from globalvit.train import plots
 
 SAVE_FIGURE = plots._save
-TOY_SCRIPT = Path(__file__).with_name("toy.py")
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
 TRAIN_EACH, VAL_EACH = 9, 3
 
@@ -42,24 +42,17 @@ def pictures(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
-def toy_script():
-    """What processes of their own run: tiny networks, and what is replaced where processes are compared."""
-    spec = importlib.util.spec_from_file_location("toy", TOY_SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def toy(monkeypatch, toy_script):
-    """Makes the smallest variant of each family a tiny network in this process."""
+def toy(monkeypatch):
+    """Makes the smallest variant of each family a tiny network in this process, with narrow heads."""
     for name, network in toy_script.TOYS.items():
         monkeypatch.setitem(VARIANTS, name, network)
+    for change in toy_script.narrow():
+        monkeypatch.setattr(*change)
 
 
 @pytest.fixture
-def as_elsewhere(toy, monkeypatch, toy_script):
+def as_elsewhere(toy, monkeypatch):
     """Makes runs in this process what they are in processes of their own."""
     for change in toy_script.changes():
         monkeypatch.setattr(*change)
@@ -120,7 +113,7 @@ def rich():
 
 
 @pytest.fixture(scope="session")
-def straight(pictures, toy_script, tmp_path_factory):
+def straight(pictures, tmp_path_factory):
     """The folder of the rich run, which nothing interrupted."""
     from globalvit.train.fields import TrainConfig
     from globalvit.train.loop import train
@@ -147,45 +140,65 @@ def command(settings, tmp_path):
         recipe = tmp_path / "short.yaml"
         recipe.write_text("epochs: 2\nwarmup_epochs: 0.5\n")
         flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in settings(**changes).items()]
-        return [str(TOY_SCRIPT), "train", f"--config={recipe}", *flags]
+        return [toy_script.__file__, "train", f"--config={recipe}", *flags]
 
     return make
 
 
+@pytest.fixture(scope="session")
+def _server():
+    """Starts the server that processes are forked from before a test has changed the environment."""
+    from multiprocessing.forkserver import ensure_running
+
+    ensure_running()
+
+
 @pytest.fixture
-def start():
-    """Start Python with the given words; whatever still runs at the end of the test is killed."""
+def start(_server, tmp_path):
+    """Start a script with its words in a process of its own; whatever still runs at the end of the test is killed."""
     started = []
 
     def run(*words, **environment):
-        process = subprocess.Popen(
-            [sys.executable, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        )
-        started.append(process)
-        return process
+        started.append(Process(words, tmp_path / f"output-{len(started)}.txt", environment))
+        return started[-1]
 
     yield run
     for process in started:
         process.kill()
-        process.wait(timeout=60)
-        process.stdout.close()
 
 
 @pytest.fixture
-def finish(start):
-    """Run Python with the given words to its end, within two minutes; returns what it printed."""
+def run_pair(start):
+    """Run a script with its words as two processes of one group to their end, within two minutes."""
 
-    def run(*words, status=0, **environment):
-        process = start(*words, **environment)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == status, output
-        return output
+    def run(*words):
+        store, environments = group_of(2)
+        processes = [start(*words, **environment) for environment in environments]
+        for process in processes:
+            status, output = process.finish()
+            assert status == 0, output
+        del store
 
     return run
+
+
+@pytest.fixture
+def launch():
+    """Start torchrun with the given words on two processes; what still runs at the end of the test is ended."""
+    started = []
+
+    def run(*words):
+        # torchrun's own port is free on this machine, whatever other tests do.
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, **pipes, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+        return started[-1]
+
+    yield run
+    for process in started:
+        # Killed it could not end its own.
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 @pytest.fixture

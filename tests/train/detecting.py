@@ -7,20 +7,16 @@ losses of every step.
 import json
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from toy import TOYS
+from toy import TOYS, narrow
 
 from globalvit.build import create_model
 from globalvit.data.shapes import draw_scene
-from globalvit.detectors import retinanet, roi, rpn
 from globalvit.detectors.assign import Sampler
 from globalvit.models.variants import VARIANTS
-from globalvit.necks.fpn import FPN
-from globalvit.tasks import detect
 from globalvit.train.engine import start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
@@ -29,13 +25,6 @@ IMAGES, STEPS = 4, 20
 HEADS = ("mask_rcnn", "cascade_mask_rcnn", "retinanet")
 EVERYTHING = Sampler(number=10**6, positive_fraction=1.0)
 CONFIG = TrainConfig(device="cpu", opt="sgd", lr=0.001, weight_decay=0.0)
-
-
-def make_narrow():
-    """A thousand regions through heads of the published width take seconds."""
-    VARIANTS["gcvit_xxtiny"] = TOYS["gcvit_xxtiny"]
-    detect.FPN = partial(FPN, out_channels=16)
-    roi.FC_WIDTH = rpn.WIDTH = roi.WIDTH = retinanet.WIDTH = 16
 
 
 def build(head):
@@ -77,7 +66,9 @@ def train(engine, head):
 
 
 def main():
-    make_narrow()
+    VARIANTS["gcvit_xxtiny"] = TOYS["gcvit_xxtiny"]
+    for change in narrow():
+        setattr(*change)
     with start_engine(CONFIG) as engine:
         losses = {head: train(engine, head) for head in HEADS}
         if engine.is_main:

@@ -14,7 +14,6 @@ from globalvit.train.loop import train
 
 # Nothing that depends on the process: float32, SGD, no drop path, frozen batch norms.
 PLAIN = {"opt": "sgd", "lr": 0.002, "weight_decay": 0.0, "drop_path": 0.0, "freeze_bn": True, "epochs": 3}
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 SIZES = {"img_size": 64, "short_side": 64, "long_side": 96, "window": "ratio"}
 
 
@@ -57,7 +56,7 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
 
 
 def test_the_results_file_has_the_file_own_ids_and_scores_as_it_says(config, toy, tmp_path, shapes):
-    run = train(config(model="gcvit_xxtiny_retinanet", **SIZES, epochs=1))
+    run = train(config(model="gcvit_xxtiny_mask_rcnn", **SIZES, epochs=1))
     assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path)]) == 0
     truth = COCO(str(shapes / "annotations" / "instances_val.json"))
     results = json.loads((tmp_path / "results.json").read_text())
@@ -74,9 +73,9 @@ def test_the_results_file_has_the_file_own_ids_and_scores_as_it_says(config, toy
 @pytest.mark.parametrize(
     "model", ["gcvit_xxtiny_retinanet", pytest.param("gcvit_xxtiny_mask_rcnn", marks=pytest.mark.slow)]
 )
-def test_two_processes_train_and_evaluate_as_one(config, command, finish, metrics, tmp_path, model):
+def test_two_processes_train_and_evaluate_as_one(config, command, run_pair, metrics, tmp_path, model):
     train(config(**SIZES, model=model, tag="one", batch_size=4, **PLAIN))
-    finish(*TORCHRUN, *command(**SIZES, model=model, tag="two", batch_size=2, **PLAIN))
+    run_pair(*command(**SIZES, model=model, tag="two", batch_size=2, **PLAIN))
     one, two = (tmp_path / "runs" / tag for tag in ("one", "two"))
     losses = [[record["loss"] for record in metrics(run, "train")] for run in (one, two)]
     assert len(losses[0]) == 9

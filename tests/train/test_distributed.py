@@ -1,4 +1,4 @@
-"""Two processes under torchrun (gloo) do what one does with twice the batch."""
+"""Two processes of one group (gloo), as torchrun makes them, do what one does with twice the batch."""
 
 import json
 import logging
@@ -24,16 +24,15 @@ PLAIN = {
     "color_jitter": 0.0,
     "epochs": 7,
 }
-# torchrun's own port is free on this machine, whatever other tests do.
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+SHARDED, DETECTING = (str(Path(__file__).with_name(name)) for name in ("sharded.py", "detecting.py"))
 
 
 @pytest.mark.usefixtures("as_elsewhere")
 def test_two_processes_train_and_evaluate_as_one_which_may_go_on_for_them(
-    config, command, finish, tmp_path, metrics, caplog
+    config, command, run_pair, tmp_path, metrics, caplog
 ):
     one = train(config(tag="one", batch_size=8, **PLAIN))
-    finish(*TORCHRUN, *command(tag="two", batch_size=4, checkpoint_every=2, checkpoint_hist=99, **PLAIN))
+    run_pair(*command(tag="two", batch_size=4, checkpoint_every=2, checkpoint_hist=99, **PLAIN))
     both = one, two = one, tmp_path / "runs" / "two"
     losses = [[record["loss"] for record in metrics(folder, "train")] for folder in both]
     assert len(losses[0]) == len(losses[1]) == 21  # 27 pictures: the last incomplete step is dropped
@@ -51,8 +50,8 @@ def test_two_processes_train_and_evaluate_as_one_which_may_go_on_for_them(
 
 
 @pytest.mark.usefixtures("as_elsewhere")
-def test_batch_norms_are_the_same_on_both(command, finish, tmp_path, metrics):
-    finish(*TORCHRUN, *command(tag="norms", model="gpvit_l1", **PLAIN | {"epochs": 2}))
+def test_batch_norms_are_the_same_on_both(command, run_pair, tmp_path, metrics):
+    run_pair(*command(tag="norms", model="gpvit_l1", **PLAIN | {"epochs": 2}))
     run, output = tmp_path / "runs" / "norms", tmp_path / "validated"
     # Each process scored its share; one that scores all of it with what was saved finds the same.
     assert main(["validate", f"--checkpoint={run / 'checkpoints' / 'last'}", f"--output={output}"]) == 0
@@ -62,8 +61,8 @@ def test_batch_norms_are_the_same_on_both(command, finish, tmp_path, metrics):
     assert alone["loss"] == pytest.approx(last["loss"], abs=1e-6)
 
 
-def test_sigterm_to_one_of_two_processes_stops_both(command, start, tmp_path):
-    process = start(*TORCHRUN, *command(tag="pair", workers=1, **PLAIN | {"epochs": 500}))
+def test_sigterm_to_torchrun_stops_both_of_its_processes(command, launch, tmp_path):
+    process = launch(*command(tag="pair", workers=1, **PLAIN | {"epochs": 500}))
     folder = tmp_path / "runs" / "pair"
     end = time.monotonic() + 90
     while not (folder / "samples" / "train_batch.png").exists():
@@ -79,15 +78,16 @@ def test_sigterm_to_one_of_two_processes_stops_both(command, start, tmp_path):
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def test_a_sharded_model_trains_saves_and_goes_on_as_a_whole_one(finish):
-    finish(*TORCHRUN, str(Path(__file__).with_name("sharded.py")))
+def test_a_sharded_model_trains_saves_and_goes_on_as_a_whole_one(run_pair):
+    run_pair(SHARDED)
 
 
 @pytest.mark.slow
-def test_detectors_lose_the_same_on_two_processes(finish, tmp_path):
-    script, files = str(Path(__file__).with_name("detecting.py")), (tmp_path / "one", tmp_path / "two")
-    finish(script, str(files[0]))
-    finish(*TORCHRUN, script, str(files[1]))
+def test_detectors_lose_the_same_on_two_processes(start, run_pair, tmp_path):
+    files = tmp_path / "one", tmp_path / "two"
+    status, output = start(DETECTING, str(files[0])).finish()
+    assert status == 0, output
+    run_pair(DETECTING, str(files[1]))
     one, two = (json.loads(file.read_text()) for file in files)
     for head, steps in one.items():
         assert len(steps) == 20

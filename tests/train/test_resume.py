@@ -39,7 +39,7 @@ def wait_for(condition, process, seconds=90):
     """Wait until the condition holds; the process must not end before."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.finish()[1]
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.01)
 
@@ -60,7 +60,6 @@ def test_a_killed_run_goes_on_bit_for_bit_with_another_number_of_workers(command
     saved = random.Random().randint(1, 3)
     wait_for(lambda: steps_written(runs / "killed") >= saved, process)
     process.kill()
-    process.communicate()
     train(load_config(runs / "killed" / "config.yaml", {"resume": str(runs / "killed"), "workers": 2}))
     same(straight, runs / "killed")
 
@@ -70,8 +69,8 @@ def test_sigterm_saves_and_stops_and_the_run_goes_on(command, start, runs, rich,
     process = start(*command(tag="stopped", workers=1, **rich | {"checkpoint_every": 0}))
     wait_for(lambda: (runs / "stopped" / "samples" / "train_batch.png").exists(), process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    status, output = process.finish(timeout=60)
+    assert status == 0, output
     assert "stopped by SIGTERM at step" in output
     assert f"go on with --resume {runs / 'stopped'}" in output
     assert json.loads((runs / "stopped" / "summary.json").read_text())["finished"] is False

@@ -13,7 +13,6 @@ from globalvit.train.loop import train
 
 # Nothing that depends on the process: float32, SGD, no drop path, frozen batch norms.
 PLAIN = {"opt": "sgd", "lr": 0.02, "weight_decay": 0.0, "drop_path": 0.0, "freeze_bn": True, "epochs": 3}
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +80,9 @@ def test_options_train(config, toy, metrics, options):
 
 
 @pytest.mark.usefixtures("as_elsewhere")
-def test_two_processes_train_and_evaluate_as_one(config, command, finish, metrics, tmp_path):
+def test_two_processes_train_and_evaluate_as_one(config, command, run_pair, metrics, tmp_path):
     train(config(**SEGMENT, tag="one", batch_size=4, **PLAIN))
-    finish(*TORCHRUN, *command(**SEGMENT, tag="two", batch_size=2, **PLAIN))
+    run_pair(*command(**SEGMENT, tag="two", batch_size=2, **PLAIN))
     one, two = (tmp_path / "runs" / tag for tag in ("one", "two"))
     losses = [[record["loss"] for record in metrics(run, "train")] for run in (one, two)]
     assert len(losses[0]) == 9
