@@ -1,5 +1,6 @@
 """Fixtures of all tests, and the count of golden cases that `pytest` prints at the end."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "golden" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.golden)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what stays, modules and tests: every run of training ends with a collection."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
