@@ -5,6 +5,7 @@ The full vectors lie beside the checkout in `../shared/golden`; where they are a
 """
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ FULL = HERE.parents[2] / "shared" / "golden"
 SAMPLES = 2048
 
 
+# Of one case only, as the largest take hundreds of megabytes; tests of one file mostly ask for the same.
+@lru_cache(maxsize=1)
+def _filled(entries: tuple[tuple[str, tuple[int, ...], str], ...]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(fill.entry(name, list(shape), dtype)) for name, shape, dtype in entries}
+
+
 class Golden:
     """One case: `golden.state_dict()` is the published checkpoint, `golden.check(name, tensor)` the comparison."""
 
@@ -31,8 +38,9 @@ class Golden:
         self.entries: list[Any] = listed["state_dict"] if self.is_full else listed
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The checkpoint's entries, whole-number buffers included."""
-        return {name: torch.from_numpy(fill.entry(name, shape, dtype)) for name, shape, dtype in self.entries}
+        """The checkpoint's entries, whole-number buffers included, which the caller may change."""
+        entries = tuple((name, tuple(shape), dtype) for name, shape, dtype in self.entries)
+        return {name: value.clone() for name, value in _filled(entries).items()}
 
     def images(self) -> Tensor:
         """The input of the case."""
