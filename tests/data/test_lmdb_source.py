@@ -97,7 +97,7 @@ def test_data_check_reads_databases(folder, databases):
     assert "is half built" in problem.text
 
 
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (4, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (4, "fork"), (1, "spawn")])
 def test_loader_processes_read_what_one_process_reads(folder, databases, workers, method):
     transform = TrainTransform(image_size=16)
     source = open_split(databases, "train")
