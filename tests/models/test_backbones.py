@@ -34,6 +34,8 @@ SMALLER = {
 SIZES = [(224, 224), (256, 256), (320, 416), (64, 64), (33, 47)]
 GPVIT_SIZES = [(224, 224), (200, 336), (64, 64), (97, 131)]
 QUICK = {"gcvit_xxtiny", "gpvit_l1"}
+# Padded and oblong at once, as smaller ones are too.
+LARGE = [(320, 416), (200, 336)]
 # A key's bias adds the same to all logits of a query, which softmax does not see. The mixer's last bias adds a constant
 # to all channels of a group, which the LNs behind it take away.
 DEAD = re.compile(r"blocks\.\d+\.((gather|scatter)\.key|mix\.tokens\.fc2)\.bias")
@@ -42,7 +44,8 @@ DEAD = re.compile(r"blocks\.\d+\.((gather|scatter)\.key|mix\.tokens\.fc2)\.bias"
 def all_models_and_sizes():
     for name in list_models():
         for size in GPVIT_SIZES if name.startswith("gpvit") else SIZES:
-            yield pytest.param(name, size, marks=[] if name in QUICK else pytest.mark.slow, id=f"{name}-{size}")
+            is_slow = name not in QUICK or size in LARGE
+            yield pytest.param(name, size, marks=pytest.mark.slow if is_slow else [], id=f"{name}-{size}")
 
 
 @pytest.fixture(params=BACKBONES)

@@ -317,7 +317,9 @@ def test_overfitting_four_images_halves_the_loss(name, steps):
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_seed_repeats_the_losses(name):
-    assert train(name, 2) == train(name, 2) != train(name, 2, seed=4)
+    first = train(name, 2)
+    assert train(name, 2) == first
+    assert train(name, 1, seed=4) != first[:1]
 
 
 def test_bf16_losses_stay_near_float32(model):
