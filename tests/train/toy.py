@@ -22,7 +22,7 @@ def narrow():
     return [
         (detect, "FPN", partial(FPN, out_channels=16)),
         (segment, "SegFormerHead", partial(segment.SegFormerHead, width=32)),
-        (roi, "FC_WIDTH", 32),
+        (roi, "FC_WIDTH", 16),
         *((module, "WIDTH", 16) for module in (rpn, roi, retinanet)),
     ]
 
