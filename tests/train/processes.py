@@ -60,6 +60,8 @@ def _run(words: tuple[str, ...], log: str, environment: dict[str, str]) -> None:
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     os.environ.update(environment)
+    # Loaders start their processes as they do in a command, not as this one was started.
+    multiprocessing.set_start_method(None, force=True)
     torch.set_num_threads(1)
     sys.argv = list(words)
     runpy.run_path(words[0], run_name="__main__")
