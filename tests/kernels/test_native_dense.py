@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from globalvit import create_model
-from globalvit.kernels.native import dense, depthwise, library, operators, training
+from globalvit.kernels.native import dense, depthwise, library, operators, sequences, training
 from globalvit.models import layers
-from globalvit.models.attention import IMPLEMENTATIONS
+from globalvit.models.attention import IMPLEMENTATIONS, attention
 
 FORWARD = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
 # T tokens, C channels, H hidden: whole vectors and remainders, odd depths, blocks and panels of every width.
@@ -88,6 +88,14 @@ def test_an_answer_may_take_the_residuals_place(dtype):
         in_place = dense.linears(x, first, second, norm=norm, residual=x, may_overwrite=True)
     assert in_place is x
     assert torch.equal(in_place, apart)
+
+
+@pytest.mark.parametrize(("queries", "keys", "heads", "dim"), [(5, 130, 2, 18), (100, 7, 3, 5), (1, 1, 1, 8)])
+def test_sequences_equal_the_formula(queries, keys, heads, dim, dtype):
+    q, k, v = (torch.randn(2, length, heads * dim).to(dtype) for length in (queries, keys, keys))
+    with torch.inference_mode():
+        ours = sequences.attention(q, k, v, heads)
+    assert error(ours, attention(q.double(), k.double(), v.double(), heads)) < FORWARD[dtype]
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "relu"])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import globalvit as gv
 from globalvit.kernels.native import library
@@ -42,6 +43,16 @@ def test_without_onednn_or_a_compiler_what_can_be_folded_is(monkeypatch):
     with torch.inference_mode():
         torch.testing.assert_close(deployed(images), model(images), rtol=1e-4, atol=1e-5)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in deployed.modules())
+
+
+def test_operations_of_a_deployed_copy_are_counted():
+    model = gv.create_model("gcvit_xxtiny", num_classes=3, image_size=64).eval()
+    counts = []
+    for one in (model, model.deploy()):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            one(torch.zeros(1, 3, 64, 64))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
 
 
 def flat(maps):

@@ -16,12 +16,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from globalvit.kernels.native import dense, library
 from globalvit.models.gcvit import Block, FusedMBConv
-from globalvit.models.gpvit import LocalBlock, Scatter
+from globalvit.models.gpvit import Gather, LocalBlock, Scatter
 from globalvit.models.layers import ConvNormReLU, Mlp
 from globalvit.models.native_blocks import (
     NativeBlock,
     NativeConvBranch,
     NativeDepthwise,
+    NativeGather,
     NativeLinear,
     NativeNorm,
     NativeScatter,
@@ -92,6 +93,7 @@ def _pack(model: nn.Module, dtype: torch.dtype) -> None:
     is_native = dense.computes(dtype)
     if is_native:
         _replace(model, is_known, NativeBlock)
+        _replace(model, lambda module: isinstance(module, Gather), NativeGather)
         _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
         _replace(model, lambda module: isinstance(module, FusedMBConv), NativeConvBranch)
         _replace(model, _is_depthwise, lambda module: NativeDepthwise(module.conv, "relu"))

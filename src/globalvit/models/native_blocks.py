@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from globalvit.kernels.native import dense, depthwise, operators
-from globalvit.models.attention import attention
+from globalvit.kernels.native import dense, depthwise, operators, sequences
 from globalvit.models.gcvit import Block, FusedMBConv, SqueezeExcite, WindowAttention
-from globalvit.models.gpvit import LocalBlock, Scatter, StripeAttention
+from globalvit.models.gpvit import Gather, LocalBlock, Scatter, StripeAttention
 from globalvit.models.layers import Mlp, to_nchw, to_nhwc
 
 
@@ -153,6 +152,20 @@ class NativeBlock(nn.Module):
         return x if self.depthwise is None else to_nhwc(self.depthwise(to_nchw(x)))
 
 
+class NativeGather(nn.Module):
+    """What GPViT's groups collect from all tokens of an image."""
+
+    def __init__(self, gather: Gather) -> None:
+        super().__init__()
+        self.num_heads, self.key = gather.num_heads, NativeLinear(gather.key)
+        self.norm_query, self.norm_key = NativeNorm(gather.norm_query), NativeNorm(gather.norm_key)
+
+    def forward(self, groups_GC: Tensor, x_BNC: Tensor) -> Tensor:
+        """(G, C) and (B, N, C) → (B, G, C)."""
+        q_BGC, values_BNC = self.norm_query(groups_GC).expand(x_BNC.shape[0], -1, -1), self.norm_key(x_BNC)
+        return sequences.attention(q_BGC, self.key(values_BNC), values_BNC, self.num_heads)
+
+
 class NativeScatter(nn.Module):
     """What GPViT's tokens take from the groups. The Linear after attention is part of the one that merges by now."""
 
@@ -167,7 +180,7 @@ class NativeScatter(nn.Module):
     def forward(self, x_BNC: Tensor, groups_BGC: Tensor) -> Tensor:
         """(B, N, C) and (B, G, C) → (B, N, C)."""
         groups = self.norm_key(groups_BGC)
-        answers_BNC = attention(self.query(x_BNC), self.key(groups), self.value(groups), self.num_heads)
+        answers_BNC = sequences.attention(self.query(x_BNC), self.key(groups), self.value(groups), self.num_heads)
         return self.mlp(self.merge_tokens(x_BNC, self.merge_answers(answers_BNC)))
 
 

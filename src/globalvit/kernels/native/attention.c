@@ -17,13 +17,10 @@ typedef struct {
     float *bias;    /* (N, padded N), of `head` */
     int64_t head;
     float *query;   /* left factor */
-    float *keys;    /* turned */
-    float *values;  /* right factor */
     float *framed;  /* values that are convolved, in a frame of zeros: (rows + 2, columns + 2, padded d) */
     float *taps;    /* (9, padded d), and offsets */
-    float *logits;  /* (ROWS, padded N) */
-    float *weights; /* the same as pairs */
-    float *out;     /* (ROWS, padded d) */
+    float *keys, *values;
+    Answers answers;
 } Work;
 
 static void *prepare(Work *work, const Task *task) {
@@ -44,9 +41,10 @@ static void *prepare(Work *work, const Task *task) {
     work->framed = take(&rest, framed);
     memset(work->framed, 0, framed * sizeof(float));
     work->taps = take(&rest, 10 * s.deep);
-    work->logits = take(&rest, ROWS * s.wide);
-    work->weights = take(&rest, ROWS * s.wide);
-    work->out = take(&rest, ROWS * s.deep);
+    work->answers = (Answers){.keys = work->keys, .values = work->values};
+    work->answers.logits = take(&rest, ROWS * s.wide);
+    work->answers.weights = take(&rest, ROWS * s.wide);
+    work->answers.out = take(&rest, ROWS * s.deep);
     return space;
 }
 
@@ -79,7 +77,7 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
         for (int64_t t = 0; t < sizes->tokens; t++)
             rows[t] = (const char *)task->query + (first + t) * task->dim * bytes_of(task->type);
     } else find_rows(rows, task, task->query, task->no_query, task->stride, work->places, head);
-    fill_left(work->query, rows, sizes, task->type);
+    fill_left(work->query, rows, sizes->tokens, sizes, task->type);
     find_rows(rows, task, task->key, task->no_key, task->stride, work->places, head);
     fill_turned(work->keys, rows, sizes, task->type);
     find_rows(rows, task, task->value, task->no_value, task->stride, work->places, head);
@@ -99,14 +97,14 @@ INLINE vec convolve(const Work *work, const Task *task, int64_t token, int64_t c
 }
 
 /* Answers of some queries, to where their tokens lie. */
-static void write_answers(const Work *work, const Task *task, int64_t first, int64_t count, const float *totals,
-                          void *out, int64_t out_stride, int64_t head) {
+static void write_answers(const Work *work, const Task *task, int64_t first, int64_t count, void *out,
+                          int64_t out_stride, int64_t head) {
     int64_t d = task->dim, deep = work->sizes.deep;
     for (int64_t r = 0; r < count; r++) {
         int64_t place = work->places[first + r];
-        float factor = 1.0f / totals[r];
+        float factor = 1.0f / work->answers.totals[r];
         for (int64_t c = 0; place >= 0 && c < d; c += LANES) {
-            vec x = *(vec *)(work->out + r * deep + c) * factor;
+            vec x = *(vec *)(work->answers.out + r * deep + c) * factor;
             if (task->taps) x += convolve(work, task, first + r, c);
             write(out, place * out_stride + head * d + c, x, d - c, task->type);
         }
@@ -122,22 +120,13 @@ static int is_outside(const int64_t *places, int64_t count) {
 
 static void attend(Work *work, const Task *task, void *out, int64_t out_stride) {
     const Sizes *s = &work->sizes;
-    int is_paired = numbers_a_step(task->type) == 2;
-    int64_t N = s->tokens, tiles = (N + ROWS - 1) / ROWS;
-    Product p = {.depth = s->token_steps, .a = is_paired ? work->weights : work->logits,
-                 .a_row = is_paired ? s->wide / 2 : s->wide, .a_step = 1, .b = work->values, .b_step = s->deep,
-                 .begin = zeros, .c = work->out, .c_row = s->deep};
+    int64_t N = s->tokens, tiles = (N + ROWS - 1) / ROWS, bias_row = task->table ? s->wide : 0;
     for (int64_t tile = 0; tile < tiles; tile++) {
         int64_t first = part_begin(tile, tiles, N), count = part_begin(tile + 1, tiles, N) - first;
-        float totals[ROWS];
         if (is_outside(work->places + first, count)) continue;
-        multiply_logits(work->logits, work->query + first * s->channel_steps, work->keys,
-                        work->bias + (task->table ? first * s->wide : 0), count, task, s);
-        for (int64_t r = 0; r < count; r++) totals[r] = exponentials(work->logits + r * s->wide, s->wide, task->scale);
-        for (int64_t r = 0; is_paired && r < count; r++)
-            round_row(work->weights + r * s->wide / 2, work->logits + r * s->wide, s->wide);
-        multiply(count, s->deep / LANES, &p, task->type);
-        write_answers(work, task, first, count, totals, out, out_stride, work->head);
+        answer(&work->answers, work->query + first * s->channel_steps, work->bias + first * bias_row, bias_row, count,
+               task->scale, s, task->type);
+        write_answers(work, task, first, count, out, out_stride, work->head);
     }
 }
 

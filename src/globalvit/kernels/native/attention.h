@@ -74,7 +74,7 @@ INLINE void find_rows(const void **rows, const Task *task, const void *grid, con
 
 /* Ask for the rows of a window that is worked on next: they lie far apart, and waiting for them one by one took longer
  * than all sums. */
-static void foresee(const Task *task, const void *grid, int64_t stride, int64_t image, int64_t window, int64_t head) {
+static inline void foresee(const Task *task, const void *grid, int64_t stride, int64_t image, int64_t window, int64_t head) {
     int64_t size = bytes_of(task->type), at = head * task->dim * size, across = windows_across(task);
     int64_t top = window / across * task->rows, left = window % across * task->columns;
     int64_t rows = least(task->rows, task->height - top), columns = least(task->columns, task->width - left);
@@ -85,16 +85,16 @@ static void foresee(const Task *task, const void *grid, int64_t stride, int64_t 
                 __builtin_prefetch((const char *)grid + byte);
         }
 }
-static void foresee_window(const Task *task, int64_t image, int64_t window, int64_t head) {
+static inline void foresee_window(const Task *task, int64_t image, int64_t window, int64_t head) {
     if (!task->is_global) foresee(task, task->query, task->stride, image, window, head);
     foresee(task, task->key, task->stride, image, window, head);
     foresee(task, task->value, task->stride, image, window, head);
 }
 
-/* Rows as the left factor of a product: (N, steps of the channels). */
-INLINE void fill_left(float *to, const void **rows, const Sizes *sizes, int64_t type) {
+/* Rows as the left factor of a product: (count, steps of the channels). */
+INLINE void fill_left(float *to, const void **rows, int64_t count, const Sizes *sizes, int64_t type) {
     int64_t pair = numbers_a_step(type);
-    for (int64_t t = 0; t < sizes->tokens; t++)
+    for (int64_t t = 0; t < count; t++)
         for (int64_t s = 0; s < sizes->channel_steps; s += LANES)
             write(to + t * sizes->channel_steps, s, read_steps(rows[t], s, sizes->dim - s * pair, type, type),
                   sizes->channel_steps - s, 0);
@@ -177,13 +177,34 @@ INLINE void round_row(float *to, const float *from, int64_t count) {
     for (int64_t t = 0; t < count; t += LANES) write(to, t, *(const vec *)(from + t), LANES, 1);
 }
 
-/* Logits of up to ROWS or of all queries: `left` (queries, steps) times turned keys on top of the biases. */
-INLINE void multiply_logits(float *logits, const float *left, const float *keys, const float *bias, int64_t queries,
-                            const Task *task, const Sizes *sizes) {
+/* Logits of up to ROWS or of all queries: `left` (queries, steps) times turned keys on top of the biases, in rows
+ * `bias_row` apart. */
+INLINE void multiply_logits(float *logits, const float *left, const float *keys, const float *bias, int64_t bias_row,
+                            int64_t queries, const Sizes *sizes, int64_t type) {
     Product p = {.depth = sizes->channel_steps, .a = left, .a_row = sizes->channel_steps, .a_step = 1, .b = keys,
-                 .b_step = sizes->wide, .begin = bias, .begin_row = task->table ? sizes->wide : 0, .c = logits,
-                 .c_row = sizes->wide};
-    multiply(queries, sizes->wide / LANES, &p, task->type);
+                 .b_step = sizes->wide, .begin = bias, .begin_row = bias_row, .c = logits, .c_row = sizes->wide};
+    multiply(queries, sizes->wide / LANES, &p, type);
+}
+
+/* What up to ROWS queries are answered from, and where. */
+typedef struct {
+    const float *keys, *values; /* turned; right factor */
+    float *logits, *weights;    /* (ROWS, padded N); the same as pairs */
+    float *out;                 /* (ROWS, padded d), not yet divided by `totals` */
+    float totals[ROWS];
+} Answers;
+
+INLINE void answer(Answers *answers, const float *left, const float *bias, int64_t bias_row, int64_t count, float scale,
+                   const Sizes *s, int64_t type) {
+    int is_paired = numbers_a_step(type) == 2;
+    Product p = {.depth = s->token_steps, .a = is_paired ? answers->weights : answers->logits,
+                 .a_row = is_paired ? s->wide / 2 : s->wide, .a_step = 1, .b = answers->values, .b_step = s->deep,
+                 .begin = zeros, .c = answers->out, .c_row = s->deep};
+    multiply_logits(answers->logits, left, answers->keys, bias, bias_row, count, s, type);
+    for (int64_t r = 0; r < count; r++) answers->totals[r] = exponentials(answers->logits + r * s->wide, s->wide, scale);
+    for (int64_t r = 0; is_paired && r < count; r++)
+        round_row(answers->weights + r * s->wide / 2, answers->logits + r * s->wide, s->wide);
+    multiply(count, s->deep / LANES, &p, type);
 }
 
 #endif

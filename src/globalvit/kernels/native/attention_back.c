@@ -86,12 +86,12 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
     find_rows(work->key.rows, task, task->key, NULL, task->stride, work->places, head);
     find_rows(work->value.rows, task, task->value, NULL, task->stride, work->places, head);
     find_rows(work->d_out.rows, task, d_out, NULL, d_out_stride, work->places, head);
-    fill_left(work->query.left, work->query.rows, s, task->type);
+    fill_left(work->query.left, work->query.rows, s->tokens, s, task->type);
     fill_right(work->query.right, work->query.rows, s, task->type);
     fill_turned(work->key.turned, work->key.rows, s, task->type);
     fill_right(work->key.right, work->key.rows, s, task->type);
     fill_turned(work->value.turned, work->value.rows, s, task->type);
-    fill_left(work->d_out.left, work->d_out.rows, s, task->type);
+    fill_left(work->d_out.left, work->d_out.rows, s->tokens, s, task->type);
     fill_right(work->d_out.right, work->d_out.rows, s, task->type);
     if (!task->taps) return;
     fill_floats(work->values, work->value.rows, s->tokens, s, task->type);
@@ -101,7 +101,8 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
 /* The weights of all queries, divided by their sums. */
 static void weigh(Work *work, const Task *task) {
     const Sizes *s = &work->sizes;
-    multiply_logits(work->weights, work->query.left, work->key.turned, work->bias, s->tokens, task, s);
+    multiply_logits(work->weights, work->query.left, work->key.turned, work->bias, task->table ? s->wide : 0, s->tokens, s,
+                    task->type);
     for (int64_t q = 0; q < s->tokens; q++) {
         float *row = work->weights + q * s->wide, factor = 1.0f / exponentials(row, s->wide, task->scale);
         for (int64_t t = 0; t < s->wide; t += LANES) *(vec *)(row + t) *= factor;

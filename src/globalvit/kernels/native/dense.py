@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.library import custom_op
+from torch.utils.flop_counter import register_flop_formula
 
 from globalvit.kernels.native import library
 from globalvit.kernels.native.call import DTYPES, check_memory
@@ -255,6 +256,12 @@ def _(
     last_outputs: int,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], last_outputs or outputs))
+
+
+@register_flop_formula(torch.ops.globalvit.native_linears)
+def _(x: torch.Size, *others: Any, **_: Any) -> int:
+    outputs, last_outputs = others[7], others[11]
+    return 2 * x.numel() * outputs + 2 * x.numel() // x[-1] * outputs * last_outputs
 
 
 @native_layer_norm.register_fake

@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor, nn
 from torch.library import custom_op
+from torch.utils.flop_counter import register_flop_formula
 
 from globalvit.kernels.native import library
 from globalvit.kernels.native.call import DTYPES
@@ -63,3 +64,8 @@ native_depthwise = custom_op("globalvit::native_depthwise", _depthwise, mutates_
 @native_depthwise.register_fake
 def _(x: Tensor, taps: Tensor, offsets: Tensor | None, activation: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     return x.new_empty(x.shape), taps.new_empty((x.shape[0], x.shape[3]))
+
+
+@register_flop_formula(torch.ops.globalvit.native_depthwise)
+def _(x: torch.Size, *_: object, **__: object) -> int:
+    return 2 * 9 * x.numel()
