@@ -101,7 +101,7 @@ def test_complexity_is_shown_drawn_and_written_beside_what_is_counted(tmp_path, 
     assert main(["models", "--complexity", "gcvit_xxtiny", "--image-size", "224,256", "--measure", *words]) == 0
     own, padded, *others = [line.split() for line in capsys.readouterr().out.splitlines() if "gcvit" in line]
     assert [own[-7], own[-5], *own[-2:]] == ["2.12", "0.0", "2.12", "0.000"]
-    assert float(padded[-5]) > 20
+    assert float(padded[-5]) > 10
     assert padded[-1] == "0.000"
     assert all(row[-2:] == ["–", "–"] for row in others)
     rows = json.loads(files["json"].read_text())

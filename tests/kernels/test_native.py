@@ -162,6 +162,8 @@ def test_without_a_compiler_models_run_on_pytorchs_operators(compiler, words, tm
 def test_a_compiler_may_have_words_before_it(tmp_path, monkeypatch, forget_library):
     monkeypatch.setenv("CC", "env cc")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "SOURCES", (tmp_path / "one.c",))
+    library.SOURCES[0].write_text("int one(void) { return 1; }")
     assert library.unavailable() is None
 
 
