@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from globalvit import create_model
-from globalvit.kernels.native import dense, depthwise, library, operators, sequences, training
+from globalvit.kernels.native import convolution, dense, depthwise, library, operators, sequences, training
 from globalvit.models import layers
 from globalvit.models.attention import IMPLEMENTATIONS, attention
 
@@ -96,6 +96,23 @@ def test_sequences_equal_the_formula(queries, keys, heads, dim, dtype):
     with torch.inference_mode():
         ours = sequences.attention(q, k, v, heads)
     assert error(ours, attention(q.double(), k.double(), v.double(), heads)) < FORWARD[dtype]
+
+
+@pytest.mark.parametrize(
+    ("C", "K", "kernel", "stride", "padding", "bias"), [(64, 128, 3, 2, 1, False), (10, 37, 4, 4, 0, True)]
+)
+@pytest.mark.parametrize(("height", "width"), [(9, 15), (8, 8)])
+def test_convolutions_equal_pytorchs(C, K, kernel, stride, padding, bias, height, width, dtype):
+    conv, norm = nn.Conv2d(C, K, kernel, stride, padding, bias=bias).to(dtype), nn.LayerNorm(K)
+    x = torch.randn(2, height, width, C).to(dtype)
+    held = dense.Norm(factors=norm.weight.detach() * 2, offsets=norm.bias.detach() + 1, eps=norm.eps)
+    assert convolution.takes(conv)
+    with torch.inference_mode():
+        out, normed = (convolution.convolve(x, convolution.pack(conv), after) for after in (None, held))
+        exact = conv.double()(x.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        exact_normed = norm.double()(exact) * 2 + 1
+    assert error(out, exact) < FORWARD[dtype]
+    assert error(normed, exact_normed) < FORWARD[dtype]
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu", "relu"])

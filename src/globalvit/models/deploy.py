@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from globalvit.kernels.native import dense, library
-from globalvit.models.gcvit import Block, FusedMBConv
-from globalvit.models.gpvit import Gather, LocalBlock, Scatter
+from globalvit.kernels.native import convolution, dense, library
+from globalvit.models.gcvit import Block, Downsample, FusedMBConv
+from globalvit.models.gpvit import Gather, LocalBlock, Scatter, Stem
 from globalvit.models.layers import ConvNormReLU, Mlp
 from globalvit.models.native_blocks import (
     NativeBlock,
     NativeConvBranch,
+    NativeConvolution,
     NativeDepthwise,
+    NativeDownsample,
     NativeGather,
     NativeLinear,
     NativeNorm,
@@ -95,7 +97,10 @@ def _pack(model: nn.Module, dtype: torch.dtype) -> None:
         _replace(model, is_known, NativeBlock)
         _replace(model, lambda module: isinstance(module, Gather), NativeGather)
         _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
+        _replace(model, _is_downsample, NativeDownsample)
         _replace(model, lambda module: isinstance(module, FusedMBConv), NativeConvBranch)
+        for stem in (module for module in model.modules() if isinstance(module, Stem)):
+            _put(stem, projection=NativeConvolution(stem.projection))
         _replace(model, _is_depthwise, lambda module: NativeDepthwise(module.conv, "relu"))
     for module in list(model.modules()):
         if isinstance(module, Mlp):
@@ -106,6 +111,10 @@ def _pack(model: nn.Module, dtype: torch.dtype) -> None:
     _replace(model, lambda module: isinstance(module, nn.Linear), NativeLinear if is_native else PackedLinear)
     if library.unavailable() is None:
         _replace(model, lambda module: isinstance(module, nn.LayerNorm), NativeNorm)
+
+
+def _is_downsample(module: nn.Module) -> bool:
+    return type(module) is Downsample and convolution.takes(module.reduction)
 
 
 def _is_depthwise(module: nn.Module) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from globalvit.kernels.native import dense, depthwise, operators, sequences
-from globalvit.models.gcvit import Block, FusedMBConv, SqueezeExcite, WindowAttention
+from globalvit.kernels.native import convolution, dense, depthwise, operators, sequences
+from globalvit.models.gcvit import Block, Downsample, FusedMBConv, SqueezeExcite, WindowAttention
 from globalvit.models.gpvit import Gather, LocalBlock, Scatter, StripeAttention
 from globalvit.models.layers import Mlp, to_nchw, to_nhwc
 
@@ -95,8 +95,9 @@ class NativeStripeAttention(nn.Module):
 class NativeConvBranch(nn.Module):
     """x plus GC ViT's convolutional branch of it, in two passes: what squeeze-excite makes are gates of the second."""
 
-    def __init__(self, branch: FusedMBConv) -> None:
+    def __init__(self, branch: FusedMBConv, *, may_overwrite: bool = False) -> None:
         super().__init__()
+        self.may_overwrite = may_overwrite
         self.taps, self.pointwise = depthwise.taps_of(branch.depthwise), NativeLinear(as_linear(branch.pointwise))
         self.squeeze_excite = branch.squeeze_excite if isinstance(branch.squeeze_excite, SqueezeExcite) else None
 
@@ -105,7 +106,10 @@ class NativeConvBranch(nn.Module):
         x_BHWC = to_nhwc(x_BCHW)
         activated_BHWC, means_BC = depthwise.depthwise(x_BHWC, self.taps, "gelu")
         gates_BC = None if self.squeeze_excite is None else self.squeeze_excite.gates(means_BC.to(x_BHWC.dtype)).float()
-        return to_nchw(dense.linears(activated_BHWC, self.pointwise.packed, gates=gates_BC, residual=x_BHWC))
+        packed, may_overwrite = self.pointwise.packed, self.may_overwrite
+        return to_nchw(
+            dense.linears(activated_BHWC, packed, gates=gates_BC, residual=x_BHWC, may_overwrite=may_overwrite)
+        )
 
 
 def as_linear(pointwise: nn.Conv2d) -> nn.Linear:
@@ -114,6 +118,33 @@ def as_linear(pointwise: nn.Conv2d) -> nn.Linear:
     linear = nn.Linear(inputs, outputs, bias=False, dtype=pointwise.weight.dtype)
     linear.weight.copy_(pointwise.weight[:, :, 0, 0])
     return linear
+
+
+class NativeDownsample(nn.Module):
+    """GC ViT's downsampling: norm, branch, and the strided convolution with its norm in one pass."""
+
+    def __init__(self, downsample: Downsample) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = NativeNorm(downsample.norm1), norm_of(downsample.norm2)
+        self.branch = NativeConvBranch(downsample.branch, may_overwrite=True)
+        self.reduction = convolution.pack(downsample.reduction)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, C')."""
+        x_BHWC = to_nhwc(self.branch(to_nchw(self.norm1(x_BHWC))))
+        return convolution.convolve(x_BHWC, self.reduction, self.norm2)
+
+
+class NativeConvolution(nn.Module):
+    """A convolution of all channels, such as that of GPViT's patches."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.packed = convolution.pack(conv)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C', H', W'), both channels-last in memory."""
+        return to_nchw(convolution.convolve(to_nhwc(x_BCHW), self.packed))
 
 
 class NativeDepthwise(nn.Module):
