@@ -1,4 +1,4 @@
-"""Convolution out of the compiled library, with a layer norm after it: `globalvit::native_convolution`, for inference."""
+"""Convolution out of the compiled library, with a layer norm after it: `globalvit::native_convolution`; forward."""
 
 import ctypes
 from dataclasses import dataclass
