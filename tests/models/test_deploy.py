@@ -45,6 +45,21 @@ def test_without_onednn_or_a_compiler_what_can_be_folded_is(monkeypatch):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in deployed.modules())
 
 
+def test_another_dtype_is_refused():
+    deployed = gv.create_model("gcvit_xxtiny", num_classes=3, image_size=64).deploy()
+    words = "bfloat16 came to a model that was deployed for float32; give it float32 images outside autocast, or deploy"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=words):
+        deployed(torch.zeros(1, 3, 64, 64))
+
+
+def test_gradients_need_not_be_switched_off():
+    deployed, images = gv.create_model("gcvit_xxtiny", num_classes=3, image_size=64).deploy(), torch.randn(2, 3, 70, 64)
+    logits = deployed(images)
+    assert not logits.requires_grad
+    with torch.inference_mode():
+        assert torch.equal(deployed(images), logits)
+
+
 def test_operations_of_a_deployed_copy_are_counted():
     model = gv.create_model("gcvit_xxtiny", num_classes=3, image_size=64).eval()
     counts = []

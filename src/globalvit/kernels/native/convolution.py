@@ -11,7 +11,15 @@ from torch.utils.flop_counter import register_flop_formula
 
 from globalvit.kernels.native import library
 from globalvit.kernels.native.call import DTYPES, check_memory
-from globalvit.kernels.native.dense import WIDEST_VECTOR, Norm, NormStruct, norm_struct, pack_weight, pointer
+from globalvit.kernels.native.dense import (
+    WIDEST_VECTOR,
+    Norm,
+    NormStruct,
+    check_dtype,
+    norm_struct,
+    pack_weight,
+    pointer,
+)
 from globalvit.kernels.native.direct import is_direct
 
 
@@ -38,11 +46,15 @@ class PackedConv:
         weight: (rows of the kernel, packed numbers) float32, whatever it holds.
         bias: (outputs,) float32 and zeros behind it, or None.
         geometry: kernel, stride, padding, outputs.
+        inputs: channels that come in.
+        dtype: of the maps it takes.
     """
 
     weight: Tensor
     bias: Tensor | None
     geometry: tuple[int, int, int, int]
+    inputs: int
+    dtype: torch.dtype
 
 
 def takes(conv: nn.Conv2d) -> bool:
@@ -60,11 +72,18 @@ def pack(conv: nn.Conv2d) -> PackedConv:
     bias = None if conv.bias is None else torch.zeros(outputs + WIDEST_VECTOR)
     if bias is not None:
         bias[:outputs] = conv.bias.detach()
-    return PackedConv(weight=weight, bias=bias, geometry=(kernel, conv.stride[0], int(conv.padding[0]), outputs))
+    geometry = (kernel, conv.stride[0], int(conv.padding[0]), outputs)
+    return PackedConv(weight=weight, bias=bias, geometry=geometry, inputs=inputs, dtype=conv.weight.dtype)
 
 
 def convolve(x_BHWC: Tensor, conv: PackedConv, norm: Norm | None = None) -> Tensor:
-    """Convolve and norm: (B, H, W, C) → (B, H', W', C') in x's dtype, float32 or bfloat16."""
+    """Convolve and norm: (B, H, W, C) → (B, H', W', C') in x's dtype, float32 or bfloat16.
+
+    Raises:
+        ValueError: x is not of the dtype that the weights were packed for.
+    """
+    check_dtype(x_BHWC, conv.dtype)
+    assert x_BHWC.shape[-1] == conv.inputs, (x_BHWC.shape, conv.inputs)
     run = _convolve if is_direct(x_BHWC) else native_convolution
     norms = (None, None, -1.0) if norm is None else (norm.factors, norm.offsets, norm.eps)
     return run(x_BHWC, conv.weight, conv.bias, *conv.geometry, *norms)

@@ -66,6 +66,7 @@ class Packed:
         bias: (K,) float32 and zeros behind it, or None.
         inputs: C.
         outputs: K.
+        dtype: of the tokens it takes.
         has_gelu: whether the exact GELU follows.
     """
 
@@ -73,6 +74,7 @@ class Packed:
     bias: Tensor | None
     inputs: int
     outputs: int
+    dtype: torch.dtype
     has_gelu: bool = False
 
 
@@ -108,14 +110,14 @@ def pack_weight(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, has_
     padded = torch.zeros(outputs + WIDEST_VECTOR)
     if bias is not None:
         padded[:outputs] = bias.detach()
-    return Packed(weight=packed, bias=padded, inputs=inputs, outputs=outputs, has_gelu=has_gelu)
+    return Packed(weight=packed, bias=padded, inputs=inputs, outputs=outputs, dtype=dtype, has_gelu=has_gelu)
 
 
 def pack_turned(weight: Tensor, dtype: torch.dtype) -> Packed:
     """Lay weights (C, K) out as those of the Linear from C to K that the backward pass is made of."""
     weight, (inputs, outputs) = weight.detach().contiguous(), weight.shape
     packed = _packed(library.load().dense_pack_turned, weight, inputs, outputs, dtype)
-    return Packed(weight=packed, bias=None, inputs=inputs, outputs=outputs)
+    return Packed(weight=packed, bias=None, inputs=inputs, outputs=outputs, dtype=dtype)
 
 
 def _packed(run: Any, weight: Tensor, inputs: int, outputs: int, dtype: torch.dtype) -> Tensor:
@@ -146,13 +148,33 @@ def linears(
         gates: (B, C) float32, by which the channels of each of x's B images are multiplied before the first.
         residual: (…, K) in x's dtype, added at the end.
         may_overwrite: whether the answer may be written over the residual, which saves the system from finding memory.
+
+    Raises:
+        ValueError: the tokens are not of the dtype that the weights were packed for.
     """
+    check_dtype(x, first.dtype)
+    assert x.shape[-1] == first.inputs, (x.shape, first.inputs)
+    assert residual is None or residual.dtype == x.dtype, (residual.dtype, x.dtype)
     norms = (None, None, -1.0) if norm is None else (norm.factors, norm.offsets, norm.eps)
     last = (None, None, 0) if second is None else (second.weight, second.bias, second.outputs)
     arguments = (*norms, first.weight, first.bias, first.outputs, first.has_gelu, *last)
-    if is_direct(x):
+    if is_direct(x, residual):
         return _linears(x, residual, gates, *arguments, out=residual if may_overwrite else None)
     return native_linears(x, residual, gates, *arguments)
+
+
+def check_dtype(x: Tensor, dtype: torch.dtype) -> None:
+    """Refuse what the weights were not packed for.
+
+    Raises:
+        ValueError: the tokens are of another dtype.
+    """
+    if x.dtype != dtype:
+        came, wanted = (str(one).removeprefix("torch.") for one in (x.dtype, dtype))
+        raise ValueError(
+            f"{came} came to a model that was deployed for {wanted}; give it {wanted} images outside autocast, "
+            f"or deploy the model in {came}"
+        )
 
 
 def layer_norm(x: Tensor, norm: Norm) -> Tensor:

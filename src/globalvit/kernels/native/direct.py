@@ -4,13 +4,23 @@ import torch
 from torch import Tensor
 
 
-def is_direct(x: Tensor) -> bool:
-    """Whether nobody watches: no compiler, gradient or profiler, no mode or transform that wants to see operators."""
+def is_direct(*tensors: Tensor | None) -> bool:
+    """Whether nobody watches: no compiler or profiler, no mode or transform that wants to see operators, no gradient."""
+    return is_plain(*tensors) and not (
+        torch.autograd._profiler_enabled() or (torch.is_grad_enabled() and any(map(_requires_grad, tensors)))
+    )
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether tensors are what they seem to be, outside compilers, modes and transforms of functions."""
     return not (
         torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or type(x) is not Tensor
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd._profiler_enabled()
+        or torch.jit.is_tracing()
+        or any(tensor is not None and type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
     )
+
+
+def _requires_grad(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad

@@ -43,7 +43,7 @@ def windows(
 ) -> Tensor:
     """See `globalvit.models.attention.window_attention`."""
     projected, query = projected_BHWC, None if query_BhNd is None else query_BhNd.to(projected_BHWC.dtype)
-    run = _windows if is_direct(projected) else native_windows
+    run = _windows if is_direct(projected, table_Lh, query, outside_C) else native_windows
     return run(projected, table_Lh, window, query, outside_C)
 
 
@@ -59,7 +59,7 @@ def stripes(
     assert vertical.bias is not None
     assert horizontal.bias is not None
     convs = (vertical.weight, vertical.bias, horizontal.weight, horizontal.bias)
-    run = _stripes if is_direct(qkv_BHWC) else native_stripes
+    run = _stripes if is_direct(qkv_BHWC, *convs, outside_C) else native_stripes
     return run(qkv_BHWC, *convs, stripe, heads, outside_C)
 
 

@@ -24,7 +24,7 @@ class _Sequences(ctypes.Structure):
 
 def attention(q_BNC: Tensor, k_BSC: Tensor, v_BSC: Tensor, heads: int) -> Tensor:
     """softmax(q kᵀ/√d)·v: (B, N, C) and twice (B, S, C), float32 or bfloat16 → (B, N, C)."""
-    run = _attention if is_direct(q_BNC) else native_sequences
+    run = _attention if is_direct(q_BNC, k_BSC, v_BSC) else native_sequences
     return run(q_BNC, k_BSC, v_BSC, heads)
 
 

@@ -7,6 +7,7 @@ Legend: `C` channels that come in · `K` that go out · `T` tokens.
 """
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from globalvit.kernels.native.dense import (
     pack_weight,
     pointer,
 )
+from globalvit.kernels.native.direct import is_plain
 
 # The kind of operation that a profile shows.
 SEEN_AS = "globalvit::native_linears"
@@ -69,18 +71,29 @@ def trains(x: Tensor, *modules: nn.Module) -> bool:
 
     Nobody may watch: no compiler, no mode, transform or hook that wants to see PyTorch's operators or modules.
     """
-    is_wanted = torch.is_grad_enabled() and type(x) is Tensor and x.device.type == "cpu" and x.numel() > 0
-    if not is_wanted or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+    is_wanted = torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0
+    if not is_wanted or not is_plain(x) or not all(map(_is_bare, modules)):
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch.jit.is_tracing():
-        return False
-    dtype = product_dtype(x)
-    return dtype in DTYPES and x.dtype in DTYPES and all(map(_is_bare, modules)) and computes(dtype)
+    dtype, is_autocast = product_dtype(x), torch.is_autocast_enabled("cpu")
+    # What does not fit is PyTorch's to refuse.
+    is_fitting = is_autocast or all(module.weight.dtype == x.dtype for module in modules)
+    return is_fitting and _dims_fit(x, modules) and dtype in DTYPES and computes(dtype)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype that products with `x` have: autocast's where it is on."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _dims_fit(x: Tensor, modules: Sequence[nn.Module]) -> bool:
+    """Whether each module takes as many channels as the one before it gives."""
+    dim = x.shape[-1]
+    for module in modules:
+        taken, given = module.weight.shape[-1], module.weight.shape[0]
+        if taken != dim:
+            return False
+        dim = given
+    return True
 
 
 def _is_bare(module: nn.Module) -> bool:
