@@ -14,11 +14,11 @@ typedef struct {
     Sizes sizes;
     int64_t *places;
     const void **rows;
-    float *bias;    /* (N, padded N), of `head` */
+    float *bias; /* (N, padded N), of `head` */
     int64_t head;
-    float *query;   /* left factor */
-    float *framed;  /* values that are convolved, in a frame of zeros: (rows + 2, columns + 2, padded d) */
-    float *taps;    /* (9, padded d), and offsets */
+    float *query;  /* left factor */
+    float *framed; /* values that are convolved, in a frame of zeros: (rows + 2, columns + 2, padded d) */
+    float *taps;   /* (9, padded d), and offsets */
     float *keys, *values;
     Answers answers;
 } Work;
@@ -76,7 +76,8 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
         int64_t first = (image * task->heads + head) * sizes->tokens;
         for (int64_t t = 0; t < sizes->tokens; t++)
             rows[t] = (const char *)task->query + (first + t) * task->dim * bytes_of(task->type);
-    } else find_rows(rows, task, task->query, task->no_query, task->stride, work->places, head);
+    } else
+        find_rows(rows, task, task->query, task->no_query, task->stride, work->places, head);
     fill_left(work->query, rows, sizes->tokens, sizes, task->type);
     find_rows(rows, task, task->key, task->no_key, task->stride, work->places, head);
     fill_turned(work->keys, rows, sizes, task->type);

@@ -12,17 +12,17 @@
 #define NEVER (-1e30f)
 
 typedef struct {
-    int64_t images, height, width;      /* the grid; windows may reach over its lower and its right side */
-    int64_t rows, columns;              /* of a window */
-    int64_t heads, dim;                 /* dim: channels a head */
+    int64_t images, height, width; /* the grid; windows may reach over its lower and its right side */
+    int64_t rows, columns;         /* of a window */
+    int64_t heads, dim;            /* dim: channels a head */
     int64_t type;
     const void *query, *key, *value;
     const void *no_query, *no_key, *no_value; /* (h * d) each, what stands for tokens outside the grid, or NULL */
-    int64_t stride;                     /* of keys and values, and of queries that lie beside them */
-    int64_t is_global;                  /* queries are (B, h, N, d), contiguous, in `type` */
-    const float *table;                 /* (h, 2 rows - 1, 2 columns - 1), key minus query ascending, or NULL */
-    const float *taps;                  /* (9, h * d): 3x3 convolution of the values inside a window, or NULL */
-    const float *offsets;               /* (h * d): its bias */
+    int64_t stride;                           /* of keys and values, and of queries that lie beside them */
+    int64_t is_global;                        /* queries are (B, h, N, d), contiguous, in `type` */
+    const float *table;                       /* (h, 2 rows - 1, 2 columns - 1), key minus query ascending, or NULL */
+    const float *taps;                        /* (9, h * d): 3x3 convolution of the values inside a window, or NULL */
+    const float *offsets;                     /* (h * d): its bias */
     float scale;
 } Task;
 
@@ -74,7 +74,8 @@ INLINE void find_rows(const void **rows, const Task *task, const void *grid, con
 
 /* Ask for the rows of a window that is worked on next: they lie far apart, and waiting for them one by one took longer
  * than all sums. */
-static inline void foresee(const Task *task, const void *grid, int64_t stride, int64_t image, int64_t window, int64_t head) {
+static inline void foresee(const Task *task, const void *grid, int64_t stride, int64_t image, int64_t window,
+                           int64_t head) {
     int64_t size = bytes_of(task->type), at = head * task->dim * size, across = windows_across(task);
     int64_t top = window / across * task->rows, left = window % across * task->columns;
     int64_t rows = least(task->rows, task->height - top), columns = least(task->columns, task->width - left);
@@ -107,7 +108,8 @@ INLINE void fill_turned(float *to, const void **rows, const Sizes *sizes, int64_
         for (int64_t s = 0; s < sizes->channel_steps; s += LANES) {
             vec square[LANES];
             for (int r = 0; r < LANES; r++)
-                square[r] = t + r < sizes->tokens ? read_steps(rows[t + r], s, sizes->dim - s * pair, type, type) : (vec){};
+                square[r] =
+                    t + r < sizes->tokens ? read_steps(rows[t + r], s, sizes->dim - s * pair, type, type) : (vec){};
             transpose(square);
             for (int i = 0; i < LANES && s + i < sizes->channel_steps; i++)
                 *(vec *)(to + (s + i) * sizes->wide + t) = square[i];
@@ -130,7 +132,8 @@ INLINE void fill_right(float *to, const void **rows, const Sizes *sizes, int64_t
                 /* A float whose lower half is zero is the bfloat16 in its upper half. */
                 __m512i first = (__m512i)read(rows[t], c, sizes->dim - c, 1), second = {};
                 if (t + 1 < sizes->tokens) second = (__m512i)read(rows[t + 1], c, sizes->dim - c, 1);
-                _mm512_storeu_si512(to + t / 2 * sizes->deep + c, _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+                _mm512_storeu_si512(to + t / 2 * sizes->deep + c,
+                                    _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
             }
         return;
     }
@@ -181,8 +184,16 @@ INLINE void round_row(float *to, const float *from, int64_t count) {
  * `bias_row` apart. */
 INLINE void multiply_logits(float *logits, const float *left, const float *keys, const float *bias, int64_t bias_row,
                             int64_t queries, const Sizes *sizes, int64_t type) {
-    Product p = {.depth = sizes->channel_steps, .a = left, .a_row = sizes->channel_steps, .a_step = 1, .b = keys,
-                 .b_step = sizes->wide, .begin = bias, .begin_row = bias_row, .c = logits, .c_row = sizes->wide};
+    Product p = {.depth = sizes->channel_steps,
+                 .a = left,
+                 .a_row = sizes->channel_steps,
+                 .a_step = 1,
+                 .b = keys,
+                 .b_step = sizes->wide,
+                 .begin = bias,
+                 .begin_row = bias_row,
+                 .c = logits,
+                 .c_row = sizes->wide};
     multiply(queries, sizes->wide / LANES, &p, type);
 }
 
@@ -197,11 +208,18 @@ typedef struct {
 INLINE void answer(Answers *answers, const float *left, const float *bias, int64_t bias_row, int64_t count, float scale,
                    const Sizes *s, int64_t type) {
     int is_paired = numbers_a_step(type) == 2;
-    Product p = {.depth = s->token_steps, .a = is_paired ? answers->weights : answers->logits,
-                 .a_row = is_paired ? s->wide / 2 : s->wide, .a_step = 1, .b = answers->values, .b_step = s->deep,
-                 .begin = zeros, .c = answers->out, .c_row = s->deep};
+    Product p = {.depth = s->token_steps,
+                 .a = is_paired ? answers->weights : answers->logits,
+                 .a_row = is_paired ? s->wide / 2 : s->wide,
+                 .a_step = 1,
+                 .b = answers->values,
+                 .b_step = s->deep,
+                 .begin = zeros,
+                 .c = answers->out,
+                 .c_row = s->deep};
     multiply_logits(answers->logits, left, answers->keys, bias, bias_row, count, s, type);
-    for (int64_t r = 0; r < count; r++) answers->totals[r] = exponentials(answers->logits + r * s->wide, s->wide, scale);
+    for (int64_t r = 0; r < count; r++)
+        answers->totals[r] = exponentials(answers->logits + r * s->wide, s->wide, scale);
     for (int64_t r = 0; is_paired && r < count; r++)
         round_row(answers->weights + r * s->wide / 2, answers->logits + r * s->wide, s->wide);
     multiply(count, s->deep / LANES, &p, type);

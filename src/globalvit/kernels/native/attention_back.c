@@ -29,14 +29,14 @@ typedef struct {
     Sizes sizes;
     int64_t *places;
     Operand query, key, value, d_out;
-    float *bias, *d_bias;                  /* (N, padded N), of `head` */
+    float *bias, *d_bias; /* (N, padded N), of `head` */
     int64_t head;
-    float *weights, *gradients;            /* (N, padded N): of the logits in the end */
+    float *weights, *gradients;               /* (N, padded N): of the logits in the end */
     float *weights_turned, *gradients_turned; /* pairs of queries (steps of N, padded N) */
-    float *gradients_left;                 /* pairs of keys (N, padded N / 2) */
-    float *d_query, *d_key, *d_value;      /* (N, padded d) */
-    float *values, *d_outs;                /* floats (N, padded d), where values are convolved */
-    float *d_taps;                         /* (10, padded d) */
+    float *gradients_left;                    /* pairs of keys (N, padded N / 2) */
+    float *d_query, *d_key, *d_value;         /* (N, padded d) */
+    float *values, *d_outs;                   /* floats (N, padded d), where values are convolved */
+    float *d_taps;                            /* (10, padded d) */
 } Work;
 
 static Operand take_operand(float **rest, const Sizes *s) {
@@ -49,7 +49,8 @@ static Operand take_operand(float **rest, const Sizes *s) {
 
 static void *prepare(Work *work, const Task *task) {
     Sizes s = sizes_of(task);
-    int64_t square = s.tokens * s.wide, strip = s.tokens * s.deep, operand = 2 * s.tokens + s.channel_steps * (s.tokens + s.wide);
+    int64_t square = s.tokens * s.wide, strip = s.tokens * s.deep,
+            operand = 2 * s.tokens + s.channel_steps * (s.tokens + s.wide);
     int64_t floats = 2 * s.tokens + 4 * (operand + strip) + 7 * (square + s.wide) + 5 * strip + 10 * s.deep + 32 * 16;
     float *space = workspace(floats), *rest = space;
     if (space == NULL) return NULL;
@@ -82,7 +83,8 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
         int64_t first = (image * task->heads + head) * s->tokens;
         for (int64_t t = 0; t < s->tokens; t++)
             work->query.rows[t] = (const char *)task->query + (first + t) * task->dim * bytes_of(task->type);
-    } else find_rows(work->query.rows, task, task->query, NULL, task->stride, work->places, head);
+    } else
+        find_rows(work->query.rows, task, task->query, NULL, task->stride, work->places, head);
     find_rows(work->key.rows, task, task->key, NULL, task->stride, work->places, head);
     find_rows(work->value.rows, task, task->value, NULL, task->stride, work->places, head);
     find_rows(work->d_out.rows, task, d_out, NULL, d_out_stride, work->places, head);
@@ -101,8 +103,8 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
 /* The weights of all queries, divided by their sums. */
 static void weigh(Work *work, const Task *task) {
     const Sizes *s = &work->sizes;
-    multiply_logits(work->weights, work->query.left, work->key.turned, work->bias, task->table ? s->wide : 0, s->tokens, s,
-                    task->type);
+    multiply_logits(work->weights, work->query.left, work->key.turned, work->bias, task->table ? s->wide : 0, s->tokens,
+                    s, task->type);
     for (int64_t q = 0; q < s->tokens; q++) {
         float *row = work->weights + q * s->wide, factor = 1.0f / exponentials(row, s->wide, task->scale);
         for (int64_t t = 0; t < s->wide; t += LANES) *(vec *)(row + t) *= factor;
@@ -113,7 +115,8 @@ static void weigh(Work *work, const Task *task) {
 static void differentiate_softmax(Work *work, int has_table) {
     int64_t wide = work->sizes.wide;
     for (int64_t q = 0; q < work->sizes.tokens; q++) {
-        float *weights = work->weights + q * wide, *gradient = work->gradients + q * wide, *d_bias = work->d_bias + q * wide;
+        float *weights = work->weights + q * wide, *gradient = work->gradients + q * wide,
+              *d_bias = work->d_bias + q * wide;
         vec sum = {};
         for (int64_t t = 0; t < wide; t += LANES) sum += *(vec *)(weights + t) * *(vec *)(gradient + t);
         vec mean = splat(total(sum));
@@ -138,19 +141,39 @@ static void pair_queries(float *to, const float *rows, const Sizes *sizes) {
 
 /* c (N, padded d) = the turned left factor times rows of tokens: sums over the queries. */
 static void multiply_turned(float *c, const float *turned, const float *right, const Sizes *s, int64_t type) {
-    Product p = {.depth = s->token_steps, .a = turned, .a_row = 1, .a_step = s->wide, .b = right, .b_step = s->deep,
-                 .begin = zeros, .c = c, .c_row = s->deep};
+    Product p = {.depth = s->token_steps,
+                 .a = turned,
+                 .a_row = 1,
+                 .a_step = s->wide,
+                 .b = right,
+                 .b_step = s->deep,
+                 .begin = zeros,
+                 .c = c,
+                 .c_row = s->deep};
     multiply(s->tokens, s->deep / LANES, &p, type);
 }
 
 static void attend_back(Work *work, const Task *task) {
     const Sizes *s = &work->sizes;
     int is_paired = numbers_a_step(task->type) == 2;
-    Product d_weights = {.depth = s->channel_steps, .a = work->d_out.left, .a_row = s->channel_steps, .a_step = 1,
-                         .b = work->value.turned, .b_step = s->wide, .begin = zeros, .c = work->gradients, .c_row = s->wide};
-    Product d_query = {.depth = s->token_steps, .a = is_paired ? work->gradients_left : work->gradients,
-                       .a_row = is_paired ? s->wide / 2 : s->wide, .a_step = 1, .b = work->key.right, .b_step = s->deep,
-                       .begin = zeros, .c = work->d_query, .c_row = s->deep};
+    Product d_weights = {.depth = s->channel_steps,
+                         .a = work->d_out.left,
+                         .a_row = s->channel_steps,
+                         .a_step = 1,
+                         .b = work->value.turned,
+                         .b_step = s->wide,
+                         .begin = zeros,
+                         .c = work->gradients,
+                         .c_row = s->wide};
+    Product d_query = {.depth = s->token_steps,
+                       .a = is_paired ? work->gradients_left : work->gradients,
+                       .a_row = is_paired ? s->wide / 2 : s->wide,
+                       .a_step = 1,
+                       .b = work->key.right,
+                       .b_step = s->deep,
+                       .begin = zeros,
+                       .c = work->d_query,
+                       .c_row = s->deep};
     weigh(work, task);
     multiply(s->tokens, s->wide / LANES, &d_weights, task->type);
     if (is_paired) pair_queries(work->weights_turned, work->weights, s);
@@ -160,7 +183,8 @@ static void attend_back(Work *work, const Task *task) {
         pair_queries(work->gradients_turned, work->gradients, s);
     }
     multiply_turned(work->d_value, is_paired ? work->weights_turned : work->weights, work->d_out.right, s, task->type);
-    multiply_turned(work->d_key, is_paired ? work->gradients_turned : work->gradients, work->query.right, s, task->type);
+    multiply_turned(work->d_key, is_paired ? work->gradients_turned : work->gradients, work->query.right, s,
+                    task->type);
     multiply(s->tokens, s->deep / LANES, &d_query, task->type);
 }
 
@@ -190,8 +214,7 @@ static void write_rows(void *to, const float *from, float factor, const Work *wo
                   *(const vec *)(from + t * work->sizes.deep + c) * factor, task->dim - c, task->type);
 }
 
-static void window_back(Work *work, const Task *task, const Gradients *to, int64_t head,
-                        int64_t job) {
+static void window_back(Work *work, const Task *task, const Gradients *to, int64_t head, int64_t job) {
     int64_t d = task->dim;
     attend_back(work, task);
     if (task->taps) convolve_back(work, task, head);
@@ -199,7 +222,8 @@ static void window_back(Work *work, const Task *task, const Gradients *to, int64
         float *sums = to->global_query + job * work->sizes.tokens * d;
         for (int64_t t = 0; t < work->sizes.tokens; t++)
             for (int64_t c = 0; c < d; c++) sums[t * d + c] += work->d_query[t * work->sizes.deep + c] * task->scale;
-    } else write_rows(to->query, work->d_query, task->scale, work, task, to->stride, head);
+    } else
+        write_rows(to->query, work->d_query, task->scale, work, task, to->stride, head);
     write_rows(to->key, work->d_key, task->scale, work, task, to->stride, head);
     write_rows(to->value, work->d_value, 1.0f, work, task, to->stride, head);
 }
@@ -217,7 +241,8 @@ static void write_sums(const Work *work, const Task *task, const Gradients *to, 
             }
         }
     if (!task->taps) return;
-    for (int64_t tap = 0; tap < 9; tap++) memcpy(to->taps + (job * 9 + tap) * d, work->d_taps + tap * deep, d * sizeof(float));
+    for (int64_t tap = 0; tap < 9; tap++)
+        memcpy(to->taps + (job * 9 + tap) * d, work->d_taps + tap * deep, d * sizeof(float));
     memcpy(to->offsets + job * d, work->d_taps + 9 * deep, d * sizeof(float));
 }
 

@@ -1,8 +1,8 @@
-/* Convolution of a channels-last map, zero-padded, for CPUs, forward: products of the rows of a window with the weights, read
- * where they lie, and a layer norm of what comes out.
+/* Convolution of a channels-last map, zero-padded, for CPUs, forward: products of the rows of a window with the
+ * weights, read where they lie, and a layer norm of what comes out.
  *
- * For one row of the kernel, the inputs of an output pixel are neighbours in memory, kernel * channels of them; those of
- * the next pixel begin stride * channels further. So every row of the kernel is one product of the kind that Linear
+ * For one row of the kernel, the inputs of an output pixel are neighbours in memory, kernel * channels of them; those
+ * of the next pixel begin stride * channels further. So every row of the kernel is one product of the kind that Linear
  * layers are.
  */
 
@@ -12,14 +12,14 @@
 
 typedef struct {
     int64_t images, height, width, inputs, type;
-    const void *x;         /* (B, H, W, inputs) */
+    const void *x; /* (B, H, W, inputs) */
     int64_t kernel, stride, padding;
     int64_t out_height, out_width, outputs;
-    const float *weight;   /* packed, one row of the kernel after another */
-    int64_t packed_row;    /* floats of a row of the kernel */
-    const float *bias;     /* (outputs) and up to LANES zeros more, or NULL */
-    Norm norm;             /* of each output pixel, unless it has no dim */
-    void *out;             /* (B, out_height, out_width, outputs) */
+    const float *weight; /* packed, one row of the kernel after another */
+    int64_t packed_row;  /* floats of a row of the kernel */
+    const float *bias;   /* (outputs) and up to LANES zeros more, or NULL */
+    Norm norm;           /* of each output pixel, unless it has no dim */
+    void *out;           /* (B, out_height, out_width, outputs) */
 } Convolution;
 
 /* Where one thread works. */
@@ -50,7 +50,8 @@ static void read_rows(const Convolution *task, float *rows, int64_t image, int64
             continue;
         }
         memset(to, 0, side);
-        memcpy(to + side, (const char *)task->x + (image * task->height + row) * task->width * size, task->width * size);
+        memcpy(to + side, (const char *)task->x + (image * task->height + row) * task->width * size,
+               task->width * size);
         memset(to + side + task->width * size, 0, side);
     }
 }
@@ -60,8 +61,13 @@ static void convolve(const Convolution *task, const Bench *bench, int64_t first,
     int64_t steps = steps_of(task->inputs, task->type), wide = round_up(task->outputs, LANES);
     for (int64_t panel = 0; panel < panels_of(task->outputs); panel++) {
         int64_t vector = first_vector(panel, task->outputs), vectors = first_vector(panel + 1, task->outputs) - vector;
-        Product p = {.depth = task->kernel * steps, .a_row = task->stride * steps, .a_step = 1, .b_step = vectors * LANES,
-                     .begin = zeros, .c = bench->sums + first * wide + vector * LANES, .c_row = wide};
+        Product p = {.depth = task->kernel * steps,
+                     .a_row = task->stride * steps,
+                     .a_step = 1,
+                     .b_step = vectors * LANES,
+                     .begin = zeros,
+                     .c = bench->sums + first * wide + vector * LANES,
+                     .c_row = wide};
         for (int64_t k = 0; k < task->kernel; k++) {
             p.a = bench->rows + (k * padded_width(task) + first * task->stride) * steps;
             p.b = task->weight + k * task->packed_row + vector * LANES * p.depth;
@@ -73,7 +79,8 @@ static void convolve(const Convolution *task, const Bench *bench, int64_t first,
 }
 
 static void write_row(const Convolution *task, const Bench *bench, int64_t image, int64_t out_row) {
-    int64_t wide = round_up(task->outputs, LANES), at = (image * task->out_height + out_row) * task->out_width * task->outputs;
+    int64_t wide = round_up(task->outputs, LANES),
+            at = (image * task->out_height + out_row) * task->out_width * task->outputs;
     for (int64_t pixel = 0; pixel < task->out_width; pixel++, at += task->outputs) {
         float *sums = bench->sums + pixel * wide;
         for (int64_t c = 0; task->bias && c < wide; c += LANES) *(vec *)(sums + c) += *(const vec *)(task->bias + c);

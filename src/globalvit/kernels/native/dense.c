@@ -1,5 +1,5 @@
-/* Linear layers on rows of tokens, for CPUs: the forward pass. Layer norm before them, GELU or a residual sum after them,
- * two of them in one pass: what lies between the steps stays in the caches.
+/* Linear layers on rows of tokens, for CPUs: the forward pass. Layer norm before them, GELU or a residual sum after
+ * them, two of them in one pass: what lies between the steps stays in the caches.
  */
 
 #include <omp.h>
@@ -7,16 +7,16 @@
 #include "dense.h"
 
 typedef struct {
-    int64_t rows, type;       /* of the products */
-    const void *x;            /* (rows, inputs of the first layer) */
+    int64_t rows, type; /* of the products */
+    const void *x;      /* (rows, inputs of the first layer) */
     int64_t x_type;
-    Norm norm;                /* x is normed first, unless it has no dim */
-    const float *gates;       /* (rows / gate_rows, inputs): x is multiplied by them, or NULL */
+    Norm norm;          /* x is normed first, unless it has no dim */
+    const float *gates; /* (rows / gate_rows, inputs): x is multiplied by them, or NULL */
     int64_t gate_rows;
-    void *kept;               /* (rows, outputs of the first layer), takes what GELU comes after, or NULL */
-    const void *residual;     /* (rows, outputs of the last layer), added at the end, or NULL */
-    void *out;                /* in `type`, and so are `kept` and `residual` */
-    Layer first, second;      /* the second has no outputs where there is only one */
+    void *kept;           /* (rows, outputs of the first layer), takes what GELU comes after, or NULL */
+    const void *residual; /* (rows, outputs of the last layer), added at the end, or NULL */
+    void *out;            /* in `type`, and so are `kept` and `residual` */
+    Layer first, second;  /* the second has no outputs where there is only one */
 } Chain;
 
 int has_pairs(void) { return HAS_PAIRS; }
@@ -37,7 +37,8 @@ void dense_pack(int64_t inputs, int64_t outputs, const void *weight, int64_t wei
                 vec square[LANES];
                 for (int r = 0; r < LANES; r++) {
                     const char *row = (const char *)weight + (first + c + r) * inputs * size;
-                    square[r] = first + c + r < outputs ? read_steps(row, step, inputs - step * pair, weight_type, type) : (vec){};
+                    square[r] = first + c + r < outputs ? read_steps(row, step, inputs - step * pair, weight_type, type)
+                                                        : (vec){};
                 }
                 transpose(square);
                 for (int i = 0; i < LANES && step + i < depth; i++) *(vec *)(to + (step + i) * width + c) = square[i];
@@ -97,21 +98,27 @@ static const float *first_operand(const Chain *chain, const Bench *bench, int64_
     for (int64_t r = 0; r < rows; r++) {
         float *to = bench->a + r * depth;
         const char *from = (const char *)chain->x + (row + r) * dim * bytes_of(chain->x_type);
-        if (chain->norm.dim) norm_row(from, 0, chain->x_type, &chain->norm, bench->numbers, to, 0, pair == 2);
-        else gate_row(chain, row + r, to);
+        if (chain->norm.dim)
+            norm_row(from, 0, chain->x_type, &chain->norm, bench->numbers, to, 0, pair == 2);
+        else
+            gate_row(chain, row + r, to);
     }
     return bench->a;
 }
 
 static void run_block(const Chain *chain, const Bench *bench, int64_t row, int64_t rows, int64_t first_panel,
                       int64_t last_panel) {
-    int64_t type = chain->type, depth = steps_of(chain->first.inputs, type), hidden = steps_of(chain->second.inputs, type);
+    int64_t type = chain->type, depth = steps_of(chain->first.inputs, type),
+            hidden = steps_of(chain->second.inputs, type);
     int64_t pair = numbers_a_step(type), inner = chain->first.outputs, outer = chain->second.outputs;
     const float *a = first_operand(chain, bench, row, rows);
-    Finish end = {.layer = outer ? &chain->second : &chain->first, .residual = {(void *)chain->residual, outer ? outer : inner, type},
-                  .kept = {chain->kept, inner, type}, .out = {chain->out, outer ? outer : inner, type}};
+    Finish end = {.layer = outer ? &chain->second : &chain->first,
+                  .residual = {(void *)chain->residual, outer ? outer : inner, type},
+                  .kept = {chain->kept, inner, type},
+                  .out = {chain->out, outer ? outer : inner, type}};
     /* Hidden rows are written as though the block were the first. */
-    Finish middle = {.layer = &chain->first, .kept = {chain->kept, inner, type}, .out = {bench->hidden, hidden * pair, pair == 2}};
+    Finish middle = {
+        .layer = &chain->first, .kept = {chain->kept, inner, type}, .out = {bench->hidden, hidden * pair, pair == 2}};
     if (outer == 0) {
         apply(&end, a, depth, row, rows, first_panel, last_panel, type);
         return;

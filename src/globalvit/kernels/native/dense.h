@@ -41,8 +41,8 @@ INLINE int64_t first_vector(int64_t panel, int64_t outputs) {
     return part_begin(panel, panels_of(outputs), (outputs + LANES - 1) / LANES);
 }
 
-/* Where a layer's rows go. `kept` takes what GELU comes after, and gives it for its slope; `residual` is added. Either may
- * be nowhere; both are of the type of `out`. */
+/* Where a layer's rows go. `kept` takes what GELU comes after, and gives it for its slope; `residual` is added. Either
+ * may be nowhere; both are of the type of `out`. */
 typedef struct {
     const Layer *layer;
     Rows residual, kept, out, activated; /* the last takes the GELU again, in the backward pass */
@@ -72,11 +72,16 @@ INLINE void finish_as(const Finish *f, const float *sums, int64_t rows, int64_t 
 }
 
 #define FINISH_AS(TYPE, WHOLE)                                                                                         \
-    if (activation == PLAIN && has_residual) finish_as(f, sums, rows, row, column, width, PLAIN, 1, 0, TYPE, WHOLE);   \
-    else if (activation == PLAIN) finish_as(f, sums, rows, row, column, width, PLAIN, 0, 0, TYPE, WHOLE);              \
-    else if (activation == GELU && is_kept) finish_as(f, sums, rows, row, column, width, GELU, 0, 1, TYPE, WHOLE);     \
-    else if (activation == GELU) finish_as(f, sums, rows, row, column, width, GELU, 0, 0, TYPE, WHOLE);                \
-    else finish_as(f, sums, rows, row, column, width, TIMES_GELU_SLOPE, 0, 1, TYPE, WHOLE);
+    if (activation == PLAIN && has_residual)                                                                           \
+        finish_as(f, sums, rows, row, column, width, PLAIN, 1, 0, TYPE, WHOLE);                                        \
+    else if (activation == PLAIN)                                                                                      \
+        finish_as(f, sums, rows, row, column, width, PLAIN, 0, 0, TYPE, WHOLE);                                        \
+    else if (activation == GELU && is_kept)                                                                            \
+        finish_as(f, sums, rows, row, column, width, GELU, 0, 1, TYPE, WHOLE);                                         \
+    else if (activation == GELU)                                                                                       \
+        finish_as(f, sums, rows, row, column, width, GELU, 0, 0, TYPE, WHOLE);                                         \
+    else                                                                                                               \
+        finish_as(f, sums, rows, row, column, width, TIMES_GELU_SLOPE, 0, 1, TYPE, WHOLE);
 
 static __attribute__((noinline)) void finish(const Finish *f, const float *sums, int64_t rows, int64_t row,
                                              int64_t column, int64_t width) {
@@ -90,7 +95,7 @@ static __attribute__((noinline)) void finish(const Finish *f, const float *sums,
     }
 }
 
-/* Ask for what the end of a tile will read, before its sums begin: rows lie too far apart for the CPU to foresee them. */
+/* Ask for what the end of a tile will read, before its sums begin: rows lie too far apart for the CPU to foresee. */
 INLINE void foresee(const Rows *rows, int64_t row, int64_t count, int64_t column, int64_t width) {
     int64_t size = bytes_of(rows->type);
     for (int64_t r = row; rows->at && r < row + count; r++)
@@ -105,15 +110,22 @@ INLINE void apply(const Finish *f, const float *a, int64_t a_row, int64_t row, i
     int64_t depth = steps_of(layer->inputs, type), tiles = (rows + ROWS - 1) / ROWS;
     float sums[ROWS * TILE_WIDTH] __attribute__((aligned(64)));
     for (int64_t panel = first_panel; panel < last_panel; panel++) {
-        int64_t vector = first_vector(panel, layer->outputs), vectors = first_vector(panel + 1, layer->outputs) - vector;
-        Product p = {.depth = depth, .a_row = a_row, .a_step = 1, .b_step = vectors * LANES, .begin = zeros, .c = sums,
+        int64_t vector = first_vector(panel, layer->outputs),
+                vectors = first_vector(panel + 1, layer->outputs) - vector;
+        Product p = {.depth = depth,
+                     .a_row = a_row,
+                     .a_step = 1,
+                     .b_step = vectors * LANES,
+                     .begin = zeros,
+                     .c = sums,
                      .c_row = TILE_WIDTH};
         p.b = layer->weight + vector * LANES * depth;
         for (int64_t t = 0; t < tiles; t++) {
             int64_t first = part_begin(t, tiles, rows), count = part_begin(t + 1, tiles, rows) - first;
             p.a = a + first * a_row;
             foresee(&f->residual, row + first, count, vector * LANES, vectors * LANES);
-            if (layer->activation == TIMES_GELU_SLOPE) foresee(&f->kept, row + first, count, vector * LANES, vectors * LANES);
+            if (layer->activation == TIMES_GELU_SLOPE)
+                foresee(&f->kept, row + first, count, vector * LANES, vectors * LANES);
             multiply_tile(count, vectors, &p, type);
             finish(f, sums, count, row + first, vector * LANES, vectors * LANES);
         }
@@ -121,10 +133,12 @@ INLINE void apply(const Finish *f, const float *a, int64_t a_row, int64_t row, i
 }
 
 /* A row without its mean, to `numbers`; returns what makes its variance 1. `is_whole`: the row is whole vectors. */
-INLINE float centre_row(const void *x, int64_t at, int64_t x_type, const Norm *norm, float *numbers, const int is_whole) {
+INLINE float centre_row(const void *x, int64_t at, int64_t x_type, const Norm *norm, float *numbers,
+                        const int is_whole) {
     const int64_t dim = norm->dim;
     vec sum = {}, squares = {};
-    for (int64_t c = 0; c < dim; c += LANES) sum += *(vec *)(numbers + c) = read(x, at + c, is_whole ? LANES : dim - c, x_type);
+    for (int64_t c = 0; c < dim; c += LANES)
+        sum += *(vec *)(numbers + c) = read(x, at + c, is_whole ? LANES : dim - c, x_type);
     float mean = total(sum) / dim;
     for (int64_t c = 0; c < dim; c += LANES) {
         vec centred = *(vec *)(numbers + c) - mean;
@@ -150,10 +164,14 @@ INLINE void norm_row_as(const void *x, int64_t at, int64_t x_type, const Norm *n
 /* A row, normed, times factors plus offsets unless they are NULL. `numbers` holds a row. */
 static void norm_row(const void *x, int64_t at, int64_t x_type, const Norm *norm, float *numbers, void *out,
                      int64_t out_at, int64_t type) {
-    if (norm->dim % LANES) norm_row_as(x, at, x_type, norm, numbers, out, out_at, type, 0);
-    else if (x_type == 0 && type == 0) norm_row_as(x, at, 0, norm, numbers, out, out_at, 0, 1);
-    else if (x_type == 0) norm_row_as(x, at, 0, norm, numbers, out, out_at, 1, 1);
-    else norm_row_as(x, at, 1, norm, numbers, out, out_at, type, 1);
+    if (norm->dim % LANES)
+        norm_row_as(x, at, x_type, norm, numbers, out, out_at, type, 0);
+    else if (x_type == 0 && type == 0)
+        norm_row_as(x, at, 0, norm, numbers, out, out_at, 0, 1);
+    else if (x_type == 0)
+        norm_row_as(x, at, 0, norm, numbers, out, out_at, 1, 1);
+    else
+        norm_row_as(x, at, 1, norm, numbers, out, out_at, type, 1);
 }
 
 /* Rows of numbers as the left factor of a product, (rows, steps): as they are where they can be, else in `space`. */

@@ -1,5 +1,5 @@
-/* Linear layers on rows of tokens, for CPUs: the backward pass. Gradients of what goes in come out of the same steps as the
- * forward pass, turned; gradients of weights are products over all tokens.
+/* Linear layers on rows of tokens, for CPUs: the backward pass. Gradients of what goes in come out of the same steps as
+ * the forward pass, turned; gradients of weights are products over all tokens.
  */
 
 #include <omp.h>
@@ -17,8 +17,8 @@ typedef struct {
     int64_t x_type;           /* of d_x, too */
     Norm norm;
     void *d_x;
-    float *d_norm;            /* (blocks, 2, dim): what each block adds to the gradients of factors and offsets */
-    Layer first, second;      /* the layers turned, the last one first; the second has no outputs where there is only one */
+    float *d_norm;       /* (blocks, 2, dim): what each block adds to the gradients of factors and offsets */
+    Layer first, second; /* the layers turned, the last one first; the second has no outputs where there is only one */
 } Back;
 
 /* Where one thread works. */
@@ -48,7 +48,8 @@ INLINE void norm_row_back_as(const Back *back, int64_t row, const float *d_norme
     vec sum = {}, products = {};
     for (int64_t c = 0; c < dim; c += LANES) {
         int64_t count = is_whole ? LANES : dim - c;
-        vec x = *(vec *)(numbers + c) * scale, d_y = read(d_normed, c, count, 0), d_x = d_y * read(norm->factors, c, count, 0);
+        vec x = *(vec *)(numbers + c) * scale, d_y = read(d_normed, c, count, 0),
+            d_x = d_y * read(norm->factors, c, count, 0);
         *(vec *)(numbers + c) = x;
         sum += d_x;
         products += d_x * x;
@@ -64,21 +65,27 @@ INLINE void norm_row_back_as(const Back *back, int64_t row, const float *d_norme
 }
 
 static void norm_row_back(const Back *back, int64_t row, const float *d_normed, float *numbers, float *d_norm) {
-    if (back->norm.dim % LANES) norm_row_back_as(back, row, d_normed, numbers, d_norm, back->x_type, 0);
-    else if (back->x_type == 0) norm_row_back_as(back, row, d_normed, numbers, d_norm, 0, 1);
-    else norm_row_back_as(back, row, d_normed, numbers, d_norm, 1, 1);
+    if (back->norm.dim % LANES)
+        norm_row_back_as(back, row, d_normed, numbers, d_norm, back->x_type, 0);
+    else if (back->x_type == 0)
+        norm_row_back_as(back, row, d_normed, numbers, d_norm, 0, 1);
+    else
+        norm_row_back_as(back, row, d_normed, numbers, d_norm, 1, 1);
 }
 
 static void run_block(const Back *back, const Bench *bench, int64_t block, int64_t row, int64_t rows) {
     const Layer *first = &back->first, *second = &back->second;
-    int64_t type = back->type, dim = second->outputs ? second->outputs : first->outputs, is_normed = back->norm.dim != 0;
+    int64_t type = back->type, dim = second->outputs ? second->outputs : first->outputs,
+            is_normed = back->norm.dim != 0;
     Rows d_out = {(void *)back->d_out, first->inputs, type}, d_kept = {back->d_kept, first->outputs, type};
     /* What is normed afterwards is written as though the block were the first. */
     Rows d_x = is_normed ? (Rows){bench->normed, dim, 0} : (Rows){back->d_x, dim, back->x_type};
     const float *a = left_factor(&d_out, row, rows, first->inputs, bench->a, type);
     Finish end = {.layer = second->outputs ? second : first, .out = d_x};
     if (second->outputs) {
-        Finish middle = {.layer = first, .kept = {(void *)back->kept, first->outputs, type}, .out = d_kept,
+        Finish middle = {.layer = first,
+                         .kept = {(void *)back->kept, first->outputs, type},
+                         .out = d_kept,
                          .activated = {back->activated, first->outputs, type}};
         apply(&middle, a, steps_of(first->inputs, type), row, rows, 0, panels_of(first->outputs), type);
         a = left_factor(&d_kept, row, rows, second->inputs, bench->hidden, type);
@@ -112,15 +119,15 @@ int dense_back(const Back *back) {
 }
 
 typedef struct {
-    int64_t rows, type;       /* of the products */
-    const void *d_out;        /* (rows, outputs), in `type` */
+    int64_t rows, type; /* of the products */
+    const void *d_out;  /* (rows, outputs), in `type` */
     int64_t outputs;
-    const void *x;            /* (rows, inputs) */
+    const void *x; /* (rows, inputs) */
     int64_t x_type, inputs;
-    Norm norm;                /* x was normed, unless this has no dim */
-    float *right;             /* inputs as right factor, within this library: panels of (steps of the rows, vectors) */
-    float *d_weight;          /* (parts, outputs, inputs): sums over parts of the rows */
-    float *d_bias;            /* (parts, outputs) */
+    Norm norm;       /* x was normed, unless this has no dim */
+    float *right;    /* inputs as right factor, within this library: panels of (steps of the rows, vectors) */
+    float *d_weight; /* (parts, outputs, inputs): sums over parts of the rows */
+    float *d_bias;   /* (parts, outputs) */
     int64_t parts;
 } Outer;
 
@@ -139,7 +146,8 @@ static void input_row(const Outer *outer, int64_t row, float *numbers, float *to
 static void write_step(const Outer *outer, int64_t step, const float *row, const float *next) {
     int64_t steps = steps_of(outer->rows, outer->type), pair = numbers_a_step(outer->type);
     for (int64_t panel = 0; panel < panels_of(outer->inputs); panel++) {
-        int64_t first = first_vector(panel, outer->inputs) * LANES, last = first_vector(panel + 1, outer->inputs) * LANES;
+        int64_t first = first_vector(panel, outer->inputs) * LANES,
+                last = first_vector(panel + 1, outer->inputs) * LANES;
         float *to = outer->right + first * steps + step * (last - first);
         for (int64_t c = first; c < last; c += LANES) {
             vec x = *(const vec *)(row + c);
@@ -149,7 +157,8 @@ static void write_step(const Outer *outer, int64_t step, const float *row, const
 }
 
 static int fill_right(const Outer *outer) {
-    int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type), steps = steps_of(outer->rows, outer->type);
+    int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type),
+            steps = steps_of(outer->rows, outer->type);
     int failed = 0;
 #pragma omp parallel reduction(| : failed)
     {
@@ -169,7 +178,8 @@ static int fill_right(const Outer *outer) {
 }
 
 /* Some outputs of some rows as the turned left factor (steps of the rows, `high`), and their sums. */
-static void fill_left(float *left, float *sums, const Outer *outer, int64_t row, int64_t rows, int64_t first, int64_t high) {
+static void fill_left(float *left, float *sums, const Outer *outer, int64_t row, int64_t rows, int64_t first,
+                      int64_t high) {
     int64_t pair = numbers_a_step(outer->type), last = row + rows;
     for (int64_t step = 0; row < last; row += pair, step++)
         for (int64_t c = 0; c < high; c += LANES) {
@@ -181,19 +191,27 @@ static void fill_left(float *left, float *sums, const Outer *outer, int64_t row,
         }
 }
 
-/* Some rows of the gradient of the weights: `first` and those after it, `high` at most, summed over a part of the rows. */
+/* Rows of the gradient of the weights, `first` and those after it, `high` at most, summed over a part of the tokens. */
 static void run_task(const Outer *outer, int64_t part, int64_t first, int64_t high, float *space) {
-    int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type), blocks = (outer->rows + DEPTH - 1) / DEPTH;
+    int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type),
+            blocks = (outer->rows + DEPTH - 1) / DEPTH;
     int64_t steps = steps_of(outer->rows, outer->type);
     float *c = space, *left = c + high * wide, *sums = left + DEPTH * high;
     memset(c, 0, high * wide * sizeof(float));
     memset(sums, 0, high * sizeof(float));
-    for (int64_t block = part_begin(part, outer->parts, blocks); block < part_begin(part + 1, outer->parts, blocks); block++) {
+    for (int64_t block = part_begin(part, outer->parts, blocks); block < part_begin(part + 1, outer->parts, blocks);
+         block++) {
         int64_t row = block * DEPTH, rows = least(DEPTH, outer->rows - row);
-        Product p = {.depth = steps_of(rows, outer->type), .a = left, .a_row = 1, .a_step = high, .begin_row = wide, .c_row = wide};
+        Product p = {.depth = steps_of(rows, outer->type),
+                     .a = left,
+                     .a_row = 1,
+                     .a_step = high,
+                     .begin_row = wide,
+                     .c_row = wide};
         fill_left(left, sums, outer, row, rows, first, high);
         for (int64_t panel = 0; panel < panels_of(outer->inputs); panel++) {
-            int64_t vector = first_vector(panel, outer->inputs), vectors = first_vector(panel + 1, outer->inputs) - vector;
+            int64_t vector = first_vector(panel, outer->inputs),
+                    vectors = first_vector(panel + 1, outer->inputs) - vector;
             p.b_step = vectors * LANES;
             p.b = outer->right + vector * LANES * steps + row / pair * p.b_step;
             p.begin = p.c = c + vector * LANES;

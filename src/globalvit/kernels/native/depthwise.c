@@ -13,7 +13,7 @@ typedef struct {
     const float *offsets; /* (C) or NULL */
     int64_t activation;   /* 0 none, 1 GELU, 2 ReLU */
     void *out;
-    float *sums;          /* (B, chunks of rows, C), of what goes out, or NULL */
+    float *sums; /* (B, chunks of rows, C), of what goes out, or NULL */
 } Depthwise;
 
 /* One column of three pixels; zeros outside the map. */
@@ -36,7 +36,7 @@ INLINE vec activate(vec x, int64_t activation) {
     return activation == 1 ? gelu(x) : activation == 2 ? larger(splat(0.0f), x) : x;
 }
 
-/* A row of the map, LANES channels of it, from left to right: two columns of three stay in registers. Returns the sum. */
+/* A row of the map, LANES channels of it, from left to right: two columns of three stay in registers. The sum. */
 static vec convolve_row(const Depthwise *task, int64_t image, int64_t row, int64_t channel) {
     int64_t left = task->channels - channel, at = (image * task->height + row) * task->width * task->channels + channel;
     vec tap[9], offset = task->offsets ? read(task->offsets, channel, left, 0) : (vec){}, sum = {};

@@ -9,14 +9,14 @@
 #include "vectors.h"
 
 typedef struct {
-    int64_t depth;        /* in steps */
-    const float *a;       /* (rows, depth), strided both ways */
+    int64_t depth;  /* in steps */
+    const float *a; /* (rows, depth), strided both ways */
     int64_t a_row, a_step;
-    const float *b;       /* (depth, vectors * LANES) */
+    const float *b; /* (depth, vectors * LANES) */
     int64_t b_step;
-    const float *begin;   /* what the sums begin with, (rows, vectors * LANES); `zeros` in every row where begin_row is 0 */
+    const float *begin; /* what the sums begin with, (rows, vectors * LANES); the same in every row if begin_row is 0 */
     int64_t begin_row;
-    float *c;             /* (rows, vectors * LANES) */
+    float *c; /* (rows, vectors * LANES) */
     int64_t c_row;
 } Product;
 
@@ -45,17 +45,20 @@ INLINE vec multiply_add(vec sum, vec a, vec b, const int type) {
 /* The sums have names: compilers keep arrays of them in memory now and then. */
 #define FOR_ROWS(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
 #define FOR_SUMS_OF(DO, R) DO(R, 0) DO(R, 1) DO(R, 2) DO(R, 3)
-#define FOR_SUMS(DO) FOR_SUMS_OF(DO, 0) FOR_SUMS_OF(DO, 1) FOR_SUMS_OF(DO, 2) FOR_SUMS_OF(DO, 3) FOR_SUMS_OF(DO, 4) FOR_SUMS_OF(DO, 5)
+#define FOR_SUMS(DO)                                                                                                   \
+    FOR_SUMS_OF(DO, 0) FOR_SUMS_OF(DO, 1) FOR_SUMS_OF(DO, 2) FOR_SUMS_OF(DO, 3) FOR_SUMS_OF(DO, 4) FOR_SUMS_OF(DO, 5)
 #define BEGIN_SUM(R, V)                                                                                                \
     vec sum_##R##_##V = {};                                                                                            \
     if (R < rows && V < vectors) sum_##R##_##V = *(const vec *)(p->begin + R * p->begin_row + V * LANES);
-#define ADD_TO_SUM(R, V) if (V < vectors) sum_##R##_##V = multiply_add(sum_##R##_##V, x, column_##V, type);
+#define ADD_TO_SUM(R, V)                                                                                               \
+    if (V < vectors) sum_##R##_##V = multiply_add(sum_##R##_##V, x, column_##V, type);
 #define ADD_TO_ROW(R)                                                                                                  \
     if (R < rows) {                                                                                                    \
         vec x = repeat(a + R * a_row, type);                                                                           \
         FOR_SUMS_OF(ADD_TO_SUM, R)                                                                                     \
     }
-#define KEEP_SUM(R, V) if (R < rows && V < vectors) *(vec *)(p->c + R * p->c_row + V * LANES) = sum_##R##_##V;
+#define KEEP_SUM(R, V)                                                                                                 \
+    if (R < rows && V < vectors) *(vec *)(p->c + R * p->c_row + V * LANES) = sum_##R##_##V;
 
 INLINE void tile(const int rows, const int vectors, const int type, const Product *p) {
     const float *a = p->a, *b = p->b;
@@ -114,7 +117,9 @@ INLINE void multiply_tile(int64_t rows, int64_t vectors, const Product *p, int64
 }
 
 /* Where the nth of `parts` nearly equal parts of `count` begins. */
-INLINE int64_t part_begin(int64_t n, int64_t parts, int64_t count) { return n * (count / parts) + least(n, count % parts); }
+INLINE int64_t part_begin(int64_t n, int64_t parts, int64_t count) {
+    return n * (count / parts) + least(n, count % parts);
+}
 
 /* A product of any size, tile by tile; what a column of tiles reads of `b` stays in the first level of cache. */
 INLINE void multiply(int64_t rows, int64_t vectors, const Product *whole, int64_t type) {

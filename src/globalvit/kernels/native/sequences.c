@@ -1,5 +1,5 @@
-/* Attention of whole sequences to one another, for CPUs, forward: GPViT's groups gather from all tokens of an image, and
- * tokens take from the groups.
+/* Attention of whole sequences to one another, for CPUs, forward: GPViT's groups gather from all tokens of an image,
+ * and tokens take from the groups.
  */
 
 #include <omp.h>
@@ -27,8 +27,10 @@ typedef struct {
 
 static void *prepare(Work *work, const Sequences *task) {
     int64_t N = task->keys, type = task->type, most = N > CHUNK ? N : CHUNK;
-    Sizes s = {N, round_up(N, LANES), task->dim, round_up(task->dim, LANES), steps_of(task->dim, type), steps_of(N, type)};
-    int64_t floats = 2 * most + (2 * ROWS + 1 + s.channel_steps) * s.wide + CHUNK * s.channel_steps + (N + ROWS) * s.deep;
+    Sizes s = {
+        N, round_up(N, LANES), task->dim, round_up(task->dim, LANES), steps_of(task->dim, type), steps_of(N, type)};
+    int64_t floats =
+        2 * most + (2 * ROWS + 1 + s.channel_steps) * s.wide + CHUNK * s.channel_steps + (N + ROWS) * s.deep;
     float *space = workspace(floats + 10 * 16), *rest = space;
     if (space == NULL) return NULL;
     *work = (Work){.sizes = s, .rows = (const void **)take(&rest, 2 * most)};
@@ -49,7 +51,8 @@ static void find_sequence(Work *work, const Sequences *task, const void *sequenc
                           int64_t first, int64_t count, int64_t head) {
     int64_t width = task->heads * task->dim;
     for (int64_t t = 0; t < count; t++)
-        work->rows[t] = (const char *)sequence + ((image * length + first + t) * width + head * task->dim) * bytes_of(task->type);
+        work->rows[t] =
+            (const char *)sequence + ((image * length + first + t) * width + head * task->dim) * bytes_of(task->type);
 }
 
 static void attend(Work *work, const Sequences *task, int64_t image, int64_t head, int64_t first, int64_t count) {
@@ -62,7 +65,8 @@ static void attend(Work *work, const Sequences *task, int64_t image, int64_t hea
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < s->dim; c += LANES)
                 write(task->out, (image * task->queries + first + row + r) * width + head * s->dim + c,
-                      *(vec *)(work->answers.out + r * s->deep + c) * (1.0f / work->answers.totals[r]), s->dim - c, task->type);
+                      *(vec *)(work->answers.out + r * s->deep + c) * (1.0f / work->answers.totals[r]), s->dim - c,
+                      task->type);
     }
 }
 

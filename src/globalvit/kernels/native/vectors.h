@@ -55,8 +55,8 @@ static inline float *grow(float **space, int64_t *size, int64_t count) {
     return *space;
 }
 
-/* Memory that a thread keeps from call to call: to ask the system for it each time, and be given empty pages, took longer
- * than small layers do. */
+/* Memory that a thread keeps from call to call: to ask the system for it each time, and be given empty pages, took
+ * longer than small layers do. */
 static inline float *workspace(int64_t count) {
     static __thread float *space;
     static __thread int64_t size;
@@ -64,12 +64,18 @@ static inline float *workspace(int64_t count) {
 }
 
 INLINE float from_bf16(bf16 x) {
-    union { uint32_t bits; float value; } u = {.bits = (uint32_t)x << 16};
+    union {
+        uint32_t bits;
+        float value;
+    } u = {.bits = (uint32_t)x << 16};
     return u.value;
 }
 
 INLINE bf16 to_bf16(float x) {
-    union { float value; uint32_t bits; } u = {.value = x};
+    union {
+        float value;
+        uint32_t bits;
+    } u = {.value = x};
     if ((u.bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0; /* not a number stays so */
     return (bf16)((u.bits + 0x7fffu + ((u.bits >> 16) & 1u)) >> 16);
 }
@@ -97,12 +103,16 @@ INLINE vec read(const void *from, int64_t at, int64_t count, int64_t type) {
 INLINE void write(void *to, int64_t at, vec x, int64_t count, int64_t type) {
 #if HAS_PAIRS
     __mmask16 mask = count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
-    if (type == 0) _mm512_mask_storeu_ps((float *)to + at, mask, (__m512)x);
-    else _mm256_mask_storeu_epi16((bf16 *)to + at, mask, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+    if (type == 0)
+        _mm512_mask_storeu_ps((float *)to + at, mask, (__m512)x);
+    else
+        _mm256_mask_storeu_epi16((bf16 *)to + at, mask, (__m256i)_mm512_cvtneps_pbh((__m512)x));
 #else
     if (type == 0) {
-        if (count >= LANES) *(vec *)((float *)to + at) = x;
-        else for (int64_t i = 0; i < count; i++) ((float *)to)[at + i] = x[i];
+        if (count >= LANES)
+            *(vec *)((float *)to + at) = x;
+        else
+            for (int64_t i = 0; i < count; i++) ((float *)to)[at + i] = x[i];
     } else {
         for (int64_t i = 0; i < least(count, LANES); i++) ((bf16 *)to)[at + i] = to_bf16(x[i]);
     }
@@ -136,7 +146,8 @@ INLINE vec read_steps(const void *row, int64_t step, int64_t left, int64_t row_t
         return (vec)_mm512_maskz_loadu_epi16(mask, (const bf16 *)row + 2 * step);
     }
     if (type == 1) {
-        vec first = read(row, 2 * step, left, 0), second = left > LANES ? read(row, 2 * step + LANES, left - LANES, 0) : (vec){};
+        vec first = read(row, 2 * step, left, 0),
+            second = left > LANES ? read(row, 2 * step + LANES, left - LANES, 0) : (vec){};
         return (vec)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
     }
 #endif
@@ -216,7 +227,7 @@ INLINE vec inverse(vec x) { return 1.0f / x; }
 /* 2^x to 3e-7 relative, for x in [-126, 127]: the nearest power of two times a polynomial on [-1/2, 1/2]. */
 INLINE vec power_of_two(vec x) {
     const vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-    x = larger(splat(-126.0f), x); /* in this order what is not a number stays so */
+    x = larger(splat(-126.0f), x);        /* in this order what is not a number stays so */
     vec shifted = x + magic;
     vec f = x - (shifted - magic);
     vec p = f * 0.001327647152f + 0.009675541331f;
