@@ -166,6 +166,24 @@ def test_gradients_equal_the_formulas(sizes, dtype):
             assert error(one, wanted) < bound
 
 
+@pytest.mark.parametrize("frozen", [(0,), (1, 2), (3, 4), (5, 6), (0, 1, 2, 3, 4)])
+def test_what_needs_no_gradient_gets_none(frozen):
+    norm, fc1, fc2 = parts(16, 24)
+    leaves = [torch.randn(30, 16), *(p.detach() for module in (norm, fc1, fc2) for p in module.parameters())]
+    for index, leaf in enumerate(leaves):
+        leaf.requires_grad_(index not in frozen)
+    for function in (mlp_by_kernels, mlp_by_formula):
+        for leaf in leaves:
+            leaf.grad = None
+        function(*leaves).square().sum().backward()
+        found = [None if leaf.grad is None else leaf.grad.clone() for leaf in leaves]
+        if function is mlp_by_kernels:
+            ours = found
+    for index, (one, exact) in enumerate(zip(ours, found, strict=True)):
+        assert (one is None) == (index in frozen)
+        assert one is None or error(one, exact.double()) < 5e-6
+
+
 def test_gradients_have_the_same_bits_with_any_number_of_threads():
     norm, fc1, fc2 = parts(24, 50)
     leaves = [torch.randn(3000, 24), *(p for module in (norm, fc1, fc2) for p in module.parameters())]
@@ -251,6 +269,11 @@ def test_whoever_watches_is_shown_pytorchs_operators():
     assert not training.trains(x, norm, fc1)
     handle.remove()
     assert not training.trains(x.double(), norm, fc1)
+    assert not training.trains(x.bfloat16(), norm, fc1)
+    assert not training.trains(torch.randn(4, 9), norm, fc1)
+    frozen = nn.Linear(8, 8).requires_grad_(False)
+    assert not training.trains(x, frozen)
+    assert training.trains(x.clone().requires_grad_(), frozen)
     assert not training.trains(x, nn.Identity(), fc1)
     with torch.utils.flop_counter.FlopCounterMode(display=False):
         assert not training.trains(x, norm, fc1)

@@ -72,6 +72,7 @@ def trains(x: Tensor, *modules: nn.Module) -> bool:
     Nobody may watch: no compiler, no mode, transform or hook that wants to see PyTorch's operators or modules.
     """
     is_wanted = torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0
+    is_wanted = is_wanted and (x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters()))
     if not is_wanted or not is_plain(x) or not all(map(_is_bare, modules)):
         return False
     dtype, is_autocast = product_dtype(x), torch.is_autocast_enabled("cpu")
@@ -141,12 +142,15 @@ class _NormLinear(Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         x, factors, offsets, weight = ctx.saved_tensors
         d_out = d_out.to(ctx.dtype).contiguous()
-        norm = _Normed(_floats(factors), _floats(offsets), ctx.eps)
+        norm, needs = _Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.needs_input_grad
+        d_inputs, d_layer = (None, None, None), (None, None)
         with record_function(SEEN_AS):
-            d_x, d_factors, d_offsets = _inputs_back(d_out, x, norm, ctx.dtype, pack_turned(weight, ctx.dtype))
-            d_weight, d_bias = _outer(d_out, x, norm, ctx.dtype)
-        d_norm = () if factors is None else (d_factors.to(factors.dtype), d_offsets.to(offsets.dtype))
-        return d_x, *(d_norm or (None, None)), None, d_weight.to(ctx.dtypes[0]), d_bias.to(ctx.dtypes[1]), None
+            if any(needs[:3]):
+                d_inputs = _inputs_back(d_out, x, norm, ctx.dtype, pack_turned(weight, ctx.dtype))
+            if any(needs[4:6]):
+                d_layer = _outer(d_out, x, norm, ctx.dtype)
+        d_norm = _as(d_inputs[1:], [None, None] if factors is None else [factors.dtype, offsets.dtype])
+        return d_inputs[0], *d_norm, None, *_as(d_layer, ctx.dtypes), None
 
 
 class _NormMlp(Function):
@@ -176,15 +180,20 @@ class _NormMlp(Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         x, factors, offsets, weight1, weight2, kept = ctx.saved_tensors
         d_out, d_kept, activated = d_out.to(ctx.dtype).contiguous(), torch.empty_like(kept), torch.empty_like(kept)
-        norm, dtype = _Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.dtype
+        norm, dtype, needs = _Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.dtype, ctx.needs_input_grad
         with record_function(SEEN_AS):
             layers = pack_turned(weight2, dtype), pack_turned(weight1, dtype)
             hidden = (kept, d_kept, activated)
-            d_x, d_factors, d_offsets = _inputs_back(d_out, x, norm, dtype, *layers, hidden=hidden)
-            d_last = _outer(d_out, activated, _Normed(None, None, 0.0), dtype)
-            d_first = _outer(d_kept, x, norm, dtype)
-        d_layers = (one.to(to) for one, to in zip((*d_first, *d_last), ctx.dtypes, strict=True))
-        return d_x, d_factors.to(factors.dtype), d_offsets.to(offsets.dtype), None, *d_layers, None
+            d_x, *d_norm = _inputs_back(d_out, x, norm, dtype, *layers, hidden=hidden)
+            d_first = _outer(d_kept, x, norm, dtype) if any(needs[4:6]) else (None, None)
+            d_last = _outer(d_out, activated, _Normed(None, None, 0.0), dtype) if any(needs[6:8]) else (None, None)
+        return d_x, *_as(d_norm, [factors.dtype, offsets.dtype]), None, *_as((*d_first, *d_last), ctx.dtypes), None
+
+
+def _as(gradients: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]) -> list[Tensor | None]:
+    """Gradients in their parameters' dtypes; None where there is no parameter, or nobody asks."""
+    pairs = zip(gradients, dtypes, strict=True)
+    return [None if gradient is None or dtype is None else gradient.to(dtype) for gradient, dtype in pairs]
 
 
 class _Normed:
