@@ -198,7 +198,7 @@ def _copied_windows(
     table_Lh: Tensor,
     window: int,
     query_BhNd: Tensor | None,
-    outside_C: None = None,  # noqa: ARG001 - as others are called
+    outside_C: Tensor | None = None,  # noqa: ARG001 - as others are called
 ) -> Tensor:
     """Copy the windows out, attend, and copy the result back."""
     _, H, W, _ = projected_BHWC.shape
@@ -217,7 +217,7 @@ def _copied_stripes(
     horizontal: nn.Conv2d,
     stripe: int,
     heads: int,
-    outside_C: None = None,  # noqa: ARG001 - as others are called
+    outside_C: Tensor | None = None,  # noqa: ARG001 - as others are called
 ) -> Tensor:
     """Copy the stripes out, attend and convolve, and copy the result back, one direction after the other."""
     _, H, W, _ = qkv_BHWC.shape
@@ -270,7 +270,7 @@ def _triton_windows(
     table_Lh: Tensor,
     window: int,
     query_BhNd: Tensor | None,
-    outside_C: None = None,  # noqa: ARG001 - as others are called
+    outside_C: Tensor | None = None,  # noqa: ARG001 - as others are called
 ) -> Tensor:
     # Imported late: Triton is absent on some systems, and takes a second where it is not.
     from globalvit.kernels.triton import operators
@@ -284,7 +284,7 @@ def _triton_stripes(
     horizontal: nn.Conv2d,
     stripe: int,
     heads: int,
-    outside_C: None = None,  # noqa: ARG001 - as others are called
+    outside_C: Tensor | None = None,  # noqa: ARG001 - as others are called
 ) -> Tensor:
     from globalvit.kernels.triton import operators
 

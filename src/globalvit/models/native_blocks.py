@@ -71,8 +71,8 @@ class NativeWindowAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        query_BhNd = query_BhNd if self.is_global else None
-        out = operators.windows(self.projection(x_BHWC), self.bias_table, self.window, query_BhNd, self.outside_C)
+        query = query_BhNd if self.is_global else None
+        out = operators.windows(self.projection(x_BHWC), self.bias_table, self.window, query, self.outside_C)
         return self.proj(out, x_BHWC)
 
 
@@ -165,7 +165,7 @@ HALVES: dict[type, type] = {WindowAttention: NativeWindowAttention, StripeAttent
 def is_known(block: nn.Module) -> bool:
     """Whether the library computes the whole block: its attention is a published one and free to choose."""
     attention = getattr(block, "attention", None)
-    return type(attention) in HALVES and attention.implementation in ("auto", "native")
+    return type(attention) in HALVES and getattr(attention, "implementation", None) in ("auto", "native")
 
 
 class NativeBlock(nn.Module):

@@ -69,8 +69,9 @@ def pack(conv: nn.Conv2d) -> PackedConv:
     outputs, inputs, kernel, _ = conv.weight.shape
     rows = conv.weight.detach().permute(2, 0, 3, 1).reshape(kernel, outputs, kernel * inputs)
     weight = torch.stack([pack_weight(row, None, row.dtype).weight for row in rows])
-    bias = None if conv.bias is None else torch.zeros(outputs + WIDEST_VECTOR)
-    if bias is not None:
+    bias = None
+    if conv.bias is not None:
+        bias = torch.zeros(outputs + WIDEST_VECTOR)
         bias[:outputs] = conv.bias.detach()
     geometry = (kernel, conv.stride[0], int(conv.padding[0]), outputs)
     return PackedConv(weight=weight, bias=bias, geometry=geometry, inputs=inputs, dtype=conv.weight.dtype)

@@ -155,12 +155,12 @@ def linears(
     check_dtype(x, first.dtype)
     assert x.shape[-1] == first.inputs, (x.shape, first.inputs)
     assert residual is None or residual.dtype == x.dtype, (residual.dtype, x.dtype)
-    norms = (None, None, -1.0) if norm is None else (norm.factors, norm.offsets, norm.eps)
-    last = (None, None, 0) if second is None else (second.weight, second.bias, second.outputs)
-    arguments = (*norms, first.weight, first.bias, first.outputs, first.has_gelu, *last)
     if is_direct(x, residual):
-        return _linears(x, residual, gates, *arguments, out=residual if may_overwrite else None)
-    return native_linears(x, residual, gates, *arguments)
+        return _linears(x, first, second, norm, gates, residual, residual if may_overwrite else None)
+    norms = (None, None, None) if norm is None else (norm.factors, norm.offsets, norm.eps)
+    last = (None, None, 0) if second is None else (second.weight, second.bias, second.outputs)
+    layers = (first.weight, first.bias, first.outputs, first.has_gelu, *last)
+    return native_linears(x, residual, gates, *norms, *layers)
 
 
 def check_dtype(x: Tensor, dtype: torch.dtype) -> None:
@@ -185,30 +185,25 @@ def layer_norm(x: Tensor, norm: Norm) -> Tensor:
 
 def _linears(
     x: Tensor,
-    residual: Tensor | None,
+    first: Packed,
+    second: Packed | None,
+    norm: Norm | None,
     gates: Tensor | None,
-    factors: Tensor | None,
-    offsets: Tensor | None,
-    eps: float,
-    weight: Tensor,
-    bias: Tensor,
-    outputs: int,
-    has_gelu: bool,
-    last_weight: Tensor | None,
-    last_bias: Tensor | None,
-    last_outputs: int,
-    *,
+    residual: Tensor | None,
     out: Tensor | None = None,
 ) -> Tensor:
     x, dim = x.contiguous(), x.shape[-1]
     residual, gates = (None if one is None else one.contiguous() for one in (residual, gates))
-    out = x.new_empty((*x.shape[:-1], last_outputs or outputs)) if out is None or out is not residual else out
-    first = LayerStruct(dim, outputs, weight.data_ptr(), bias.data_ptr(), has_gelu)
-    second = LayerStruct(outputs, last_outputs, pointer(last_weight), pointer(last_bias), 0)
-    task = ChainStruct(x.numel() // dim, DTYPES[x.dtype], x.data_ptr(), DTYPES[x.dtype], first=first, second=second)
-    task.norm = norm_struct(dim if eps >= 0 else 0, factors, offsets, eps)
+    outputs = first.outputs if second is None else second.outputs
+    out = x.new_empty((*x.shape[:-1], outputs)) if out is None or out is not residual else out
+    task = ChainStruct(x.numel() // dim, DTYPES[x.dtype], x.data_ptr(), DTYPES[x.dtype])
+    if norm is not None:
+        task.norm = norm_struct(dim, norm.factors, norm.offsets, norm.eps)
     task.gates, task.gate_rows = pointer(gates), 1 if gates is None else x.numel() // dim // gates.shape[0]
     task.residual, task.out = pointer(residual), out.data_ptr()
+    task.first = layer_struct(first, int(first.has_gelu))
+    if second is not None:
+        task.second = layer_struct(second)
     check_memory(library.load().dense_chain(ctypes.byref(task)))
     return out
 
@@ -232,6 +227,11 @@ def norm_struct(dim: int, factors: Tensor | None, offsets: Tensor | None, eps: f
     return NormStruct(dim, pointer(factors), pointer(offsets), eps)
 
 
+def layer_struct(packed: Packed, activation: int = 0) -> LayerStruct:
+    """A Linear for the library; `activation` is a number of dense.h."""
+    return LayerStruct(packed.inputs, packed.outputs, packed.weight.data_ptr(), pointer(packed.bias), activation)
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """The address of a tensor's numbers."""
     return None if tensor is None else tensor.data_ptr()
@@ -244,9 +244,9 @@ def native_linears(
     gates: Tensor | None,
     factors: Tensor | None,
     offsets: Tensor | None,
-    eps: float,
+    eps: float | None,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     outputs: int,
     has_gelu: bool,
     last_weight: Tensor | None,
@@ -254,8 +254,12 @@ def native_linears(
     last_outputs: int,
 ) -> Tensor:
     """`linears`, its arguments one by one as operators want them."""
-    layers = (weight, bias, outputs, has_gelu, last_weight, last_bias, last_outputs)
-    return _linears(x, residual, gates, factors, offsets, eps, *layers)
+    norm = None if eps is None else Norm(factors=factors, offsets=offsets, eps=eps)
+    inputs = {"inputs": x.shape[-1], "dtype": x.dtype}
+    first, second = Packed(weight=weight, bias=bias, outputs=outputs, has_gelu=has_gelu, **inputs), None
+    if last_weight is not None:
+        second = Packed(weight=last_weight, bias=last_bias, outputs=last_outputs, inputs=outputs, dtype=x.dtype)
+    return _linears(x, first, second, norm, gates, residual)
 
 
 native_layer_norm = custom_op("globalvit::native_layer_norm", _layer_norm, mutates_args=(), device_types="cpu")
@@ -268,9 +272,9 @@ def _(
     gates: Tensor | None,  # noqa: ARG001
     factors: Tensor | None,  # noqa: ARG001
     offsets: Tensor | None,  # noqa: ARG001
-    eps: float,  # noqa: ARG001
+    eps: float | None,  # noqa: ARG001
     weight: Tensor,  # noqa: ARG001
-    bias: Tensor,  # noqa: ARG001
+    bias: Tensor | None,  # noqa: ARG001
     outputs: int,
     has_gelu: bool,  # noqa: ARG001
     last_weight: Tensor | None,  # noqa: ARG001

@@ -2,12 +2,14 @@
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import peek_interpreter_stack
 
 
 def is_direct(*tensors: Tensor | None) -> bool:
-    """Whether nobody watches: no compiler or profiler, no mode or transform that wants to see operators, no gradient."""
+    """Whether nobody watches: no compiler or profiler, no mode or transform that asks for operators, no gradient."""
     return is_plain(*tensors) and not (
-        torch.autograd._profiler_enabled() or (torch.is_grad_enabled() and any(map(_requires_grad, tensors)))
+        _profiler_enabled() or (torch.is_grad_enabled() and any(map(_requires_grad, tensors)))
     )
 
 
@@ -16,8 +18,8 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.jit.is_tracing()
+        or peek_interpreter_stack() is not None
+        or torch._C._is_tracing()
         or any(tensor is not None and type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
     )
 

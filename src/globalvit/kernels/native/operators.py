@@ -226,11 +226,11 @@ def _(gradient: Tensor, *inputs: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    *inputs, outside = inputs
+    *kept, outside = inputs
     assert outside is None, "the backward pass wants whole windows"
-    tensors = [x if isinstance(x, Tensor) else None for x in inputs]
+    tensors = [x if isinstance(x, Tensor) else None for x in kept]
     ctx.save_for_backward(*tensors)
-    ctx.settings = [None if isinstance(x, Tensor) else x for x in inputs]
+    ctx.settings = [None if isinstance(x, Tensor) else x for x in kept]
 
 
 def _inputs(ctx: Any) -> list[Any]:

@@ -8,7 +8,7 @@ Legend: `C` channels that come in · `K` that go out · `T` tokens.
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from globalvit.kernels.native.dense import (
     NormStruct,
     Packed,
     computes,
+    layer_struct,
     norm_struct,
     pack_turned,
     pack_weight,
@@ -72,7 +73,9 @@ def trains(x: Tensor, *modules: nn.Module) -> bool:
     Nobody may watch: no compiler, no mode, transform or hook that wants to see PyTorch's operators or modules.
     """
     is_wanted = torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0
-    is_wanted = is_wanted and (x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters()))
+    is_wanted = is_wanted and (
+        x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters())
+    )
     if not is_wanted or not is_plain(x) or not all(map(_is_bare, modules)):
         return False
     dtype, is_autocast = product_dtype(x), torch.is_autocast_enabled("cpu")
@@ -90,10 +93,10 @@ def _dims_fit(x: Tensor, modules: Sequence[nn.Module]) -> bool:
     """Whether each module takes as many channels as the one before it gives."""
     dim = x.shape[-1]
     for module in modules:
-        taken, given = module.weight.shape[-1], module.weight.shape[0]
-        if taken != dim:
+        weight = cast("Tensor", module.weight)
+        if weight.shape[-1] != dim:
             return False
-        dim = given
+        dim = weight.shape[0]
     return True
 
 
@@ -139,7 +142,8 @@ class _NormLinear(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (d_out,) = grad_outputs
         x, factors, offsets, weight = ctx.saved_tensors
         d_out = d_out.to(ctx.dtype).contiguous()
         norm, needs = _Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.needs_input_grad
@@ -177,7 +181,8 @@ class _NormMlp(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (d_out,) = grad_outputs
         x, factors, offsets, weight1, weight2, kept = ctx.saved_tensors
         d_out, d_kept, activated = d_out.to(ctx.dtype).contiguous(), torch.empty_like(kept), torch.empty_like(kept)
         norm, dtype, needs = _Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.dtype, ctx.needs_input_grad
@@ -221,9 +226,9 @@ def _chain(
     out = torch.empty((*x.shape[:-1], last.outputs), dtype=dtype)
     task = ChainStruct(x.numel() // dim, DTYPES[dtype], x.data_ptr(), DTYPES[x.dtype])
     task.norm = norm_struct(0 if factors is None else dim, factors, offsets, eps)
-    task.kept, task.out, task.first = pointer(kept), out.data_ptr(), _layer(first, int(first.has_gelu))
+    task.kept, task.out, task.first = pointer(kept), out.data_ptr(), layer_struct(first, int(first.has_gelu))
     if second is not None:
-        task.second = _layer(second)
+        task.second = layer_struct(second)
     check_memory(library.load().dense_chain(ctypes.byref(task)))
     return out
 
@@ -243,9 +248,9 @@ def _inputs_back(
     sums = torch.empty((0 if norm.factors is None else run.dense_back_blocks(ctypes.c_int64(rows)), 2, dim))
     task = _Back(rows, DTYPES[dtype], d_out.data_ptr(), *map(pointer, hidden), x.data_ptr(), DTYPES[x.dtype])
     task.norm, task.d_x, task.d_norm = norm.struct(dim), d_x.data_ptr(), sums.data_ptr()
-    task.first = _layer(first, 0 if second is None else TIMES_GELU_SLOPE)
+    task.first = layer_struct(first, 0 if second is None else TIMES_GELU_SLOPE)
     if second is not None:
-        task.second = _layer(second)
+        task.second = layer_struct(second)
     check_memory(run.dense_back(ctypes.byref(task)))
     d_factors, d_offsets = sums.sum(0)
     return d_x, d_factors, d_offsets
@@ -261,10 +266,6 @@ def _outer(d_out: Tensor, x: Tensor, norm: _Normed, dtype: torch.dtype) -> tuple
     task.d_weight, task.d_bias, task.parts = d_weight.data_ptr(), d_bias.data_ptr(), parts
     check_memory(library.load().dense_outer(ctypes.byref(task)))
     return (d_weight[0], d_bias[0]) if parts == 1 else (d_weight.sum(0), d_bias.sum(0))
-
-
-def _layer(packed: Packed, activation: int = 0) -> LayerStruct:
-    return LayerStruct(packed.inputs, packed.outputs, packed.weight.data_ptr(), pointer(packed.bias), activation)
 
 
 def _floats(parameter: Tensor | None) -> Tensor | None:
