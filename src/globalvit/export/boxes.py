@@ -26,6 +26,10 @@ from globalvit.detectors.roi import BOX_GRID, MASK_GRID
 from globalvit.detectors.rpn import EVALUATION, RPN
 from globalvit.tasks.detect import DenseDetector, Detector, RegionDetector
 
+# Best boxes of an image that enter the last suppression, whose time grows with the square of their number: with a low
+# threshold a thousand regions of 80 classes would be 80,000. RetinaNet looks at as many at the most by its own rule.
+CANDIDATES = 5000
+
 
 class Found(NamedTuple):
     """The best candidates of each image: boxes (B, T, 4), scores (B, T), and their `labels` (B, T)."""
@@ -115,9 +119,9 @@ def _detect(probabilities_RK: Tensor, boxes_RK4: Tensor, proposals: Found, thres
     regions, classes = proposals.scores.shape[1], probabilities_RK.shape[1]
     # What stands for no proposal is no candidate.
     scores_BTK = probabilities_RK.unflatten(0, (-1, regions)) * (proposals.scores > 0)[..., None]
-    labels_BTK = torch.arange(classes, device=scores_BTK.device).expand_as(scores_BTK)
-    boxes_BTK4 = boxes_RK4.unflatten(0, (-1, regions))
-    candidates = Found(boxes_BTK4.flatten(1, 2), _above(scores_BTK.flatten(1), threshold), labels_BTK.flatten(1))
+    best = _top(_above(scores_BTK.flatten(1), threshold), CANDIDATES)
+    boxes_BS4 = boxes_RK4.unflatten(0, (-1, regions)).flatten(1, 2)
+    candidates = Found(_take(boxes_BS4, best.indices), best.values, best.indices % classes)
     return _suppress(candidates, OVERLAP, MOST_DETECTIONS)
 
 
