@@ -1,8 +1,12 @@
 """Every family and task as ONNX: file size, largest difference, latency beside PyTorch, and what is refused.
 
-python benchmarks/export_table.py write FOLDER      # exports and checks, minutes a model; goes on where it stopped
-python benchmarks/export_table.py latency FOLDER    # a minute on an idle machine, one thread
+python benchmarks/export_table.py write FOLDER [NAME ...]   # exports, checks; minutes a model; goes on where it stopped
+python benchmarks/export_table.py latency FOLDER            # a minute, one thread
 python benchmarks/export_table.py table FOLDER
+
+A NAME is a file's without suffix: gpvit_l1_retinanet, or gpvit_l1_retinanet-post with boxes found inside; all are
+written unless some are named. Times are the processor's: other work on the machine changes them less than the clock's,
+and with one thread both are the same where nothing else runs.
 """
 
 import json
@@ -38,11 +42,12 @@ def model_of(name):
     return create_model(name).eval()
 
 
-def write(folder):
+def write(folder, *stems):
     for stem, name, is_post in plans():
         said = folder / f"{stem}.json"
-        if said.exists():
+        if said.exists() or (stems and stem not in stems):
             continue
+        start = time.process_time()
         try:
             # Fresh detectors are sure of nothing: at a threshold of 0 there are boxes to compare.
             options = {"postprocessing": is_post, "score_threshold": 0.0, "progress": print}
@@ -56,7 +61,8 @@ def write(folder):
             }
         except ValueError as error:
             known = {"refused": str(error)}
-        print(stem, known)
+        known["seconds"] = time.process_time() - start
+        print(stem, known, flush=True)
         said.write_text(json.dumps(known))
 
 
@@ -73,10 +79,10 @@ def latency(folder):
         with torch.inference_mode():
             for repeat in range(REPEATS + 1):
                 for key, function in (("ms", run), ("eager_ms", graph)):
-                    start = time.perf_counter()
+                    start = time.process_time()
                     function(images)
                     if repeat:
-                        times[key].append(1000 * (time.perf_counter() - start))
+                        times[key].append(1000 * (time.process_time() - start))
         known |= {key: statistics.median(values) for key, values in times.items()}
         print(stem, known)
         said.write_text(json.dumps(known))
@@ -102,4 +108,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     at = Path(sys.argv[2])
     at.mkdir(parents=True, exist_ok=True)
-    {"write": write, "latency": latency, "table": table}[sys.argv[1]](at)
+    {"write": write, "latency": latency, "table": table}[sys.argv[1]](at, *sys.argv[3:])
