@@ -93,10 +93,10 @@ def table(folder):
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for stem, name, is_post in plans():
         said = folder / f"{stem}.json"
-        known = json.loads(said.read_text()) if said.exists() else {"refused": "not run"}
+        known = json.loads(said.read_text()) if said.exists() else {}
         what = "answers" if is_post else "raw"
-        if "refused" in known:
-            print(f"| {name} | {what} | refused: {known['refused']} |")
+        if "mib" not in known:
+            print(f"| {name} | {what} | {'refused: ' + known['refused'] if 'refused' in known else 'not run'} |")
             continue
         differences = " | ".join(f"{one:.1e}" for one in known["differences"].values())
         times = " | ".join(f"{known[key]:.0f}" for key in ("ms", "eager_ms")) if "ms" in known else "– | –"

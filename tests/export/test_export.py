@@ -10,7 +10,7 @@ import torch
 
 from globalvit.detectors.masks import paste
 from globalvit.detectors.regions import detect
-from globalvit.export import boxes, export_model
+from globalvit.export import boxes, check, export_model
 from globalvit.export.check import SIZES, cases
 from globalvit.export.graph import Graph
 from globalvit.export.plan import Plan
@@ -198,3 +198,11 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(tiny, tmp_pa
 )
 def test_every_open_size_is_checked(plan, number):
     assert len(cases(plan)) == number
+
+
+@pytest.mark.parametrize(("long", "runs"), [(60.0, 2), (0.0, 1)])
+def test_a_long_run_is_not_repeated(long, runs, monkeypatch):
+    monkeypatch.setattr(check, "LONG", long)
+    done = []
+    check._timed(lambda images: done.append(images) or [images], torch.zeros(1), "a batch")
+    assert len(done) == runs
