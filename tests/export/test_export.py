@@ -206,3 +206,13 @@ def test_a_long_run_is_not_repeated(long, runs, monkeypatch):
     done = []
     check._timed(lambda images: done.append(images) or [images], torch.zeros(1), "a batch")
     assert len(done) == runs
+
+
+def test_boxes_in_another_order_are_the_same_and_other_masks_are_not():
+    names = ("boxes", "scores", "labels", "masks")
+    boxes_BN4 = torch.tensor([[[0.0, 0, 9, 9], [5, 5, 20, 20], [0, 0, 0, 0]]])
+    expected = [boxes_BN4, torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[1, 2, 0]]), torch.rand(1, 3, 4, 4)]
+    found = [one[:, [1, 0, 2]] for one in expected]
+    assert check.differ(names, found, expected, "a batch") == 0
+    found[3] = expected[3]
+    assert check.differ(names, found, expected, "a batch") > 0.05

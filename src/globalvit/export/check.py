@@ -35,7 +35,7 @@ class Check:
         height: of the images in pixels.
         width: of the images in pixels.
         difference: the largest of any output, as a part of its largest value; of labels and boxes, the share of those
-            that the model does not have.
+            that the model does not have; of masks, the mean over one.
         seconds: that the file took.
         eager_seconds: that the model took.
         objects: detections of the model that were compared; None where there are none to compare.
@@ -141,10 +141,20 @@ def _count(expected: dict[str, Tensor]) -> int:
 
 
 def _differ_objects(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The share of the model's detections that the file lacks, or the difference of the scores if that is larger."""
+    """The share of the model's detections that the file lacks, or the difference of scores or masks if it is larger."""
     scores = _differ(found["scores"], expected["scores"])
     real_BN = expected["scores"] > 0
     near_BNN = (found["boxes"][:, None] - expected["boxes"][:, :, None]).abs().amax(-1) <= PIXELS
-    same_BNN = found["labels"][:, None] == expected["labels"][:, :, None]
-    missing = (real_BN & ~(near_BNN & same_BNN).any(2)).sum() / real_BN.sum().clamp(min=1)
-    return max(scores, float(missing))
+    same_BNN = near_BNN & (found["labels"][:, None] == expected["labels"][:, :, None])
+    missing = (real_BN & ~same_BNN.any(2)).sum() / real_BN.sum().clamp(min=1)
+    masks = _differ_masks(found["masks"], expected["masks"], same_BNN & real_BN[..., None]) if "masks" in found else 0.0
+    return max(scores, float(missing), masks)
+
+
+def _differ_masks(found_BNhw: Tensor, expected_BNhw: Tensor, same_BNN: Tensor) -> float:
+    """The largest mean difference of an object's mask and its counterpart's."""
+    images, objects, counterparts = same_BNN.nonzero(as_tuple=True)
+    if not len(images):
+        return 0.0
+    differences = (found_BNhw[images, counterparts] - expected_BNhw[images, objects]).abs().mean((1, 2))
+    return float(differences.max().nan_to_num(nan=float("inf")))
