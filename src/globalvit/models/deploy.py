@@ -33,7 +33,6 @@ from globalvit.models.native_blocks import (
 from globalvit.models.packed import ConvGELU, PackedBlock, PackedLinear
 
 Model = TypeVar("Model", bound=nn.Module)
-PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def deploy(model: Model) -> Model:
@@ -49,17 +48,20 @@ def deploy(model: Model) -> Model:
         for module in list(folded.modules()):
             _fold(module)
         parameter = next(folded.parameters())
+        is_native = parameter.device.type == "cpu" and dense.computes(parameter.dtype)
+        if is_native:
+            _take_kernels(folded)
         if can_pack(parameter):
-            _pack(folded, parameter.dtype)
+            _pack(folded, NativeLinear if is_native else PackedLinear)
     return folded
 
 
 def can_pack(parameter: Tensor) -> bool:
     """Whether oneDNN computes with such parameters here."""
-    is_known = (
-        parameter.device.type == "cpu" and parameter.dtype in PACKED_DTYPES and torch.backends.mkldnn.is_available()
-    )
-    return is_known and (parameter.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    is_cpu = parameter.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if parameter.dtype == torch.bfloat16:
+        return is_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return is_cpu and parameter.dtype == torch.float32
 
 
 def _fold(module: nn.Module) -> None:
@@ -91,24 +93,27 @@ def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
     norm.elementwise_affine = False
 
 
-def _pack(model: nn.Module, dtype: torch.dtype) -> None:
-    is_native = dense.computes(dtype)
-    if is_native:
-        _replace(model, is_known, NativeBlock)
-        _replace(model, lambda module: isinstance(module, Gather), NativeGather)
-        _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
-        _replace(model, _is_downsample, NativeDownsample)
-        _replace(model, lambda module: isinstance(module, FusedMBConv), NativeConvBranch)
-        for stem in (module for module in model.modules() if isinstance(module, Stem)):
-            _put(stem, projection=NativeConvolution(stem.projection))
-        _replace(model, _is_depthwise, lambda module: NativeDepthwise(module.conv, "relu"))
+def _take_kernels(model: nn.Module) -> None:
+    """Put the library's parts in the place of those that it computes faster than anyone else."""
+    _replace(model, is_known, NativeBlock)
+    _replace(model, lambda module: isinstance(module, Gather), NativeGather)
+    _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
+    _replace(model, _is_downsample, NativeDownsample)
+    _replace(model, lambda module: isinstance(module, FusedMBConv), NativeConvBranch)
+    _replace(model, _is_depthwise, lambda module: NativeDepthwise(module.conv, "relu"))
+    for stem in (module for module in model.modules() if isinstance(module, Stem)):
+        _put(stem, projection=NativeConvolution(stem.projection))
+
+
+def _pack(model: nn.Module, linear: type[NativeLinear | PackedLinear]) -> None:
+    """Put oneDNN's parts in the place of the others, and `linear` in that of single Linears."""
     for module in list(model.modules()):
         if isinstance(module, Mlp):
             _put(module, fc1=PackedLinear(module.fc1, has_gelu=True), activation=nn.Identity())
         elif isinstance(module, FusedMBConv):
             _put(module, depthwise=ConvGELU(module.depthwise), activation=nn.Identity())
     _replace(model, lambda module: isinstance(module, Block | LocalBlock), PackedBlock)
-    _replace(model, lambda module: isinstance(module, nn.Linear), NativeLinear if is_native else PackedLinear)
+    _replace(model, lambda module: isinstance(module, nn.Linear), linear)
     if library.unavailable() is None:
         _replace(model, lambda module: isinstance(module, nn.LayerNorm), NativeNorm)
 
