@@ -64,6 +64,13 @@ def test_another_dtype_is_refused():
         deployed(torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize("name", ["gcvit_xxtiny", "gpvit_l1"])
+def test_no_image_gives_no_answer(name):
+    deployed = gv.create_model(name, num_classes=3, image_size=64).deploy()
+    with torch.inference_mode():
+        assert deployed(torch.zeros(0, 3, 64, 64)).shape == (0, 3)
+
+
 def test_gradients_need_not_be_switched_off():
     deployed, images = gv.create_model("gcvit_xxtiny", num_classes=3, image_size=64).deploy(), torch.randn(2, 3, 70, 64)
     logits = deployed(images)

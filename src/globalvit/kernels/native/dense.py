@@ -196,6 +196,8 @@ def _linears(
     residual, gates = (None if one is None else one.contiguous() for one in (residual, gates))
     outputs = first.outputs if second is None else second.outputs
     out = x.new_empty((*x.shape[:-1], outputs)) if out is None or out is not residual else out
+    if x.numel() == 0:
+        return out
     task = ChainStruct(x.numel() // dim, DTYPES[x.dtype], x.data_ptr(), DTYPES[x.dtype])
     if norm is not None:
         task.norm = norm_struct(dim, norm.factors, norm.offsets, norm.eps)
