@@ -42,7 +42,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
         ("weights", ["CC-BY-NC-SA-4.0", "gcvit_1k_xxtiny.pth.tar"]),
         ("recipes", available_recipes()),
         ("commands", ["usage: globalvit train", "usage: globalvit data lmdb build", "--checkpoint-every"]),
-        ("speed", ["beside timm's GC ViT", "Cost of a pixel"]),
+        ("speed", ["GC ViT and GPViT beside timm", "Cost of a pixel"]),
         ("api", ["create_model", "list_models", "MeanIoU", "decode_predictions"]),
         ("finetune", ["data check --data-dir"]),
     ],
