@@ -127,6 +127,17 @@ def test_depthwise_convolutions_equal_pytorchs(activation, dtype):
     assert error(means, exact.mean((2, 3))) < FORWARD[dtype]
 
 
+@pytest.mark.parametrize(("kind", "relative", "absolute"), [("fp32", 1e-6, 1e-6), ("bf16", 2**-8, 1e-5)])
+def test_gelu_is_right_for_any_number(kind, relative, absolute, vectors):
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
+    x = torch.cat([torch.linspace(-20, 20, 8001), torch.tensor([-3e38, 3e38, torch.inf, torch.nan])]).to(dtype)
+    conv = nn.Conv2d(len(x), len(x), 3, padding=1, groups=len(x), bias=False).to(dtype)
+    with torch.no_grad():
+        conv.weight.zero_()[:, :, 1, 1] = 1
+        out, _ = depthwise.depthwise(x[None, None, None], depthwise.taps_of(conv), "gelu")
+    torch.testing.assert_close(out.double().flatten(), F.gelu(x.double()), rtol=relative, atol=absolute, equal_nan=True)
+
+
 def gradients(function, leaves, dtype):
     """What a function gives, and the gradients of its leaves, in float64."""
     leaves = [leaf.detach().to(dtype, copy=True).requires_grad_() for leaf in leaves]

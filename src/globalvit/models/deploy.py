@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from globalvit.kernels.native import convolution, dense, library
+from globalvit.models import gcvit, gpvit
 from globalvit.models.gcvit import Block, Downsample, FusedMBConv
-from globalvit.models.gpvit import Gather, LocalBlock, Scatter, Stem
+from globalvit.models.gpvit import Gather, LocalBlock, Scatter
 from globalvit.models.layers import ConvNormReLU, Mlp
 from globalvit.models.native_blocks import (
     NativeBlock,
@@ -30,7 +31,7 @@ from globalvit.models.native_blocks import (
     NativeScatter,
     is_known,
 )
-from globalvit.models.packed import ConvGELU, PackedBlock, PackedLinear
+from globalvit.models.packed import PackedBlock, PackedConv, PackedLinear
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -98,10 +99,13 @@ def _take_kernels(model: nn.Module) -> None:
     _replace(model, is_known, NativeBlock)
     _replace(model, lambda module: isinstance(module, Gather), NativeGather)
     _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
+    for stem in (module for module in model.modules() if isinstance(module, gcvit.Stem)):
+        if _is_downsample(stem.downsample):
+            _put(stem, downsample=NativeDownsample(stem.downsample, may_overwrite=True))
     _replace(model, _is_downsample, NativeDownsample)
     _replace(model, lambda module: isinstance(module, FusedMBConv), NativeConvBranch)
     _replace(model, _is_depthwise, lambda module: NativeDepthwise(module.conv, "relu"))
-    for stem in (module for module in model.modules() if isinstance(module, Stem)):
+    for stem in (module for module in model.modules() if isinstance(module, gpvit.Stem)):
         _put(stem, projection=NativeConvolution(stem.projection))
 
 
@@ -111,7 +115,8 @@ def _pack(model: nn.Module, linear: type[NativeLinear | PackedLinear]) -> None:
         if isinstance(module, Mlp):
             _put(module, fc1=PackedLinear(module.fc1, has_gelu=True), activation=nn.Identity())
         elif isinstance(module, FusedMBConv):
-            _put(module, depthwise=ConvGELU(module.depthwise), activation=nn.Identity())
+            _put(module, depthwise=PackedConv(module.depthwise, "gelu"), activation=nn.Identity())
+    _replace(model, _has_relu_only, lambda module: PackedConv(module.conv, "relu"))
     _replace(model, lambda module: isinstance(module, Block | LocalBlock), PackedBlock)
     _replace(model, lambda module: isinstance(module, nn.Linear), linear)
     if library.unavailable() is None:
@@ -126,6 +131,11 @@ def _is_depthwise(module: nn.Module) -> bool:
     """Whether it is a 3×3 convolution of each channel by itself, then a folded norm and ReLU."""
     conv = module.conv if isinstance(module, ConvNormReLU) else None
     return conv is not None and conv.groups == conv.in_channels and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+
+
+def _has_relu_only(module: nn.Module) -> bool:
+    """Whether nothing but a ReLU is left to be done after its convolution."""
+    return isinstance(module, ConvNormReLU) and isinstance(module.norm, nn.Identity)
 
 
 def _put(module: nn.Module, **children: nn.Module) -> None:

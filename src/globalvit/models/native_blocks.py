@@ -24,13 +24,13 @@ def norm_of(norm: nn.LayerNorm) -> dense.Norm:
 class NativeNorm(nn.Module):
     """A layer norm over the last axis, float32 inside."""
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: nn.LayerNorm, *, may_overwrite: bool = False) -> None:
         super().__init__()
-        self.norm = norm_of(norm)
+        self.norm, self.may_overwrite = norm_of(norm), may_overwrite
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) → (…, C)."""
-        return dense.layer_norm(x, self.norm)
+        return dense.layer_norm(x, self.norm, may_overwrite=self.may_overwrite)
 
 
 class NativeLinear(nn.Module):
@@ -121,11 +121,16 @@ def as_linear(pointwise: nn.Conv2d) -> nn.Linear:
 
 
 class NativeDownsample(nn.Module):
-    """GC ViT's downsampling: norm, branch, and the strided convolution with its norm in one pass."""
+    """GC ViT's downsampling: norm, branch, and the strided convolution with its norm in one pass.
 
-    def __init__(self, downsample: Downsample) -> None:
+    Args:
+        downsample: what it takes the place of.
+        may_overwrite: whether nobody else needs what goes in, as in the stem.
+    """
+
+    def __init__(self, downsample: Downsample, *, may_overwrite: bool = False) -> None:
         super().__init__()
-        self.norm1, self.norm2 = NativeNorm(downsample.norm1), norm_of(downsample.norm2)
+        self.norm1, self.norm2 = NativeNorm(downsample.norm1, may_overwrite=may_overwrite), norm_of(downsample.norm2)
         self.branch = NativeConvBranch(downsample.branch, may_overwrite=True)
         self.reduction = convolution.pack(downsample.reduction)
 

@@ -26,18 +26,19 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
 
 
-class ConvGELU(nn.Module):
-    """A convolution with the exact GELU in the same pass."""
+class PackedConv(nn.Module):
+    """A convolution with the exact GELU or a ReLU in the same pass."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: str) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv, self.activation = conv, activation
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', H', W')."""
-        conv = self.conv
+        conv, weight = self.conv, self.conv.weight
+        geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         return torch.ops.mkldnn._convolution_pointwise(
-            x_BCHW, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "gelu", [], "none"
+            x_BCHW, weight, conv.bias, *geometry, self.activation, [], "none"
         )
 
 

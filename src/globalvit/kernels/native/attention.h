@@ -162,22 +162,18 @@ INLINE void fill_bias(float *bias, const Task *task, const Sizes *sizes, int64_t
     }
 }
 
-/* Rows of logits, still to be scaled, become e^(logit - largest), not yet divided by their sums, which are returned. */
-INLINE float exponentials(float *row, int64_t wide, float scale) {
-    vec top = *(vec *)row, sum = {};
-    for (int64_t t = LANES; t < wide; t += LANES) top = larger(top, *(vec *)(row + t));
+/* From a row of logits, still to be scaled, e^(logit - largest), not yet divided by their sum, which is returned. They
+ * may take the row's place. */
+INLINE float exponentials(const float *row, int64_t wide, float scale, int64_t type, void *to, int64_t to_type) {
+    vec top = *(const vec *)row, sum = {};
+    for (int64_t t = LANES; t < wide; t += LANES) top = larger(top, *(const vec *)(row + t));
     float factor = scale * 1.44269504f, shift = largest(top) * factor;
     for (int64_t t = 0; t < wide; t += LANES) {
-        vec weights = power_of_two(*(vec *)(row + t) * factor - shift);
-        *(vec *)(row + t) = weights;
+        vec weights = power_of_two(at_least(-126.0f, *(const vec *)(row + t) * factor - shift), type);
+        write(to, t, weights, LANES, to_type);
         sum += weights;
     }
     return total(sum);
-}
-
-/* Numbers rounded to bfloat16, so that neighbours are pairs. */
-INLINE void round_row(float *to, const float *from, int64_t count) {
-    for (int64_t t = 0; t < count; t += LANES) write(to, t, *(const vec *)(from + t), LANES, 1);
 }
 
 /* Logits of up to ROWS or of all queries: `left` (queries, steps) times turned keys on top of the biases, in rows
@@ -219,9 +215,8 @@ INLINE void answer(Answers *answers, const float *left, const float *bias, int64
                  .c_row = s->deep};
     multiply_logits(answers->logits, left, answers->keys, bias, bias_row, count, s, type);
     for (int64_t r = 0; r < count; r++)
-        answers->totals[r] = exponentials(answers->logits + r * s->wide, s->wide, scale);
-    for (int64_t r = 0; is_paired && r < count; r++)
-        round_row(answers->weights + r * s->wide / 2, answers->logits + r * s->wide, s->wide);
+        answers->totals[r] =
+            exponentials(answers->logits + r * s->wide, s->wide, scale, type, (float *)p.a + r * p.a_row, is_paired);
     multiply(count, s->deep / LANES, &p, type);
 }
 

@@ -106,9 +106,15 @@ static void weigh(Work *work, const Task *task) {
     multiply_logits(work->weights, work->query.left, work->key.turned, work->bias, task->table ? s->wide : 0, s->tokens,
                     s, task->type);
     for (int64_t q = 0; q < s->tokens; q++) {
-        float *row = work->weights + q * s->wide, factor = 1.0f / exponentials(row, s->wide, task->scale);
+        float *row = work->weights + q * s->wide,
+              factor = 1.0f / exponentials(row, s->wide, task->scale, task->type, row, 0);
         for (int64_t t = 0; t < s->wide; t += LANES) *(vec *)(row + t) *= factor;
     }
+}
+
+/* Numbers rounded to bfloat16, so that neighbours are pairs. */
+static void round_row(float *to, const float *from, int64_t count) {
+    for (int64_t t = 0; t < count; t += LANES) write(to, t, *(const vec *)(from + t), LANES, 1);
 }
 
 /* Gradients of the logits from those of the weights, in place, and what they add to the biases'. */

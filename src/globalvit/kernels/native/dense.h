@@ -60,11 +60,11 @@ INLINE void finish_as(const Finish *f, const float *sums, int64_t rows, int64_t 
             int64_t at = column + c, count = is_whole ? LANES : layer->outputs - at, kept = row * f->kept.stride + at;
             if (layer->bias) x += *(const vec *)(layer->bias + at);
             if (activation == GELU && is_kept) write(f->kept.at, kept, x, count, type);
-            if (activation == GELU) x = gelu(x);
+            if (activation == GELU) x = gelu(x, type);
             if (activation == TIMES_GELU_SLOPE) {
-                vec before = read(f->kept.at, kept, count, type), share = 0.5f + 0.5f * error_function(before);
-                write(f->activated.at, kept, before * share, count, type);
-                x *= share + before * normal_density(before);
+                vec before = read(f->kept.at, kept, count, type), share = normal_share(before, type);
+                write(f->activated.at, kept, at_least(-8.0f, before) * share, count, type);
+                x *= share + before * normal_density(before, type);
             }
             if (has_residual) x += read(f->residual.at, row * f->residual.stride + at, count, type);
             write(f->out.at, row * f->out.stride + at, x, count, type);

@@ -177,10 +177,11 @@ def check_dtype(x: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-def layer_norm(x: Tensor, norm: Norm) -> Tensor:
-    """A layer norm by itself: (…, C) → (…, C)."""
-    run = _layer_norm if is_direct(x) else native_layer_norm
-    return run(x, norm.factors, norm.offsets, norm.eps)
+def layer_norm(x: Tensor, norm: Norm, *, may_overwrite: bool = False) -> Tensor:
+    """A layer norm by itself, which may be written over what it came from if that is said: (…, C) → (…, C)."""
+    if is_direct(x):
+        return _layer_norm(x, norm.factors, norm.offsets, norm.eps, may_overwrite=may_overwrite)
+    return native_layer_norm(x, norm.factors, norm.offsets, norm.eps)
 
 
 def _linears(
@@ -210,9 +211,11 @@ def _linears(
     return out
 
 
-def _layer_norm(x: Tensor, factors: Tensor | None, offsets: Tensor | None, eps: float) -> Tensor:
+def _layer_norm(
+    x: Tensor, factors: Tensor | None, offsets: Tensor | None, eps: float, *, may_overwrite: bool = False
+) -> Tensor:
     x, dim = x.contiguous(), x.shape[-1]
-    out = torch.empty_like(x)
+    out = x if may_overwrite else torch.empty_like(x)
     check_memory(
         library.load().layer_norm(
             ctypes.c_int64(x.numel() // dim),
@@ -264,7 +267,10 @@ def native_linears(
     return _linears(x, first, second, norm, gates, residual)
 
 
-native_layer_norm = custom_op("globalvit::native_layer_norm", _layer_norm, mutates_args=(), device_types="cpu")
+@custom_op("globalvit::native_layer_norm", mutates_args=(), device_types="cpu")
+def native_layer_norm(x: Tensor, factors: Tensor | None, offsets: Tensor | None, eps: float) -> Tensor:
+    """`layer_norm`, its arguments one by one as operators want them."""
+    return _layer_norm(x, factors, offsets, eps)
 
 
 @native_linears.register_fake

@@ -32,8 +32,8 @@ INLINE Column read_column(const Depthwise *task, int64_t image, int64_t row, int
     return found;
 }
 
-INLINE vec activate(vec x, int64_t activation) {
-    return activation == 1 ? gelu(x) : activation == 2 ? larger(splat(0.0f), x) : x;
+INLINE vec activate(vec x, int64_t activation, int64_t type) {
+    return activation == 1 ? gelu(x, type) : activation == 2 ? larger(splat(0.0f), x) : x;
 }
 
 /* A row of the map, LANES channels of it, from left to right: two columns of three stay in registers. The sum. */
@@ -47,7 +47,7 @@ static vec convolve_row(const Depthwise *task, int64_t image, int64_t row, int64
         vec out = offset;
         for (int y = 0; y < 3; y++)
             out += tap[3 * y] * before.pixel[y] + tap[3 * y + 1] * here.pixel[y] + tap[3 * y + 2] * after.pixel[y];
-        out = activate(out, task->activation);
+        out = activate(out, task->activation, task->type);
         write(task->out, at, out, left, task->type);
         sum += out;
         before = here;

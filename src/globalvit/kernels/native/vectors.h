@@ -213,34 +213,51 @@ INLINE float largest(vec x) {
 #if defined(__AVX512F__)
 INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
-/* 1 / x to float32's precision, by a step of Newton's from the 14 bits of the instruction: a division takes longer. */
+INLINE vec nearest(vec x) {
+    return (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+INLINE vec times_power(vec x, vec n) { return (vec)_mm512_scalef_ps((__m512)x, (__m512)n); }
+/* 1 / x to 14 bits, and to float32's precision by a step of Newton's from there: a division takes longer than both. */
+INLINE vec rough_inverse(vec x) { return (vec)_mm512_rcp14_ps((__m512)x); }
 INLINE vec inverse(vec x) {
-    vec y = (vec)_mm512_rcp14_ps((__m512)x);
+    vec y = rough_inverse(x);
     return y * (2.0f - x * y);
 }
 #else
 INLINE vec larger(vec a, vec b) { return (vec)(((ivec)a & (ivec)(a > b)) | ((ivec)b & ~(ivec)(a > b))); }
 INLINE vec smaller(vec a, vec b) { return (vec)(((ivec)a & (ivec)(a < b)) | ((ivec)b & ~(ivec)(a < b))); }
+#define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, which then lies in the low bits */
+INLINE vec nearest(vec x) { return (x + MAGIC) - MAGIC; }
+INLINE vec times_power(vec x, vec n) { return (vec)((ivec)x + ((ivec)(n + MAGIC) << 23)); } /* x * 2^n, n whole */
 INLINE vec inverse(vec x) { return 1.0f / x; }
+INLINE vec rough_inverse(vec x) { return inverse(x); }
 #endif
 
-/* 2^x to 3e-7 relative, for x in [-126, 127]: the nearest power of two times a polynomial on [-1/2, 1/2]. */
-INLINE vec power_of_two(vec x) {
-    const vec magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-    x = larger(splat(-126.0f), x);        /* in this order what is not a number stays so */
-    vec shifted = x + magic;
-    vec f = x - (shifted - magic);
-    vec p = f * 0.001327647152f + 0.009675541331f;
+/* Functions below take the type of what becomes of their result: fewer digits do where it is rounded to bfloat16. */
+
+/* `x`, no smaller than `low`; what is not a number stays so. */
+INLINE vec at_least(float low, vec x) { return larger(splat(low), x); }
+INLINE vec at_most(float high, vec x) { return smaller(splat(high), x); }
+
+/* 2^x for x in [-126, 127], to 3e-7 relative or, for bfloat16, to 8e-5: the nearest power of two times a polynomial on
+ * [-1/2, 1/2]. */
+INLINE vec power_of_two(vec x, int64_t type) {
+    vec n = nearest(x), f = x - n, p;
+    if (type == 1) {
+        p = f * 0.05517166176f + 0.2426111216f;
+        p = p * f + 0.6932609868f;
+        return times_power(p * f + 0.9999280736f, n);
+    }
+    p = f * 0.001327647152f + 0.009675541331f;
     p = p * f + 0.05550713275f;
     p = p * f + 0.2402211972f;
     p = p * f + 0.6931469671f;
-    p = p * f + 1.000000072f;
-    return (vec)((ivec)p + ((ivec)shifted << 23));
+    return times_power(p * f + 1.000000072f, n);
 }
 
 /* erf(x / sqrt 2) to 2e-8: a rational function fitted on [-4, 4] by weighted least squares, 1 to 2e-8 beyond. */
 INLINE vec error_function(vec x) {
-    vec y = larger(splat(-4.0f), smaller(splat(4.0f), x * 0.707106781f)), z = y * y;
+    vec y = at_least(-4.0f, at_most(4.0f, x * 0.707106781f)), z = y * y;
     vec p = z * 1.974861827e-06f + 2.880390189e-04f, q = z * 3.748107347e-05f + 1.216328011e-03f;
     p = p * z + 4.003507661e-03f;
     q = q * z + 1.544414020e-02f;
@@ -253,12 +270,23 @@ INLINE vec error_function(vec x) {
     return y * p * inverse(q);
 }
 
-INLINE vec gelu(vec x) {
-    vec half = x * 0.5f;
-    return half + half * error_function(x);
+/* The normal distribution's share below x. For bfloat16 1 / (1 + 2^-u), where x times a polynomial of x^2 is fitted to
+ * the share's logit u: x times the share is then right to 2^-11 relative, or 1e-5. */
+INLINE vec normal_share(vec x, int64_t type) {
+    if (type == 0) return 0.5f + 0.5f * error_function(x);
+    vec y = at_most(8.0f, at_least(-8.0f, x)), z = y * y;
+    vec p = z * 1.119616073e-03f - 1.075522807e-01f;
+    p = p * z - 2.300122461e+00f;
+    return rough_inverse(1.0f + power_of_two(y * p, type));
 }
 
+/* Below -8 it is nothing, which the last digits of the share are not when they are multiplied by numbers without end.
+ */
+INLINE vec gelu(vec x, int64_t type) { return at_least(-8.0f, x) * normal_share(x, type); }
+
 /* e^(-x^2 / 2) / sqrt(2 pi): the derivative of GELU is the normal distribution's share below x, and x times this. */
-INLINE vec normal_density(vec x) { return power_of_two(x * x * -0.721347520f) * 0.398942280f; }
+INLINE vec normal_density(vec x, int64_t type) {
+    return power_of_two(at_least(-126.0f, x * x * -0.721347520f), type) * 0.398942280f;
+}
 
 #endif
