@@ -123,7 +123,8 @@ class GlobalQuery(nn.Module):
                 x = F.max_pool2d(x, 3, stride=2, padding=1)
         if not windows.is_sure(x.shape[2] == self.window, x.shape[3] == self.window):
             x = resize_bicubic(x, self.window, self.window)
-        return to_nhwc(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        # Laid out once for all blocks that read it.
+        return to_nhwc(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2).contiguous()
 
 
 class WindowAttention(nn.Module):

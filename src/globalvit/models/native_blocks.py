@@ -99,13 +99,18 @@ class NativeConvBranch(nn.Module):
         super().__init__()
         self.may_overwrite = may_overwrite
         self.taps, self.pointwise = depthwise.taps_of(branch.depthwise), NativeLinear(as_linear(branch.pointwise))
-        self.squeeze_excite = branch.squeeze_excite if isinstance(branch.squeeze_excite, SqueezeExcite) else None
+        self.reduce = self.expand = None
+        if isinstance(branch.squeeze_excite, SqueezeExcite):
+            self.reduce = dense.pack(branch.squeeze_excite.reduce, has_gelu=True)
+            self.expand = dense.pack(branch.squeeze_excite.expand)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W), both channels-last in memory."""
         x_BHWC = to_nhwc(x_BCHW)
         activated_BHWC, means_BC = depthwise.depthwise(x_BHWC, self.taps, "gelu")
-        gates_BC = None if self.squeeze_excite is None else self.squeeze_excite.gates(means_BC.to(x_BHWC.dtype)).float()
+        gates_BC = None
+        if self.reduce is not None:
+            gates_BC = dense.linears(means_BC.to(x_BHWC.dtype), self.reduce, self.expand).float().sigmoid_()
         packed, may_overwrite = self.pointwise.packed, self.may_overwrite
         return to_nchw(
             dense.linears(activated_BHWC, packed, gates=gates_BC, residual=x_BHWC, may_overwrite=may_overwrite)

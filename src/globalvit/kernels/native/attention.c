@@ -14,7 +14,7 @@ typedef struct {
     Sizes sizes;
     int64_t *places;
     const void **rows;
-    float *bias; /* (N, padded N), of `head` */
+    float *entries, *bias; /* of the table; (N, padded N): both of `head` */
     int64_t head;
     float *query;  /* left factor */
     float *framed; /* values that are convolved, in a frame of zeros: (rows + 2, columns + 2, padded d) */
@@ -27,13 +27,15 @@ static void *prepare(Work *work, const Task *task) {
     Sizes s = sizes_of(task);
     int64_t N = s.tokens, bias = (task->table ? N : 1) * s.wide;
     int64_t framed = task->taps ? (task->rows + 2) * (task->columns + 2) * s.deep : 0;
-    int64_t floats = 4 * N + bias + N * s.channel_steps + s.channel_steps * s.wide + (N + 10) * s.deep + framed +
-                     2 * ROWS * s.wide + ROWS * s.deep + 16 * 16;
+    int64_t entries = task->table ? entries_of(task) : 0;
+    int64_t floats = 4 * N + entries + bias + N * s.channel_steps + s.channel_steps * s.wide + (N + 10) * s.deep +
+                     framed + 2 * ROWS * s.wide + ROWS * s.deep + 16 * 16;
     float *space = workspace(floats), *rest = space;
     if (space == NULL) return NULL;
     *work = (Work){.sizes = s, .head = -1};
     work->places = (int64_t *)take(&rest, 2 * N);
     work->rows = (const void **)take(&rest, 2 * N);
+    work->entries = take(&rest, entries);
     work->bias = take(&rest, bias);
     work->query = take(&rest, N * s.channel_steps);
     work->keys = take(&rest, s.channel_steps * s.wide);
@@ -53,7 +55,7 @@ static void begin_head(Work *work, const Task *task, int64_t head) {
     int64_t d = task->dim, all = task->heads * d, deep = work->sizes.deep;
     if (work->head == head) return;
     work->head = head;
-    fill_bias(work->bias, task, &work->sizes, head);
+    fill_bias(work->bias, work->entries, task, &work->sizes, head);
     for (int64_t tap = 0; task->taps && tap < 10; tap++) {
         const float *from = tap < 9 ? task->taps + tap * all : task->offsets;
         for (int64_t c = 0; c < deep; c += LANES)

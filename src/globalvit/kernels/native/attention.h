@@ -20,9 +20,10 @@ typedef struct {
     const void *no_query, *no_key, *no_value; /* (h * d) each, what stands for tokens outside the grid, or NULL */
     int64_t stride;                           /* of keys and values, and of queries that lie beside them */
     int64_t is_global;                        /* queries are (B, h, N, d), contiguous, in `type` */
-    const float *table;                       /* (h, 2 rows - 1, 2 columns - 1), key minus query ascending, or NULL */
-    const float *taps;                        /* (9, h * d): 3x3 convolution of the values inside a window, or NULL */
-    const float *offsets;                     /* (h * d): its bias */
+    const void *table; /* ((2 rows - 1) (2 columns - 1), h), query minus key ascending, or NULL */
+    int64_t table_type;
+    const float *taps;    /* (9, h * d): 3x3 convolution of the values inside a window, or NULL */
+    const float *offsets; /* (h * d): its bias */
     float scale;
 } Task;
 
@@ -148,16 +149,27 @@ INLINE int64_t entry(const Task *task, int64_t query, int64_t key_row) {
 }
 INLINE int64_t entries_of(const Task *task) { return (2 * task->rows - 1) * (2 * task->columns - 1); }
 
+/* A head's entries of the table, key minus query ascending, divided by the scale: they are added before that. */
+INLINE void read_table(float *entries, const Task *task, int64_t head) {
+    int64_t count = entries_of(task);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t at = (count - 1 - i) * task->heads + head;
+        float bias =
+            task->table_type == 0 ? ((const float *)task->table)[at] : from_bf16(((const bf16 *)task->table)[at]);
+        entries[i] = bias / task->scale;
+    }
+}
+
 /* What the logits of every query begin with: a head's position biases, and out of reach where there is no key. Without
- * a table one row serves all queries. */
-INLINE void fill_bias(float *bias, const Task *task, const Sizes *sizes, int64_t head) {
+ * a table one row serves all queries. `entries` has room for the head's part of the table. */
+INLINE void fill_bias(float *bias, float *entries, const Task *task, const Sizes *sizes, int64_t head) {
     int64_t queries = task->table ? sizes->tokens : 1;
+    if (task->table) read_table(entries, task, head);
     for (int64_t q = 0; q < queries; q++, bias += sizes->wide) {
-        const float *table = task->table + head * entries_of(task);
         for (int64_t t = 0; t < sizes->wide; t++) bias[t] = t < sizes->tokens ? 0 : NEVER;
         for (int64_t row = 0; task->table && row < task->rows; row++)
             for (int64_t c = 0; c < task->columns; c += LANES)
-                write(bias, row * task->columns + c, read(table, entry(task, q, row) + c, task->columns - c, 0),
+                write(bias, row * task->columns + c, read(entries, entry(task, q, row) + c, task->columns - c, 0),
                       task->columns - c, 0);
     }
 }

@@ -29,6 +29,7 @@ typedef struct {
     Sizes sizes;
     int64_t *places;
     Operand query, key, value, d_out;
+    float *entries;       /* of the table, of `head` */
     float *bias, *d_bias; /* (N, padded N), of `head` */
     int64_t head;
     float *weights, *gradients;               /* (N, padded N): of the logits in the end */
@@ -51,7 +52,9 @@ static void *prepare(Work *work, const Task *task) {
     Sizes s = sizes_of(task);
     int64_t square = s.tokens * s.wide, strip = s.tokens * s.deep,
             operand = 2 * s.tokens + s.channel_steps * (s.tokens + s.wide);
-    int64_t floats = 2 * s.tokens + 4 * (operand + strip) + 7 * (square + s.wide) + 5 * strip + 10 * s.deep + 32 * 16;
+    int64_t entries = task->table ? entries_of(task) : 0;
+    int64_t floats =
+        2 * s.tokens + entries + 4 * (operand + strip) + 7 * (square + s.wide) + 5 * strip + 10 * s.deep + 32 * 16;
     float *space = workspace(floats), *rest = space;
     if (space == NULL) return NULL;
     *work = (Work){.sizes = s, .head = -1, .places = (int64_t *)take(&rest, 2 * s.tokens)};
@@ -59,6 +62,7 @@ static void *prepare(Work *work, const Task *task) {
     work->key = take_operand(&rest, &s);
     work->value = take_operand(&rest, &s);
     work->d_out = take_operand(&rest, &s);
+    work->entries = take(&rest, entries);
     work->bias = take(&rest, square);
     work->d_bias = take(&rest, square);
     work->weights = take(&rest, square);
@@ -257,7 +261,7 @@ static void run_job(Work *work, const Task *task, const Gradients *to, int64_t j
                     int64_t d_out_stride) {
     int64_t head = job / to->parts % task->heads, image = job / to->parts / task->heads;
     int64_t first = job % to->parts * to->windows_a_part, last = least(first + to->windows_a_part, windows_of(task));
-    if (work->head != head) fill_bias(work->bias, task, &work->sizes, head);
+    if (work->head != head) fill_bias(work->bias, work->entries, task, &work->sizes, head);
     work->head = head;
     if (task->table) memset(work->d_bias, 0, work->sizes.tokens * work->sizes.wide * sizeof(float));
     memset(work->d_taps, 0, 10 * work->sizes.deep * sizeof(float));

@@ -22,7 +22,9 @@ class _Task(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("images", "height", "width", "rows", "columns", "heads", "dim", "type")),
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "no_query", "no_key", "no_value")),
         *((name, ctypes.c_int64) for name in ("stride", "is_global")),
-        *((name, ctypes.c_void_p) for name in ("table", "taps", "offsets")),
+        ("table", ctypes.c_void_p),
+        ("table_type", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("taps", "offsets")),
         ("scale", ctypes.c_float),
     )
 
@@ -50,7 +52,7 @@ class Case:
         shape: rows and columns of a window.
         heads: their number.
         query: (B, h, N, d) where `parts` is 2, as `projected` in dtype.
-        table: float32 biases divided by the scale, key minus query.
+        table: (L, h) biases, query minus key, float32 or bfloat16.
         taps: (9, channels) float32, the convolution of the values.
         offsets: (channels,) float32, its bias.
         outside: (parts · C,), what stands for tokens that windows have outside the grid; None where there are none.
@@ -153,6 +155,7 @@ def _task(case: Case) -> _Task:
         stride=stride,
         is_global=int(case.query is not None),
         table=_pointer(case.table),
+        table_type=0 if case.table is None else DTYPES[case.table.dtype],
         taps=_pointer(case.taps),
         offsets=_pointer(case.offsets),
         scale=case.dim**-0.5,

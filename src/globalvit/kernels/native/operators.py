@@ -136,8 +136,7 @@ def _windows_case(
 ) -> Case:
     parts, heads = 3 if query is None else 2, table.shape[1]
     channels = projected.shape[-1] // parts
-    # The library adds the biases before it scales, and reads them from query to key.
-    flat = table.detach().float().t().flip(1).mul_((channels // heads) ** 0.5).contiguous()
+    biases = table.detach() if table.dtype in DTYPES else table.detach().float()
     return Case(
         projected=projected.contiguous(),
         parts=parts,
@@ -146,7 +145,7 @@ def _windows_case(
         shape=(window, window),
         heads=heads,
         query=None if query is None else query.contiguous(),
-        table=flat,
+        table=biases.contiguous(),
         outside=_of_type(outside, projected),
     )
 
