@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from globalvit.kernels.native import convolution, dense, library
 from globalvit.models import gcvit, gpvit
 from globalvit.models.gcvit import Block, Downsample, FusedMBConv
-from globalvit.models.gpvit import Gather, LocalBlock, Scatter
+from globalvit.models.gpvit import Gather, LocalBlock, Mix, Scatter
 from globalvit.models.layers import ConvNormReLU, Mlp
 from globalvit.models.native_blocks import (
     NativeBlock,
@@ -27,6 +27,7 @@ from globalvit.models.native_blocks import (
     NativeDownsample,
     NativeGather,
     NativeLinear,
+    NativeMix,
     NativeNorm,
     NativeScatter,
     is_known,
@@ -98,6 +99,7 @@ def _take_kernels(model: nn.Module) -> None:
     """Put the library's parts in the place of those that it computes faster than anyone else."""
     _replace(model, is_known, NativeBlock)
     _replace(model, lambda module: isinstance(module, Gather), NativeGather)
+    _replace(model, lambda module: isinstance(module, Mix), NativeMix)
     _replace(model, lambda module: isinstance(module, Scatter), NativeScatter)
     for stem in (module for module in model.modules() if isinstance(module, gcvit.Stem)):
         if _is_downsample(stem.downsample):

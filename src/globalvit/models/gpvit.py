@@ -56,8 +56,7 @@ class Stem(nn.Module):
         x = images_BCHW.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = conv(x)
-        rows, columns = windows.padding(x.shape[2], x.shape[3], PATCH)
-        return to_nhwc(self.projection(F.pad(x, (0, columns, 0, rows))))
+        return to_nhwc(self.projection(to_nchw(windows.pad(to_nhwc(x), PATCH))))
 
 
 class StripeAttention(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from globalvit.kernels.native import convolution, dense, depthwise, operators, sequences
 from globalvit.models.gcvit import Block, Downsample, FusedMBConv, SqueezeExcite, WindowAttention
-from globalvit.models.gpvit import Gather, LocalBlock, Scatter, StripeAttention
+from globalvit.models.gpvit import Gather, LocalBlock, Mix, Scatter, StripeAttention
 from globalvit.models.layers import Mlp, to_nchw, to_nhwc
 
 
@@ -205,6 +205,23 @@ class NativeGather(nn.Module):
         """(G, C) and (B, N, C) → (B, G, C)."""
         q_BGC, values_BNC = self.norm_query(groups_GC).expand(x_BNC.shape[0], -1, -1), self.norm_key(x_BNC)
         return sequences.attention(q_BGC, self.key(values_BNC), values_BNC, self.num_heads)
+
+
+class NativeMix(nn.Module):
+    """The exchange between GPViT's groups."""
+
+    def __init__(self, mix: Mix) -> None:
+        super().__init__()
+        self.norm1, self.mlp = NativeNorm(mix.norm1), NativeMlp(mix.norm2, mix.channels)
+        self.fc1, self.fc2 = (
+            dense.pack(mix.tokens["fc1"], has_gelu=True),
+            dense.pack(mix.tokens["fc2"]),
+        )
+
+    def forward(self, x_BGC: Tensor) -> Tensor:
+        """(B, G, C) → (B, G, C)."""
+        mixed_BCG = dense.linears(self.norm1(x_BGC).transpose(1, 2), self.fc1, self.fc2)
+        return self.mlp(x_BGC + mixed_BCG.transpose(1, 2))
 
 
 class NativeScatter(nn.Module):
