@@ -88,7 +88,8 @@ class DropPath(nn.Module):
         if kept is None or len(kept) in (0, len(x)):
             # With no image left the branch is computed all the same: distributed training waits for every gradient.
             return x + branch(x, *others) * mask.div_(keep)
-        part = branch(x[kept], *(other[kept] for other in others))
+        # Not by brackets, whose gradient expects an image to be there twice.
+        part = branch(*(tensor.index_select(0, kept) for tensor in (x, *others)))
         return x.index_add(0, kept, part.to(x.dtype), alpha=1.0 / keep)
 
     def extra_repr(self) -> str:

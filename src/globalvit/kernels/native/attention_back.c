@@ -32,9 +32,9 @@ typedef struct {
     float *entries;       /* of the table, of `head` */
     float *bias, *d_bias; /* (N, padded N), of `head` */
     int64_t head;
-    float *weights, *gradients;               /* (N, padded N): of the logits in the end */
+    float *weights, *gradients;               /* (N, padded N), of the logits in the end; (ROWS, padded N) with pairs */
     float *weights_turned, *gradients_turned; /* pairs of queries (steps of N, padded N) */
-    float *gradients_left;                    /* pairs of keys (N, padded N / 2) */
+    float *gradients_left;                    /* pairs of keys (ROWS, padded N / 2) */
     float *d_query, *d_key, *d_value;         /* (N, padded d) */
     float *values, *d_outs;                   /* floats (N, padded d), where values are convolved */
     float *d_taps;                            /* (10, padded d) */
@@ -52,9 +52,10 @@ static void *prepare(Work *work, const Task *task) {
     Sizes s = sizes_of(task);
     int64_t square = s.tokens * s.wide, strip = s.tokens * s.deep,
             operand = 2 * s.tokens + s.channel_steps * (s.tokens + s.wide);
-    int64_t entries = task->table ? entries_of(task) : 0;
-    int64_t floats =
-        2 * s.tokens + entries + 4 * (operand + strip) + 7 * (square + s.wide) + 5 * strip + 10 * s.deep + 32 * 16;
+    int64_t entries = task->table ? entries_of(task) : 0, is_paired = numbers_a_step(task->type) == 2;
+    int64_t rows = is_paired ? ROWS * s.wide : square, turned = is_paired ? s.token_steps * s.wide : 0;
+    int64_t floats = 2 * s.tokens + entries + 4 * (operand + strip) + 2 * (square + rows + turned) + ROWS * s.wide +
+                     5 * strip + 10 * s.deep + 32 * 16;
     float *space = workspace(floats), *rest = space;
     if (space == NULL) return NULL;
     *work = (Work){.sizes = s, .head = -1, .places = (int64_t *)take(&rest, 2 * s.tokens)};
@@ -65,11 +66,11 @@ static void *prepare(Work *work, const Task *task) {
     work->entries = take(&rest, entries);
     work->bias = take(&rest, square);
     work->d_bias = take(&rest, square);
-    work->weights = take(&rest, square);
-    work->gradients = take(&rest, square);
-    work->weights_turned = take(&rest, s.token_steps * s.wide);
-    work->gradients_turned = take(&rest, s.token_steps * s.wide);
-    work->gradients_left = take(&rest, square);
+    work->weights = take(&rest, rows);
+    work->gradients = take(&rest, rows);
+    work->weights_turned = take(&rest, turned);
+    work->gradients_turned = take(&rest, turned);
+    work->gradients_left = take(&rest, ROWS * s.wide);
     work->d_query = take(&rest, strip);
     work->d_key = take(&rest, strip);
     work->d_value = take(&rest, strip);
@@ -104,16 +105,31 @@ static void read_window(Work *work, const Task *task, int64_t image, int64_t win
     fill_floats(work->d_outs, work->d_out.rows, s->tokens, s, task->type);
 }
 
-/* The weights of all queries, divided by their sums. */
-static void weigh(Work *work, const Task *task) {
-    const Sizes *s = &work->sizes;
-    multiply_logits(work->weights, work->query.left, work->key.turned, work->bias, task->table ? s->wide : 0, s->tokens,
-                    s, task->type);
-    for (int64_t q = 0; q < s->tokens; q++) {
-        float *row = work->weights + q * s->wide,
-              factor = 1.0f / exponentials(row, s->wide, task->scale, task->type, row, 0);
-        for (int64_t t = 0; t < s->wide; t += LANES) *(vec *)(row + t) *= factor;
+/* From a row of logits and the gradients of its weights, the weights, and the gradients of the logits and what they add
+ * to the biases'. */
+INLINE void softmax_back(float *weights, float *gradients, float *d_bias, int64_t wide, const Task *task) {
+    vec factor = splat(1.0f / exponentials(weights, wide, task->scale, task->type, weights, 0)), sum = {};
+    for (int64_t t = 0; t < wide; t += LANES) {
+        vec weight = *(vec *)(weights + t) * factor;
+        *(vec *)(weights + t) = weight;
+        sum += weight * *(vec *)(gradients + t);
     }
+    vec mean = splat(total(sum));
+    for (int64_t t = 0; t < wide; t += LANES) {
+        vec x = *(vec *)(weights + t) * (*(vec *)(gradients + t) - mean);
+        *(vec *)(gradients + t) = x;
+        if (task->table) *(vec *)(d_bias + t) += x;
+    }
+}
+
+/* Some rows of floats, one under the other, as steps of a turned left factor: pairs of neighbours. */
+static void pair_rows(float *to, const float *rows, int64_t count, int64_t wide) {
+    for (int64_t r = 0; r < count; r += 2)
+        for (int64_t t = 0; t < wide; t += LANES) {
+            const float *at = rows + r * wide + t;
+            *(vec *)(to + r / 2 * wide + t) =
+                pair_up(*(const vec *)at, r + 1 < count ? *(const vec *)(at + wide) : (vec){});
+        }
 }
 
 /* Numbers rounded to bfloat16, so that neighbours are pairs. */
@@ -121,32 +137,43 @@ static void round_row(float *to, const float *from, int64_t count) {
     for (int64_t t = 0; t < count; t += LANES) write(to, t, *(const vec *)(from + t), LANES, 1);
 }
 
-/* Gradients of the logits from those of the weights, in place, and what they add to the biases'. */
-static void differentiate_softmax(Work *work, int has_table) {
-    int64_t wide = work->sizes.wide;
-    for (int64_t q = 0; q < work->sizes.tokens; q++) {
-        float *weights = work->weights + q * wide, *gradient = work->gradients + q * wide,
-              *d_bias = work->d_bias + q * wide;
-        vec sum = {};
-        for (int64_t t = 0; t < wide; t += LANES) sum += *(vec *)(weights + t) * *(vec *)(gradient + t);
-        vec mean = splat(total(sum));
-        for (int64_t t = 0; t < wide; t += LANES) {
-            vec x = *(vec *)(weights + t) * (*(vec *)(gradient + t) - mean);
-            *(vec *)(gradient + t) = x;
-            if (has_table) *(vec *)(d_bias + t) += x;
-        }
+/* The gradients of up to ROWS queries, of which only the last may be without a pair, and their share in what the sums
+ * over all queries are made of. */
+static void differentiate(Work *work, const Task *task, int64_t first, int64_t count) {
+    const Sizes *s = &work->sizes;
+    int64_t is_paired = numbers_a_step(task->type) == 2, bias_row = task->table ? s->wide : 0;
+    float *weights = work->weights + (is_paired ? 0 : first * s->wide);
+    float *gradients = work->gradients + (is_paired ? 0 : first * s->wide);
+    Product d_weights = {.depth = s->channel_steps,
+                         .a = work->d_out.left + first * s->channel_steps,
+                         .a_row = s->channel_steps,
+                         .a_step = 1,
+                         .b = work->value.turned,
+                         .b_step = s->wide,
+                         .begin = zeros,
+                         .c = gradients,
+                         .c_row = s->wide};
+    Product d_query = {.depth = s->token_steps,
+                       .a = is_paired ? work->gradients_left : gradients,
+                       .a_row = is_paired ? s->wide / 2 : s->wide,
+                       .a_step = 1,
+                       .b = work->key.right,
+                       .b_step = s->deep,
+                       .begin = zeros,
+                       .c = work->d_query + first * s->deep,
+                       .c_row = s->deep};
+    multiply_logits(weights, work->query.left + first * s->channel_steps, work->key.turned,
+                    work->bias + first * bias_row, bias_row, count, s, task->type);
+    multiply(count, s->wide / LANES, &d_weights, task->type);
+    for (int64_t r = 0; r < count; r++)
+        softmax_back(weights + r * s->wide, gradients + r * s->wide, work->d_bias + (first + r) * s->wide, s->wide,
+                     task);
+    if (is_paired) {
+        pair_rows(work->weights_turned + first / 2 * s->wide, weights, count, s->wide);
+        pair_rows(work->gradients_turned + first / 2 * s->wide, gradients, count, s->wide);
+        round_row(work->gradients_left, gradients, count * s->wide);
     }
-}
-
-/* Rows of floats (N, padded N) as the turned left factor of a product along the queries. */
-static void pair_queries(float *to, const float *rows, const Sizes *sizes) {
-    int64_t wide = sizes->wide;
-    for (int64_t q = 0; q < sizes->tokens; q += 2)
-        for (int64_t t = 0; t < wide; t += LANES) {
-            const float *at = rows + q * wide + t;
-            vec second = q + 1 < sizes->tokens ? *(const vec *)(at + wide) : (vec){};
-            *(vec *)(to + q / 2 * wide + t) = pair_up(*(const vec *)at, second);
-        }
+    multiply(count, s->deep / LANES, &d_query, task->type);
 }
 
 /* c (N, padded d) = the turned left factor times rows of tokens: sums over the queries. */
@@ -163,39 +190,18 @@ static void multiply_turned(float *c, const float *turned, const float *right, c
     multiply(s->tokens, s->deep / LANES, &p, type);
 }
 
+/* Few queries at a time: what is made of all of them at once does not fit into the second level of cache. */
 static void attend_back(Work *work, const Task *task) {
     const Sizes *s = &work->sizes;
-    int is_paired = numbers_a_step(task->type) == 2;
-    Product d_weights = {.depth = s->channel_steps,
-                         .a = work->d_out.left,
-                         .a_row = s->channel_steps,
-                         .a_step = 1,
-                         .b = work->value.turned,
-                         .b_step = s->wide,
-                         .begin = zeros,
-                         .c = work->gradients,
-                         .c_row = s->wide};
-    Product d_query = {.depth = s->token_steps,
-                       .a = is_paired ? work->gradients_left : work->gradients,
-                       .a_row = is_paired ? s->wide / 2 : s->wide,
-                       .a_step = 1,
-                       .b = work->key.right,
-                       .b_step = s->deep,
-                       .begin = zeros,
-                       .c = work->d_query,
-                       .c_row = s->deep};
-    weigh(work, task);
-    multiply(s->tokens, s->wide / LANES, &d_weights, task->type);
-    if (is_paired) pair_queries(work->weights_turned, work->weights, s);
-    differentiate_softmax(work, task->table != NULL);
-    if (is_paired) {
-        round_row(work->gradients_left, work->gradients, s->tokens * s->wide);
-        pair_queries(work->gradients_turned, work->gradients, s);
+    int64_t is_paired = numbers_a_step(task->type) == 2, pairs = (s->tokens + 1) / 2,
+            tiles = (2 * pairs + ROWS - 1) / ROWS;
+    for (int64_t t = 0; t < tiles; t++) {
+        int64_t first = 2 * part_begin(t, tiles, pairs), last = least(2 * part_begin(t + 1, tiles, pairs), s->tokens);
+        differentiate(work, task, first, last - first);
     }
     multiply_turned(work->d_value, is_paired ? work->weights_turned : work->weights, work->d_out.right, s, task->type);
     multiply_turned(work->d_key, is_paired ? work->gradients_turned : work->gradients, work->query.right, s,
                     task->type);
-    multiply(s->tokens, s->deep / LANES, &d_query, task->type);
 }
 
 /* Gradients of the convolution of the values: of the values and, added up, of its taps and offsets. */
@@ -276,6 +282,12 @@ static void run_job(Work *work, const Task *task, const Gradients *to, int64_t j
     write_sums(work, task, to, job);
 }
 
+/* The job whose turn it is. Images that are still in the caches are worth more than what a thread knows of a head,
+ * unless they have no more windows than one job takes: then heads change last. */
+static int64_t job_of(int64_t turn, const Task *task, const Gradients *to) {
+    return to->parts > 1 ? turn : turn % task->images * task->heads + turn / task->images;
+}
+
 /* Gradients of everything `attention_forward` reads; windows divide the grid. Returns 0, or 1 without memory. */
 int attention_backward(const Task *task, const void *d_out, int64_t d_out_stride, const Gradients *to) {
     int64_t jobs = task->images * task->heads * to->parts;
@@ -286,8 +298,8 @@ int attention_backward(const Task *task, const void *d_out, int64_t d_out_stride
         void *space = prepare(&work, task);
         failed |= space == NULL;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t job = 0; job < jobs; job++)
-            if (space) run_job(&work, task, to, job, d_out, d_out_stride);
+        for (int64_t turn = 0; turn < jobs; turn++)
+            if (space) run_job(&work, task, to, job_of(turn, task, to), d_out, d_out_stride);
     }
     return failed;
 }
