@@ -67,11 +67,14 @@ def test_the_model_is_left_as_it_was(classifier, picture):
 
 
 def test_maps_of_half_precision_are_close(classifier, picture):
+    # Weights as large as the others' tests want them would make every rounding a hundred times larger by the last block.
+    for parameter in classifier.backbone.parameters():
+        parameter.data.mul_(0.5)
     kind = kinds(classifier)[0]
     known = explain(classifier, picture, kind).values
     found = explain(classifier.bfloat16(), picture, kind).values
     assert found.dtype in (np.float32, np.float64)
-    assert np.abs(found - known).max() < 0.1
+    assert np.abs(found - known).max() < 0.01
 
 
 def seen(values, **changes):

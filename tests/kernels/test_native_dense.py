@@ -1,51 +1,18 @@
 """The C kernels of Linears, norms and depthwise convolutions: equal to the formula in float64, on any CPU's vectors."""
 
-import ctypes
-import platform
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from globalvit import create_model
-from globalvit.kernels.native import convolution, dense, depthwise, library, operators, sequences, training
+from globalvit.kernels.native import branch, convolution, dense, depthwise, operators, sequences, training
 from globalvit.models import layers
 from globalvit.models.attention import IMPLEMENTATIONS, attention
 
 FORWARD = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
 # T tokens, C channels, H hidden: whole vectors and remainders, odd depths, blocks and panels of every width.
 CASES = [(60, 64, 192), (130, 37, 66), (1, 8, 16), (3, 216, 272)]
-
-
-NARROWER = ["x86-64-v3", pytest.param("x86-64", marks=pytest.mark.slow)] if platform.machine() == "x86_64" else []
-
-
-def build_for(cpu, monkeypatch, tmp_path_factory):
-    """Have the library as another CPU would; as it is here for `native`."""
-    if cpu == "native":
-        return
-    # What vectors hold does not depend on how hard the compiler tries.
-    flags = (*library.FLAGS, "-O1", f"-march={cpu}")
-    file = library._built(tmp_path_factory.getbasetemp() / "kernels" / f"{cpu}.so", library._compiler(), flags)
-    monkeypatch.setattr(library, "load", lambda: ctypes.CDLL(str(file)))
-
-
-@pytest.fixture(params=["native", *NARROWER])
-def vectors(request, monkeypatch, tmp_path_factory):
-    """The library as it is here, and as a CPU with narrower vectors would have it."""
-    build_for(request.param, monkeypatch, tmp_path_factory)
-
-
-@pytest.fixture(params=["fp32", "bf16", *NARROWER])
-def dtype(request, monkeypatch, tmp_path_factory):
-    """float32 and bfloat16 here, and float32 with narrower vectors."""
-    if request.param == "bf16":
-        if not dense.computes(torch.bfloat16):
-            pytest.skip("this CPU has no dot products of bfloat16, or faster ones of oneDNN")
-        return torch.bfloat16
-    build_for("native" if request.param == "fp32" else request.param, monkeypatch, tmp_path_factory)
-    return torch.float32
 
 
 def parts(C, H):
@@ -248,6 +215,8 @@ def test_trainings_take_the_kernels_and_learn_the_same(name, monkeypatch):
     by_kernels = training.trains
     for wanted in (by_kernels, lambda *_: False):
         monkeypatch.setattr(layers.training, "trains", wanted)
+        if wanted is not by_kernels:
+            monkeypatch.setattr(branch, "trains", wanted)
         model.zero_grad()
         logits = model.eval()(images)
         logits.square().sum().backward()

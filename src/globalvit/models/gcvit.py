@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from globalvit.kernels.native import branch
 from globalvit.models import windows
 from globalvit.models.attention import Implementation, window_attention
 from globalvit.models.attention_maps import WindowMaps, window_maps
@@ -70,7 +71,18 @@ class FusedMBConv(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
+        between = (self.activation, self.squeeze_excite)
+        if [type(part) for part in between] == [nn.GELU, SqueezeExcite] and branch.trains(
+            x_BCHW, self.depthwise, self.pointwise, *between
+        ):
+            return self._in_few_passes(x_BCHW)
         return x_BCHW + self.pointwise(self.squeeze_excite(self.activation(self.depthwise(x_BCHW))))
+
+    def _in_few_passes(self, x_BCHW: Tensor) -> Tensor:
+        """`forward` in a training on a CPU; that keeps half the maps to go back."""
+        activated_BHWC, means_BC, residual_BHWC = branch.convolve(to_nhwc(x_BCHW), self.depthwise)
+        gates_BC = self.squeeze_excite.gates(means_BC.to(activated_BHWC.dtype))
+        return to_nchw(branch.project(activated_BHWC, gates_BC, self.pointwise, residual_BHWC))
 
 
 class Downsample(nn.Module):

@@ -4,6 +4,7 @@ Legend: `B` images · `H W` grid · `C` channels · `N` tokens · `G` group toke
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -213,10 +214,8 @@ class NativeMix(nn.Module):
     def __init__(self, mix: Mix) -> None:
         super().__init__()
         self.norm1, self.mlp = NativeNorm(mix.norm1), NativeMlp(mix.norm2, mix.channels)
-        self.fc1, self.fc2 = (
-            dense.pack(mix.tokens["fc1"], has_gelu=True),
-            dense.pack(mix.tokens["fc2"]),
-        )
+        fc1, fc2 = (cast("nn.Linear", mix.tokens[name]) for name in ("fc1", "fc2"))
+        self.fc1, self.fc2 = dense.pack(fc1, has_gelu=True), dense.pack(fc2)
 
     def forward(self, x_BGC: Tensor) -> Tensor:
         """(B, G, C) → (B, G, C)."""

@@ -1,4 +1,4 @@
-"""Depthwise convolution out of the compiled library: `globalvit::native_depthwise`, for inference only."""
+"""Depthwise convolution out of the compiled library: `globalvit::native_depthwise`; forward."""
 
 import ctypes
 

@@ -68,20 +68,26 @@ class _Outer(ctypes.Structure):
 
 
 def trains(x: Tensor, *modules: nn.Module) -> bool:
-    """Whether a training step on `x` may take the library's layers in these modules' place.
+    """Whether a training step on `x` may take the library's layers in these modules' place."""
+    if not all(map(_is_bare, modules)):
+        return False
+    parameters = [parameter for module in modules for parameter in (module.weight, module.bias)]
+    return may_train(x, *parameters) and _dims_fit(x, modules)
 
-    Nobody may watch: no compiler, no mode, transform or hook that wants to see PyTorch's operators or modules.
+
+def may_train(x: Tensor, *parameters: Any) -> bool:
+    """Whether a training step on `x` may take the library's layers in the place of some with these parameters.
+
+    Nobody may watch: no compiler, no mode or transform that wants to see PyTorch's operators.
     """
     is_wanted = torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0
-    is_wanted = is_wanted and (
-        x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters())
-    )
-    if not is_wanted or not is_plain(x) or not all(map(_is_bare, modules)):
+    is_wanted = is_wanted and (x.requires_grad or any(parameter.requires_grad for parameter in parameters))
+    if not is_wanted or not is_plain(x) or not all(map(_is_readable, parameters)):
         return False
     dtype, is_autocast = product_dtype(x), torch.is_autocast_enabled("cpu")
     # What does not fit is PyTorch's to refuse.
-    is_fitting = is_autocast or all(module.weight.dtype == x.dtype for module in modules)
-    return is_fitting and _dims_fit(x, modules) and dtype in DTYPES and computes(dtype)
+    is_fitting = is_autocast or all(parameter.dtype == x.dtype for parameter in parameters)
+    return is_fitting and dtype in DTYPES and computes(dtype)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -101,13 +107,19 @@ def _dims_fit(x: Tensor, modules: Sequence[nn.Module]) -> bool:
 
 
 def _is_bare(module: nn.Module) -> bool:
-    """Whether a Linear or a layer norm is just that, with weights that the library reads."""
+    """Whether a Linear or a layer norm is just that."""
     is_known = type(module) is nn.Linear or (type(module) is nn.LayerNorm and len(module.normalized_shape) == 1)
+    return is_known and not is_watched(module)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook wants to see what goes in or comes out."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    if not is_known or any(hooks):
-        return False
-    parameters = (module.weight, module.bias)
-    return all(type(one) is nn.Parameter and one.dtype in DTYPES and one.device.type == "cpu" for one in parameters)
+    return any(hooks)
+
+
+def _is_readable(parameter: Any) -> bool:
+    return type(parameter) is nn.Parameter and parameter.dtype in DTYPES and parameter.device.type == "cpu"
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tensor:
@@ -146,13 +158,13 @@ class _NormLinear(Function):
         (d_out,) = grad_outputs
         x, factors, offsets, weight = ctx.saved_tensors
         d_out = d_out.to(ctx.dtype).contiguous()
-        norm, needs = _Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.needs_input_grad
+        norm, needs = Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.needs_input_grad
         d_inputs, d_layer = (None, None, None), (None, None)
         with record_function(SEEN_AS):
             if any(needs[:3]):
-                d_inputs = _inputs_back(d_out, x, norm, ctx.dtype, pack_turned(weight, ctx.dtype))
+                d_inputs = inputs_back(d_out, x, norm, ctx.dtype, pack_turned(weight, ctx.dtype))
             if any(needs[4:6]):
-                d_layer = _outer(d_out, x, norm, ctx.dtype)
+                d_layer = outer(d_out, x, norm, ctx.dtype)
         d_norm = _as(d_inputs[1:], [None, None] if factors is None else [factors.dtype, offsets.dtype])
         return d_inputs[0], *d_norm, None, *_as(d_layer, ctx.dtypes), None
 
@@ -185,13 +197,13 @@ class _NormMlp(Function):
         (d_out,) = grad_outputs
         x, factors, offsets, weight1, weight2, kept = ctx.saved_tensors
         d_out, d_kept, activated = d_out.to(ctx.dtype).contiguous(), torch.empty_like(kept), torch.empty_like(kept)
-        norm, dtype, needs = _Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.dtype, ctx.needs_input_grad
+        norm, dtype, needs = Normed(_floats(factors), _floats(offsets), ctx.eps), ctx.dtype, ctx.needs_input_grad
         with record_function(SEEN_AS):
             layers = pack_turned(weight2, dtype), pack_turned(weight1, dtype)
             hidden = (kept, d_kept, activated)
-            d_x, *d_norm = _inputs_back(d_out, x, norm, dtype, *layers, hidden=hidden)
-            d_first = _outer(d_kept, x, norm, dtype) if any(needs[4:6]) else (None, None)
-            d_last = _outer(d_out, activated, _Normed(None, None, 0.0), dtype) if any(needs[6:8]) else (None, None)
+            d_x, *d_norm = inputs_back(d_out, x, norm, dtype, *layers, hidden=hidden)
+            d_first = outer(d_kept, x, norm, dtype) if any(needs[4:6]) else (None, None)
+            d_last = outer(d_out, activated, UNNORMED, dtype) if any(needs[6:8]) else (None, None)
         return d_x, *_as(d_norm, [factors.dtype, offsets.dtype]), None, *_as((*d_first, *d_last), ctx.dtypes), None
 
 
@@ -201,14 +213,18 @@ def _as(gradients: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]
     return [None if gradient is None or dtype is None else gradient.to(dtype) for gradient, dtype in pairs]
 
 
-class _Normed:
-    """The norm that a layer's inputs went through, if there was one."""
+class Normed:
+    """The norm that a layer's inputs went through; no factors stand for none."""
 
     def __init__(self, factors: Tensor | None, offsets: Tensor | None, eps: float) -> None:
         self.factors, self.offsets, self.eps = factors, offsets, eps
 
     def struct(self, dim: int) -> NormStruct:
+        """The norm for the library."""
         return norm_struct(0 if self.factors is None else dim, self.factors, self.offsets, self.eps)
+
+
+UNNORMED = Normed(None, None, 0.0)
 
 
 def _chain(
@@ -233,10 +249,10 @@ def _chain(
     return out
 
 
-def _inputs_back(
+def inputs_back(
     d_out: Tensor,
     x: Tensor,
-    norm: _Normed,
+    norm: Normed,
     dtype: torch.dtype,
     first: Packed,
     second: Packed | None = None,
@@ -256,7 +272,7 @@ def _inputs_back(
     return d_x, d_factors, d_offsets
 
 
-def _outer(d_out: Tensor, x: Tensor, norm: _Normed, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def outer(d_out: Tensor, x: Tensor, norm: Normed, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Gradients of weights (K, C) and biases (K,) in float32 from those of what came out (T, K), and what went in."""
     rows, inputs, outputs = x.numel() // x.shape[-1], x.shape[-1], d_out.shape[-1]
     parts = min(-(-JOBS * OUTPUTS_A_JOB // outputs), -(-rows // ROWS_A_PART))
