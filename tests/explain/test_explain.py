@@ -67,7 +67,7 @@ def test_the_model_is_left_as_it_was(classifier, picture):
 
 
 def test_maps_of_half_precision_are_close(classifier, picture):
-    # Weights as large as the others' tests want them would make every rounding a hundred times larger by the last block.
+    # With weights as large as the other tests want them, every rounding is a hundred times larger by the last block.
     for parameter in classifier.backbone.parameters():
         parameter.data.mul_(0.5)
     kind = kinds(classifier)[0]

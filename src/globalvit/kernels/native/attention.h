@@ -84,7 +84,7 @@ static inline void foresee(const Task *task, const void *grid, int64_t stride, i
         for (int64_t column = 0; column < columns; column++) {
             int64_t place = (image * task->height + top + row) * task->width + left + column;
             for (int64_t byte = at + place * stride * size, end = byte + task->dim * size; byte < end; byte += 64)
-                __builtin_prefetch((const char *)grid + byte);
+                __builtin_prefetch((const char *)grid + byte, 0, 2);
         }
 }
 static inline void foresee_window(const Task *task, int64_t image, int64_t window, int64_t head) {
@@ -126,20 +126,13 @@ INLINE void fill_floats(float *to, const void **rows, int64_t count, const Sizes
 
 /* Rows as the right factor of a product along the tokens: (steps of the tokens, padded d). */
 INLINE void fill_right(float *to, const void **rows, const Sizes *sizes, int64_t type) {
-#if HAS_PAIRS
-    if (type == 1) {
-        for (int64_t t = 0; t < sizes->tokens; t += 2)
-            for (int64_t c = 0; c < sizes->deep; c += LANES) {
-                /* A float whose lower half is zero is the bfloat16 in its upper half. */
-                __m512i first = (__m512i)read(rows[t], c, sizes->dim - c, 1), second = {};
-                if (t + 1 < sizes->tokens) second = (__m512i)read(rows[t + 1], c, sizes->dim - c, 1);
-                _mm512_storeu_si512(to + t / 2 * sizes->deep + c,
-                                    _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
-            }
-        return;
-    }
-#endif
-    fill_floats(to, rows, sizes->tokens, sizes, type);
+    for (int64_t t = 0; numbers_a_step(type) == 2 && t < sizes->tokens; t += 2)
+        for (int64_t c = 0; c < sizes->deep; c += LANES) {
+            vec first = read(rows[t], c, sizes->dim - c, 1), second = {};
+            if (t + 1 < sizes->tokens) second = read(rows[t + 1], c, sizes->dim - c, 1);
+            *(vec *)(to + t / 2 * sizes->deep + c) = join(first, second);
+        }
+    if (numbers_a_step(type) == 1) fill_floats(to, rows, sizes->tokens, sizes, type);
 }
 
 /* Where the table's entries for a query and the keys of a window's row begin. */

@@ -95,12 +95,13 @@ static __attribute__((noinline)) void finish(const Finish *f, const float *sums,
     }
 }
 
-/* Ask for what the end of a tile will read, before its sums begin: rows lie too far apart for the CPU to foresee. */
+/* Ask for rows that will be read soon, into the second level of cache, for the first one is full: they lie too far
+ * apart for the CPU to foresee. */
 INLINE void foresee(const Rows *rows, int64_t row, int64_t count, int64_t column, int64_t width) {
     int64_t size = bytes_of(rows->type);
     for (int64_t r = row; rows->at && r < row + count; r++)
         for (int64_t c = 0; c < width * size; c += 64)
-            __builtin_prefetch((const char *)rows->at + (r * rows->stride + column) * size + c);
+            __builtin_prefetch((const char *)rows->at + (r * rows->stride + column) * size + c, 0, 2);
 }
 
 /* One layer on some rows, from `row` on in what is written: `a` holds them (rows, steps of the depth). */

@@ -186,7 +186,7 @@ static void fill_left(float *left, float *sums, const Outer *outer, int64_t row,
             int64_t at = row * outer->outputs + first + c, count = least(high - c, outer->outputs - first - c);
             vec x = read(outer->d_out, at, count, outer->type), next = {};
             if (pair == 2 && row + 1 < last) next = read(outer->d_out, at + outer->outputs, count, outer->type);
-            *(vec *)(left + step * high + c) = pair == 2 ? pair_up(x, next) : x;
+            *(vec *)(left + step * high + c) = pair == 2 ? join(x, next) : x;
             *(vec *)(sums + c) += x + next;
         }
 }
@@ -196,12 +196,13 @@ static void run_task(const Outer *outer, int64_t part, int64_t first, int64_t hi
     int64_t wide = round_up(outer->inputs, LANES), pair = numbers_a_step(outer->type),
             blocks = (outer->rows + DEPTH - 1) / DEPTH;
     int64_t steps = steps_of(outer->rows, outer->type);
+    Rows d_out = {(void *)outer->d_out, outer->outputs, outer->type};
     float *c = space, *left = c + high * wide, *sums = left + DEPTH * high;
     memset(c, 0, high * wide * sizeof(float));
     memset(sums, 0, high * sizeof(float));
     for (int64_t block = part_begin(part, outer->parts, blocks); block < part_begin(part + 1, outer->parts, blocks);
          block++) {
-        int64_t row = block * DEPTH, rows = least(DEPTH, outer->rows - row);
+        int64_t row = block * DEPTH, rows = least(DEPTH, outer->rows - row), next = row + DEPTH;
         Product p = {.depth = steps_of(rows, outer->type),
                      .a = left,
                      .a_row = 1,
@@ -209,6 +210,7 @@ static void run_task(const Outer *outer, int64_t part, int64_t first, int64_t hi
                      .begin_row = wide,
                      .c_row = wide};
         fill_left(left, sums, outer, row, rows, first, high);
+        foresee(&d_out, next, least(DEPTH, outer->rows - next), first, least(high, outer->outputs - first));
         for (int64_t panel = 0; panel < panels_of(outer->inputs); panel++) {
             int64_t vector = first_vector(panel, outer->inputs),
                     vectors = first_vector(panel + 1, outer->inputs) - vector;

@@ -137,6 +137,16 @@ INLINE vec pair_up(vec first, vec second) {
 #endif
 }
 
+/* The same of floats that bfloat16 holds as they are: such a float is its upper half. */
+INLINE vec join(vec first, vec second) {
+#if HAS_PAIRS
+    return (vec)_mm512_or_si512(_mm512_srli_epi32((__m512i)first, 16), (__m512i)second);
+#else
+    (void)second;
+    return first;
+#endif
+}
+
 /* Up to LANES steps of a row that holds `left` more numbers from `step` on. The row's own type may be another than that
  * of the product. */
 INLINE vec read_steps(const void *row, int64_t step, int64_t left, int64_t row_type, int64_t type) {
