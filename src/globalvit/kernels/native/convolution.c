@@ -17,7 +17,7 @@ typedef struct {
     int64_t out_height, out_width, outputs;
     const float *weight; /* packed, one row of the kernel after another */
     int64_t packed_row;  /* floats of a row of the kernel */
-    const float *bias;   /* (outputs) and up to LANES zeros more, or NULL */
+    const float *bias;   /* (outputs) and zeros that fill the last vector, or NULL */
     Norm norm;           /* of each output pixel, unless it has no dim */
     void *out;           /* (B, out_height, out_width, outputs) */
 } Convolution;

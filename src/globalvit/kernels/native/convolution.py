@@ -12,13 +12,13 @@ from torch.utils.flop_counter import register_flop_formula
 from globalvit.kernels.native import library
 from globalvit.kernels.native.call import DTYPES, check_memory
 from globalvit.kernels.native.dense import (
-    WIDEST_VECTOR,
     Norm,
     NormStruct,
     check_dtype,
     norm_struct,
     pack_weight,
     pointer,
+    whole_vectors,
 )
 from globalvit.kernels.native.direct import is_direct
 
@@ -44,7 +44,7 @@ class PackedConv:
 
     Attributes:
         weight: (rows of the kernel, packed numbers) float32, whatever it holds.
-        bias: (outputs,) float32 and zeros behind it, or None.
+        bias: (outputs,) float32 and zeros behind it that fill the last vector, or None.
         geometry: kernel, stride, padding, outputs.
         inputs: channels that come in.
         dtype: of the maps it takes.
@@ -69,10 +69,7 @@ def pack(conv: nn.Conv2d) -> PackedConv:
     outputs, inputs, kernel, _ = conv.weight.shape
     rows = conv.weight.detach().permute(2, 0, 3, 1).reshape(kernel, outputs, kernel * inputs)
     weight = torch.stack([pack_weight(row, None, row.dtype).weight for row in rows])
-    bias = None
-    if conv.bias is not None:
-        bias = torch.zeros(outputs + WIDEST_VECTOR)
-        bias[:outputs] = conv.bias.detach()
+    bias = None if conv.bias is None else whole_vectors(conv.bias)
     geometry = (kernel, conv.stride[0], int(conv.padding[0]), outputs)
     return PackedConv(weight=weight, bias=bias, geometry=geometry, inputs=inputs, dtype=conv.weight.dtype)
 

@@ -19,7 +19,7 @@ enum { PLAIN, GELU, TIMES_GELU_SLOPE };
 typedef struct {
     int64_t inputs, outputs;
     const float *weight; /* packed */
-    const float *bias;   /* (outputs) and up to LANES zeros more, or NULL */
+    const float *bias;   /* (outputs) and zeros that fill the last vector, or NULL */
     int64_t activation;
 } Layer;
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
@@ -63,7 +64,7 @@ class Packed:
 
     Attributes:
         weight: float32, whatever it holds: panels of numbers or of pairs of bfloat16.
-        bias: (K,) float32 and zeros behind it, or None.
+        bias: (K,) float32 and zeros behind it that fill the last vector, or None.
         inputs: C.
         outputs: K.
         dtype: of the tokens it takes.
@@ -107,10 +108,14 @@ def pack_weight(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, has_
     """Lay weights (K, C) and biases (K,) out for products of a dtype."""
     weight, (outputs, inputs) = weight.detach().contiguous(), weight.shape
     packed = _packed(library.load().dense_pack, weight, inputs, outputs, dtype)
-    padded = torch.zeros(outputs + WIDEST_VECTOR)
-    if bias is not None:
-        padded[:outputs] = bias.detach()
-    return Packed(weight=packed, bias=padded, inputs=inputs, outputs=outputs, dtype=dtype, has_gelu=has_gelu)
+    whole = None if bias is None else whole_vectors(bias)
+    return Packed(weight=packed, bias=whole, inputs=inputs, outputs=outputs, dtype=dtype, has_gelu=has_gelu)
+
+
+def whole_vectors(bias: Tensor) -> Tensor:
+    """Biases (K,) in float32, with zeros behind them where they do not fill the library's vectors."""
+    missing = -bias.shape[0] % WIDEST_VECTOR
+    return F.pad(bias.detach().float(), (0, missing)) if missing else bias.detach().float().contiguous()
 
 
 def pack_turned(weight: Tensor, dtype: torch.dtype) -> Packed:
