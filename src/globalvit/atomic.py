@@ -15,11 +15,7 @@ def replace_with(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the disk is full or the folder cannot be written; `path` is then what it was.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept: image writers and plotters choose the format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary(target)
     try:
         yield temporary
         sync(temporary)
@@ -29,6 +25,26 @@ def replace_with(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync(target.parent)
+
+
+def _temporary(target: Path) -> Path:
+    """A new file beside `target`, whose folder is made if need be.
+
+    Raises:
+        OSError: that cannot be done; the text names `target`.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix is kept: image writers and plotters choose the format by it.
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"{target} cannot be written: what should be its folder is a file; give another place"
+        ) from error
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(target)) from error
+    os.close(handle)
+    return Path(name)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -68,6 +68,11 @@ def test_what_is_shown_follows_what_is_asked(run_folder, digits, tmp_path, words
         (["--group", "2"], 1, "--group means nothing for grad_cam, global of gcvit_xxtiny; leave it out"),
         (["--kind", "rollout", "--target", "1"], 1, "--target means nothing for rollout of gcvit_xxtiny"),
         (["--target", "eleven"], 1, "class 'eleven' is not known. Known: 0, 1, 2, 3, 4, 5, 6, 7, …"),
+        (["--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; name a --kind"),
+        (["--kind", "all", "--head", "99", "--stage", "1"], 1, "--head means nothing for rollout, grad_cam of gcvit_"),
+        (["--kind", "global", "--head", "99"], 1, "head=99 is not there; kind='global' of gcvit_xxtiny in stage 3"),
+        (["--batch-size", "2"], 2, "--batch-size means nothing here: pictures are explained one at a time"),
+        (["--short-side", "64"], 1, "--short-side means nothing for gcvit_xxtiny; leave it out, or give --img-size"),
         (["--pixel", "3"], 2, "--pixel '3' is not understood: expected 2 whole numbers"),
     ],
 )  # fmt: skip
@@ -76,6 +81,34 @@ def test_mistakes_are_one_line(run_folder, digits, words, status, text, capsys):
     shown = capsys.readouterr().err
     assert text in shown
     assert shown.count("\n") == 1
+
+
+def test_heads_that_only_some_stages_have_are_shown_there(run_folder, digits, tmp_path):
+    out = tmp_path / "out"
+    words = ["--checkpoint", str(run_folder), "--output", str(out), "--kind", "global", "--head", "6"]
+    assert main(["explain", str(digits / "a.png"), *words]) == 0
+    assert sorted(path.stem for path in out.iterdir()) == [
+        "a-global-stage-2-block-5-head-6",
+        "a-global-stage-3-block-1-head-6",
+        "a-sheet",
+    ]
+
+
+@pytest.mark.parametrize("precision", [["--precision", "bf16"], ["--amp"]])
+def test_lower_precision_shows_the_same_kinds(run_folder, digits, tmp_path, precision):
+    words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), *precision]
+    assert main(["explain", str(digits / "a.png"), *words]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_what_one_picture_lacks_is_left_out_of_that_one(run_folder, digits, tmp_path, capsys):
+    with Image.open(digits / "a.png") as small:
+        small.resize((40, 40)).save(digits / "large.png")
+    words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), "--kind", "local", "--pixel", "30,30"]
+    assert main(["explain", str(digits / "a.png"), str(digits / "large.png"), *words]) == 0
+    shown = capsys.readouterr()
+    assert f"left out: {digits / 'a.png'}: pixel=30,30 is not in the picture; x goes from 0 to 7" in shown.err
+    assert {path.stem.split("-")[0] for path in (tmp_path / "out").iterdir()} == {"large"}
 
 
 def test_it_fails_where_no_picture_can_be_read(run_folder, digits, tmp_path, capsys):

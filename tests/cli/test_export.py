@@ -52,7 +52,28 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
             1,
             "no weights are published for gpvit_l1_upernet; give a trained model with --checkpoint, or fresh ones with",
         ),
-        (["--model", "gcvit_xxtiny", "--weights", "none", "--output", "a.onnx", "--opset", "9"], 1, "opset=9 must be"),
+        (["--model", "gcvit_xxtiny", "--weights", "none", "--output", "a.onnx", "--opset", "9"], 2, "opset=9 must be"),
+        (
+            ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--precision", "bf16"],
+            2,
+            "precision='bf16' is refused for",
+        ),
+        (["--model", "gcvit_xxtiny", "--output", "a.txt"], 2, "a.txt must end in .onnx or .pt2"),
+        (
+            ["--model", "gcvit_xxtiny", "--output", "a.pt2", "--opset", "20"],
+            2,
+            "opset=20 means nothing for a .pt2 file",
+        ),
+        (
+            ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--score-threshold", "0.3"],
+            2,
+            "belongs to --postprocessing",
+        ),
+        (
+            ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--dynamic", "none,size"],
+            2,
+            "dynamic='none' must be 'batch', 'size', both or neither",
+        ),
         (["--model", "gcvit_xxtiny", "--output", "a.onnx", "--image-size", "9"], 2, "image_size=9 is too small"),
     ],
 )
@@ -61,3 +82,10 @@ def test_what_cannot_be_is_one_line(words, status, text, capsys, tmp_path, monke
     assert main(["export", *words]) == status
     assert text in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_the_files_place_is_named(tmp_path, capsys):
+    (tmp_path / "a.pt2").mkdir()
+    words = ["--model", "gcvit_xxtiny", "--weights", "none", "--force", "--output", str(tmp_path / "a.pt2")]
+    assert main(["export", *words]) == 1
+    assert f"{tmp_path / 'a.pt2'} is a folder; give --output the name of a file" in capsys.readouterr().err

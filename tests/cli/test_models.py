@@ -121,7 +121,8 @@ def test_complexity_needs_no_torch():
     ("words", "status", "message"),
     [
         (["--plot", "x.png"], 2, "--image-size, --plot and --csv belong to --complexity; add it"),
-        (["--complexity", "--image-size", "16"], 1, "too small; give 32 pixels or more a side"),
+        (["--complexity", "--plot", "x.foo"], 2, "--plot x.foo must end in .png, .pdf, .svg"),
+        (["--complexity", "--image-size", "16"], 2, "too small; give 32 pixels or more a side"),
         (["gpvit_l1_upernet", "--complexity"], 1, "worked out for classifiers; gpvit_l1_upernet is none"),
     ],
 )

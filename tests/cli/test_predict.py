@@ -87,6 +87,11 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, digits, monkeypatc
         (["x.png", "--model", "gcvit_tiny", "--draw"], 2, "--draw needs --output DIR"),
         (["x.png", "--model", "gcvit_tiny", "--top-k", "0"], 2, "--top-k 0 must be at least 1"),
         (["x.png", "--checkpoint", "a", "--weights", "b"], 2, "--checkpoint and --weights were both given"),
+        (
+            ["x.png", "--model", "gcvit_tiny", "--weights", "none"],
+            2,
+            "--weights none would be a model that knows nothing",
+        ),
         (["--model", "gcvit_tiny"], 2, "globalvit predict needs IMAGES"),
         (["x.png", "--model", "gcvit_tiny"], 1, "x.png does not exist"),
         ([".", "--model", "gcvit_tinny"], 1, "model 'gcvit_tinny' is not known. Did you mean 'gcvit_tiny'"),

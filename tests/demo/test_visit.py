@@ -46,6 +46,21 @@ def test_a_threshold_leaves_objects_out_without_asking_again(models, given, phot
     assert visit.answer.html(0.05).count("<li") == 8
 
 
+def test_where_there_is_nothing_to_show_the_reason_stands_there(models, given, photo, monkeypatch):
+    visit = Visit()
+    visit.show(photo, "photo.png")
+    task = visit.choose(models, str(given.classify))
+    assert "<svg" in visit.look_if_any(task)[1] or "<img" in visit.look_if_any(task)[1]
+
+    def nothing(*_):
+        raise ValueError("nothing was found in <the> picture")
+
+    monkeypatch.setattr("globalvit.demo.looks.look", nothing)
+    controls, drawn = visit.look_if_any(task)
+    assert controls.wish == visit.wish
+    assert drawn == '<p class="waiting">nothing was found in &lt;the&gt; picture</p>'
+
+
 def test_another_model_or_picture_forgets_the_place(models, given, photo):
     visit = Visit()
     for forget in (lambda: visit.show(photo, "photo.png"), lambda: visit.choose(models, str(given.classify))):

@@ -135,6 +135,12 @@ def test_the_preprocessing_is_honoured(gcvit):
     assert (drawn[:, 30:90] != 50).any()
 
 
+def test_pictures_of_which_less_than_a_pixel_is_seen(classifier):
+    for size in ((300, 1), (1, 300)):
+        found = explain(classifier, np.zeros((*size, 3), np.uint8), "local")
+        assert found.values.sum() + found.padding_share == pytest.approx(1, abs=1e-4)
+
+
 def test_size_of_the_input(classifier, picture):
     assert explain(classifier, picture, "rollout", image_size=(40, 72)).input_size == (40, 72)
     assert explain(classifier, picture, "rollout").input_size == (64, 64)
@@ -175,6 +181,8 @@ MISTAKES = [
     ("gpvit", {"kind": "groups", "group": 16}, "group=16 is not there; block 10 has groups 0 to 15"),
     ("gpvit", {"kind": "propagation", "group": 1, "pixel": (40, 40)}, "group and pixel or region were given"),
     ("gpvit", {"kind": "groups", "group": 1, "pixel": (40, 40)}, "a group is looked at from everywhere, leave one out"),
+    ("gcvit", {"kind": "global", "pixel": 5}, "pixel=5 must be 2 whole numbers: x, y"),
+    ("gcvit", {"kind": "local", "region": (1, 2)}, "region=(1, 2) must be 4 whole numbers: left, top, right, bottom"),
     ("gcvit", {"kind": "grad_cam", "target": 3}, "target=3 is not there; the classes are 0 to 2"),
 ]  # fmt: skip
 

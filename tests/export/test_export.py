@@ -171,7 +171,8 @@ def test_a_file_that_differs_is_not_kept(tiny, tmp_path, monkeypatch):
         ("a.pt", {}, r"a\.pt must end in \.onnx or \.pt2 to hold the format onnx or torch"),
         ("a.onnx", {"format": "torch"}, r"a\.onnx must end in \.pt2 to hold the format torch"),
         ("a.onnx", {"dynamic": ("size",), "image_size": 64}, "image_size=64 binds the file to one size and dynamic="),
-        ("a.onnx", {"dynamic": ("width",)}, "dynamic=width must be 'batch', 'size', both or neither"),
+        ("a.onnx", {"dynamic": ("width",)}, "dynamic='width' must be 'batch', 'size', both or neither"),
+        ("a.pt2", {"opset": 20}, r"opset=20 means nothing for a \.pt2 file; leave it out"),
         ("a.onnx", {"image_size": 16}, "image_size=16 is too small; give 32 pixels or more"),
         ("a.onnx", {"preprocessing": "hwc"}, "preprocessing='hwc' must be 'nchw' or 'nhwc'"),
         ("a.onnx", {"score_threshold": 1.0}, "score_threshold=1.0 must be 0 or more and under 1"),
@@ -181,6 +182,22 @@ def test_what_cannot_be_is_refused(name, arguments, message, tiny, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_model(tiny("gpvit_l1"), tmp_path / name, **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_file_cannot_hold_is_refused_in_words(tiny, tmp_path):
+    with pytest.raises(
+        ValueError, match="a deployed copy runs only inside this package; export the model it came from"
+    ):
+        export_model(tiny("gcvit_xxtiny").deploy(), tmp_path / "a.pt2")
+    with pytest.raises(ValueError, match=r"shifted windows, of the ablations, .*; bind it to one size with image_size"):
+        export_model(tiny("gcvit_xxtiny", ablation=["shifted"]), tmp_path / "a.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_for_one_size_says_so(tiny, tmp_path):
+    report = export_model(tiny("gcvit_xxtiny"), tmp_path / "a.pt2", image_size=(32, 64), dynamic=())
+    assert report.metadata["image_size"] == [32, 64]
+    assert list(report.metadata["preprocessing"]["image_size"]) == [32, 64]
 
 
 def test_a_missing_package_is_named_with_the_command_that_brings_it(tiny, tmp_path, monkeypatch):

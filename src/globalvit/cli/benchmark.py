@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SUMMARY = "Measure images a second, latency, memory and where time goes; beside other networks in the same process"
 WORK, RUNNING, LOADER, FILES = "work", "running", "input pipeline", "files"
-PLOTS = (".png", ".pdf", ".svg")
 # Numbers of loader processes that are tried, as far as there are processors.
 WORKERS = (0, 1, 2, 4, 8, 16, 32)
 
@@ -115,8 +114,7 @@ class BenchmarkOptions:
                     f"--compile {','.join(self.compile)} is for inference, where weights stay as they are; "
                     f"add eager, compiled or graphs, or take --mode inference"
                 )
-        if self.plot and self.plot.suffix.lower() not in PLOTS:
-            raise ValueError(f"--plot {self.plot} must end in {', '.join(PLOTS)}")
+        tables.check_plot(self.plot)
         if self.workers and self.loader is None:
             raise ValueError("--workers are loader processes; say what they load with --loader DATA_DIR or generated")
 

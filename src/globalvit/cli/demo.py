@@ -19,6 +19,7 @@ DESCRIPTION = SUMMARY + (
 )
 PAGE = "page"
 MIB = 2**20
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,9 @@ class DemoOptions:
         metadata=about(MODEL, "name of a model with published weights, which are fetched; may be given several times")
         | {"adds": True, "metavar": "NAME"},
     )
-    runs: Path = field(default=Path("runs"), metadata=about(MODEL, "folder whose runs are on offer"))
+    runs: Path | None = field(
+        default=None, metadata=about(MODEL, "folder whose runs are on offer; runs, if it is there, unless given")
+    )
     quick: Literal["digits", "shapes", "shapes_detection"] | None = field(
         default=None, metadata=about(MODEL, "begin with training a small model on a set that is built in")
     )
@@ -49,6 +52,8 @@ class DemoOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port {self.port} must be between 0 and 65535")
+        if self.runs is not None and not self.runs.is_dir():
+            raise ValueError(f"--runs {self.runs} is no folder; give one that trainings wrote their runs into")
         if not 0 < self.max_upload_mb <= 1024:
             raise ValueError(f"--max-upload-mb {self.max_upload_mb:g} must be more than 0 and at most 1024")
 
@@ -90,7 +95,7 @@ def offered(options: DemoOptions) -> list["Choice"]:
         assert choice.weights is not None
         download(catalog.find(choice.model, choice.weights))
         choices.append(choice)
-    return [*choices, *shelf.of_runs(options.runs), *shelf.of_catalogue()]
+    return [*choices, *shelf.of_runs(options.runs or RUNS), *shelf.of_catalogue()]
 
 
 def _require_gradio() -> None:

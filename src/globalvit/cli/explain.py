@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from globalvit.cli import tables
-from globalvit.cli.opening import ModelOptions, about, open_model, place
+from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
 from globalvit.cli.options import parse
 from globalvit.cli.pictures import Picture, Reader, Writer, find_pictures
 from globalvit.cli.progress import Progress
@@ -23,6 +22,7 @@ logger = logging.getLogger(__name__)
 SUMMARY = "Show what a model looks at in pictures: attention, group tokens, Grad-CAM, as overlays and arrays"
 LOOK, WHERE, FILES = "what to look at; counted from 0", "where to look from, in the pictures' own pixels", "files"
 Kind = Literal["local", "global", "groups", "propagation", "rollout", "grad_cam", "all"]
+OUT_OF_MEMORY = "out of memory with one picture; make the model's input smaller with --img-size or --short-side"
 # Objects of a lower score are not drawn.
 SHOWN_FROM = 0.5
 # Kinds of the sheet that is made unless a kind is asked for, and how many views of each, the last ones.
@@ -40,7 +40,9 @@ class ExplainOptions(ModelOptions):
     stage: int | None = field(default=None, metadata=about(LOOK, "stage of GC ViT; every one unless given"))
     block: int | None = field(
         default=None,
-        metadata=about(LOOK, "block of the stage, of GPViT's network; the last, of GPViT each, unless given"),
+        metadata=about(
+            LOOK, "block of the stage, of GPViT's network; unless given the last, with a --stage or GPViT every one"
+        ),
     )
     head: int | None = field(default=None, metadata=about(LOOK, "attention head; the mean of all unless given"))
     group: int | None = field(default=None, metadata=about(LOOK, "group token of GPViT; the pixel's unless given"))
@@ -55,6 +57,11 @@ class ExplainOptions(ModelOptions):
     )
     output: Path = field(default=Path("explained"), metadata=about(FILES, "folder for overlays and contact sheets"))
     npz: bool = field(default=False, metadata=about(FILES, "write the numbers, too: an .npz file a picture"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size is not None:
+            raise ValueError("--batch-size means nothing here: pictures are explained one at a time; leave it out")
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -71,11 +78,18 @@ def run(argv: Sequence[str], prog: str) -> int:
     set_up(task, settings)
     looks, autocast, writer = _looks(task, options), place(task, settings), Writer(options.output)
     rows: list[dict[str, str]] = []
+    refused: list[str] = []
     with Progress(len(pictures), "explaining") as progress:
         reader = Reader(progress)
         for picture, image in reader.read(pictures):
-            with autocast(), _explained_memory():
-                rows.extend(_explain(task, picture, image, looks, writer, options))
+            with autocast(), explained_memory(OUT_OF_MEMORY):
+                found = _explain(task, picture, image, looks, refused)
+                if found:
+                    rows.extend(_write(task, picture, image, found, writer, has_arrays=options.npz))
+    if refused and not rows:
+        raise ValueError(refused[0])
+    for reason in dict.fromkeys(refused):
+        logger.warning("left out: %s", reason)
     if not rows:
         raise ValueError(f"none of the {len(pictures)} pictures could be read")
     tables.show(rows)
@@ -119,7 +133,8 @@ def _views(task: "Task", options: ExplainOptions) -> "list[View]":
 
     every = views(task)
     if options.kind is None:
-        return [view for kind, last in SHEET.items() for view in _last_blocks(_matching(every, kind, options))[-last:]]
+        found = [view for kind, last in SHEET.items() for view in _last_blocks(_matching(every, kind, options))[-last:]]
+        return found or _refused(task, options)
     if options.kind == "all":
         kinds = dict.fromkeys(view.kind for view in every)
         found = [_matching(every, kind, options)[-1:] for kind in kinds]
@@ -137,6 +152,7 @@ def _matching(every: "Sequence[View]", kind: str, options: ExplainOptions) -> "l
         if view.kind == kind
         and options.stage in (None, view.stage)
         and (options.block is None or view.block in (None, options.block))
+        and (options.head is None or "head" not in view.takes or options.head < view.heads)
     ]
 
 
@@ -148,7 +164,7 @@ def _last_blocks(matching: "Sequence[View]") -> "list[View]":
 
 def _refused(task: "Task", options: ExplainOptions) -> "list[View]":
     where = " ".join(
-        f"--{name} {value}" for name in ("stage", "block") if (value := getattr(options, name)) is not None
+        f"--{name} {value}" for name in ("stage", "block", "head") if (value := getattr(options, name)) is not None
     )
     raise ValueError(f"{task.spec.model} has nothing to show at {where}; name a --kind to hear what it has")
 
@@ -158,24 +174,40 @@ def _explain(
     picture: Picture,
     image: "Image.Image",
     looks: "Sequence[tuple[View, dict[str, Any]]]",
+    refused: list[str],
+) -> "list[Explanation]":
+    """What there is to show of one picture; why there is no more, such as no object to explain, goes to `refused`."""
+    from globalvit.explain import explain
+
+    found = []
+    for view, asked in looks:
+        try:
+            found.append(explain(task, image, view.kind, stage=view.stage, block=view.block, **asked))
+        except ValueError as error:
+            refused.append(f"{picture.name}: {error}")
+    return found
+
+
+def _write(
+    task: "Task",
+    picture: Picture,
+    image: "Image.Image",
+    found: "Sequence[Explanation]",
     writer: Writer,
-    options: ExplainOptions,
+    *,
+    has_arrays: bool,
 ) -> Iterator[dict[str, str]]:
     """Write one picture's overlays, sheet and arrays; yield a row of the table for each overlay."""
     from globalvit.cli.drawing import fit
-    from globalvit.explain import contact_sheet, explain, overlay
+    from globalvit.explain import contact_sheet, overlay
 
-    try:
-        found = [explain(task, image, view.kind, stage=view.stage, block=view.block, **asked) for view, asked in looks]
-    except ValueError as error:
-        raise ValueError(f"{picture.name}: {error}") from error
     title, beside = _answer(task, image)
     writer.write(picture, contact_sheet(image, found, title=title, beside=beside), "-sheet")
     fitted = fit(image)
     for one in found:
         writer.write(picture, overlay(fitted, one), f"-{_slug(one)}")
         yield _row(picture, one)
-    if options.npz:
+    if has_arrays:
         _write_arrays(writer.place(picture, ".npz"), found)
 
 
@@ -197,7 +229,7 @@ def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.
 
     kept = (answer["scores"] > SHOWN_FROM).nonzero()[:, 0]
     drawn = draw_instances(image, answer["boxes"][kept], answer["labels"][kept], task.class_names)
-    return "picture", [(drawn, f"{len(kept)} objects")]
+    return "picture", [(drawn, f"{len(kept)} objects above {SHOWN_FROM:g}")]
 
 
 def _slug(one: "Explanation") -> str:
@@ -232,17 +264,3 @@ def _write_arrays(path: Path, found: "Sequence[Explanation]") -> None:
         arrays[f"{_slug(one)}-padding_share"] = np.array(one.padding_share)
     with replace_with(path) as temporary:
         np.savez_compressed(temporary, **arrays)
-
-
-@contextmanager
-def _explained_memory() -> Iterator[None]:
-    from globalvit.train.memory import is_out_of_memory
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryError(
-            "out of memory with one picture; make the model's input smaller with --img-size or --short-side"
-        ) from error

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 from globalvit.cli import tables
 from globalvit.cli.opening import MODEL, about
 from globalvit.cli.options import parse
-from globalvit.models.variants import as_size
 from globalvit.weights import catalog
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SUMMARY = "Write a model as ONNX or torch.export, any batch and image size, checked against the model"
 FILE, GRAPH = "file", "what stands in the file"
-NONE = "none"
+NONE, LEAST_SCORE = "none", 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class ExportOptions:
         default=False, metadata=about(GRAPH, "answer with probabilities, label maps or boxes instead of raw maps")
     )
     score_threshold: float = field(
-        default=0.05, metadata=about(GRAPH, "score that an object has to exceed, with --postprocessing")
+        default=LEAST_SCORE, metadata=about(GRAPH, "score that an object has to exceed, with --postprocessing")
     )
 
     def __post_init__(self) -> None:
@@ -72,18 +71,35 @@ class ExportOptions:
             raise ValueError("say which model: --checkpoint PATH of a trained one, or --model NAME")
         if self.checkpoint is not None and self.weights != catalog.FIRST:
             raise ValueError("--checkpoint and --weights were both given; leave one out")
-        if self.image_size is not None:
-            as_size(self.image_size)
+        if self.score_threshold != LEAST_SCORE and not self.postprocessing:
+            raise ValueError("--score-threshold belongs to --postprocessing; add it")
+        self._check_plan()
+
+    def _check_plan(self) -> None:
+        """Refuse now, while a mistake is still one of the command line, what no model could be exported as."""
+        from globalvit.export.plan import Plan, choose_format, choose_sizes
+
+        choose_sizes(self.image_size, self.open_sizes, own=(1, 1))
+        Plan(
+            format=choose_format(self.output, self.format),
+            precision=self.precision,
+            opset=self.opset,
+            score_threshold=self.score_threshold,
+        )
 
     @property
     def open_sizes(self) -> tuple[str, ...] | None:
         """`dynamic` as its words; None where it was not given."""
-        return tuple(one for one in self.dynamic.split(",") if one != NONE) if self.dynamic else None
+        if not self.dynamic:
+            return None
+        return () if self.dynamic == NONE else tuple(self.dynamic.split(","))
 
 
 def run(argv: Sequence[str], prog: str) -> int:
     """Write and check the file; return the exit status."""
     options = parse(ExportOptions, argv, prog, SUMMARY)
+    if options.output.is_dir():
+        raise IsADirectoryError(f"{options.output} is a folder; give --output the name of a file")
     if options.output.exists() and not options.force:
         raise FileExistsError(f"{options.output} exists; give --force to replace it, or another name")
     task, licence = _open(options)
@@ -141,7 +157,7 @@ def _row(check: "Check") -> dict[str, str]:
         "width": str(check.width),
         "largest difference": f"{check.difference:.1e}",
         "file ms": tables.number(1000 * check.seconds, 1),
-        "PyTorch ms": tables.number(1000 * check.eager_seconds, 1),
+        "PyTorch fp32 ms": tables.number(1000 * check.eager_seconds, 1),
     }
 
 

@@ -10,7 +10,7 @@ from globalvit.cli import complexity, tables
 from globalvit.cli.options import parse
 from globalvit.closest import suggest
 from globalvit.models.systems import SYSTEMS
-from globalvit.models.variants import ALIASES, MODELS, PUBLISHED, VARIANTS, split_name
+from globalvit.models.variants import ALIASES, MODELS, PUBLISHED, VARIANTS, as_size, split_name
 from globalvit.weights import catalog
 
 SUMMARY = "The table of models: counted and published sizes, scores, weights and licences"
@@ -43,6 +43,9 @@ class ModelsOptions:
     def __post_init__(self) -> None:
         if not self.complexity and (self.image_size or self.plot or self.csv):
             raise ValueError("--image-size, --plot and --csv belong to --complexity; add it")
+        tables.check_plot(self.plot)
+        for side in self.image_size or ():
+            as_size(side)
 
 
 def run(argv: Sequence[str], prog: str) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from globalvit.models.variants import as_size
 from globalvit.train.config import read_run_config
 from globalvit.train.fields import Precision, TrainConfig
+from globalvit.weights import catalog
 
 if TYPE_CHECKING:
     from globalvit.tasks.task import Task
@@ -38,8 +39,8 @@ class ModelOptions:
     model: str | None = field(
         default=None, metadata=about(MODEL, "name of the model, for published weights or a file that does not say it")
     )
-    weights: str | None = field(
-        default=None, metadata=about(MODEL, "published weights of --model by name; its first unless given")
+    weights: str = field(
+        default=catalog.FIRST, metadata=about(MODEL, "published weights of --model by name; its first unless given")
     )
     ema: bool = field(default=True, metadata=about(MODEL, "take the averaged weights where the checkpoint has some"))
 
@@ -75,8 +76,12 @@ class ModelOptions:
             raise ValueError(
                 "say which model: --checkpoint PATH of a trained one, or --model NAME for published weights"
             )
-        if self.checkpoint is not None and self.weights is not None:
+        if self.checkpoint is not None and self.weights != catalog.FIRST:
             raise ValueError("--checkpoint and --weights were both given; leave one out")
+        if self.weights == "none":
+            raise ValueError(
+                "--weights none would be a model that knows nothing; leave it out, or give --checkpoint PATH"
+            )
         if self.img_size is not None:
             as_size(self.img_size)
         # Checks the ranges now, when a mistake is still one of the command line.
@@ -107,7 +112,7 @@ def open_model(options: ModelOptions) -> "Task":
     Raises:
         FileNotFoundError: the checkpoint is not there.
         OSError: published weights cannot be fetched.
-        ValueError: a name is not known, or the file does not fit the model.
+        ValueError: a name is not known, the file does not fit the model, or an option does not.
     """
     from globalvit import build
     from globalvit.train.inputs import with_settings
@@ -116,9 +121,20 @@ def open_model(options: ModelOptions) -> "Task":
         task = build.open_checkpoint(options.checkpoint, model=options.model, use_ema=options.ema)
     else:
         assert options.model is not None
-        task = build.create_model(options.model, options.weights or _first_weights(options.model))
+        task = build.create_model(options.model, _published(options.model, options.weights))
+    _check_crop(task, options)
     task.preprocessing = with_settings(task.preprocessing, options.settings())
     return task.eval()
+
+
+def _check_crop(task: "Task", options: ModelOptions) -> None:
+    from globalvit.data.fit import FitTransform
+
+    is_fitted = isinstance(task.preprocessing, FitTransform)
+    for name in ("crop_pct", "crop_mode") if is_fitted else ("short_side", "long_side", "size_multiple"):
+        if getattr(options, name) is not None:
+            flag, remedy = f"--{name.replace('_', '-')}", "--short-side" if is_fitted else "--img-size"
+            raise ValueError(f"{flag} means nothing for {task.spec.model}; leave it out, or give {remedy}")
 
 
 def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
@@ -139,7 +155,7 @@ def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextMa
 
 
 @contextmanager
-def explained_memory(batch_size: int) -> Iterator[None]:
+def explained_memory(text: str) -> Iterator[None]:
     """Say what to lower where memory runs out.
 
     Raises:
@@ -152,9 +168,12 @@ def explained_memory(batch_size: int) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryError(
-            f"out of memory with {batch_size} images at a time; lower --batch-size, or use --precision bf16"
-        ) from error
+        raise MemoryError(text) from error
+
+
+def too_many(batch_size: int) -> str:
+    """What to say where a batch does not fit into memory."""
+    return f"out of memory with {batch_size} images at a time; lower --batch-size, or use --precision bf16"
 
 
 def run_folder(checkpoint: Path) -> Path | None:
@@ -164,11 +183,10 @@ def run_folder(checkpoint: Path) -> Path | None:
     return next((folder for folder in candidates if (folder / "config.yaml").is_file()), None)
 
 
-def _first_weights(model: str) -> str:
+def _published(model: str, weights: str) -> str:
     from globalvit.build import resolve_name
-    from globalvit.weights import catalog
 
-    records = catalog.records(resolve_name(model))
-    if not records:
+    name = resolve_name(model)
+    if not catalog.records(name):
         raise ValueError(f"no weights are published for {model}; give a trained model with --checkpoint")
-    return records[0].weights
+    return catalog.find(name, weights).weights if weights == catalog.FIRST else weights

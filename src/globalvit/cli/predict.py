@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from globalvit.cli import tables
 from globalvit.cli.answers import Answer, Answers, Areas, Classes, Objects
-from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
+from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place, too_many
 from globalvit.cli.options import parse
 from globalvit.cli.pictures import Picture, Reader, Writer, find_pictures
 from globalvit.cli.progress import Progress
@@ -88,7 +88,7 @@ def _answers(
     autocast = place(made.task, settings)
     batch_size = min(settings.batch_size, made.most_at_once or settings.batch_size)
     while batch := list(islice(ready, batch_size)):
-        with autocast(), explained_memory(batch_size):
+        with autocast(), explained_memory(too_many(batch_size)):
             predictions = made.predict([one.given for _, one in batch])
         for (picture, one), prediction in zip(batch, predictions, strict=True):
             answer = {"image": picture.name} | made.to_json(prediction)

@@ -13,6 +13,7 @@ from globalvit.atomic import write_text
 
 # Columns of a table that goes to a file or another program: nothing is cut there.
 UNCUT = 1000
+PLOTS = (".png", ".pdf", ".svg")
 
 
 def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
@@ -40,6 +41,16 @@ def write_line(text: str) -> None:
 def number(value: float | None, digits: int) -> str:
     """A number for a table, with a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a name that no plot is written under, before anything is computed for it.
+
+    Raises:
+        ValueError: it has another ending.
+    """
+    if path is not None and path.suffix.lower() not in PLOTS:
+        raise ValueError(f"--plot {path} must end in {', '.join(PLOTS)}")
 
 
 def write_json(path: Path, value: Any) -> None:

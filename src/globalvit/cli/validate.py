@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli import tables
-from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model
+from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, too_many
 from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
 from globalvit.cli.scores import LAYOUTS
@@ -146,7 +146,7 @@ def measure(task: "Task", source: Any, settings: TrainConfig, engine: "Engine") 
     with (
         closing(loader),
         Progress(len(loader), "validating", is_shown=engine.is_main) as progress,
-        explained_memory(settings.batch_size),
+        explained_memory(too_many(settings.batch_size)),
     ):
         metric = evaluate(
             task,

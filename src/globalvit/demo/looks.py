@@ -11,6 +11,7 @@ from globalvit.data.fit import FitTransform
 from globalvit.demo.answers import image
 from globalvit.demo.pictures import enlarged
 from globalvit.explain import Explanation, View, explain, overlay, views
+from globalvit.explain.explanation import LEAST_SAID
 from globalvit.tasks.task import Task
 
 TITLES = {
@@ -32,7 +33,6 @@ MEANINGS = {
 # Cells a side of the map that is shown first.
 LEAST_CELLS = 4
 # Less of the attention on padding is not worth a word.
-LEAST_SHARE = 0.0005
 # Maps are drawn over pictures of at least so many pixels a side.
 LEAST = 384
 
@@ -142,7 +142,7 @@ def html(picture: Image.Image, explanation: Explanation, controls: Controls) -> 
     place = _placed(shown, picture, explanation) if has_place else f'<div class="place">{shown}</div>'
     title = explanation.title[:1].upper() + explanation.title[1:]
     notes = [MEANINGS[explanation.kind]]
-    if explanation.padding_share >= LEAST_SHARE:
+    if explanation.padding_share >= LEAST_SAID:
         notes.append(f"{100 * explanation.padding_share:.1f} % of the attention falls on padding.")
     if has_place:
         notes.append("Click the picture to ask about a place.")

@@ -240,11 +240,14 @@ class Page:
         """Updates of everything that depends on model and picture."""
         answer = visit.answer.html(threshold) if visit.answer else waiting("Drop a picture, or take an example.")
         is_detector = task.kind == "detect" and visit.answer is not None
-        return {self.answer: answer, self.threshold: gr.update(visible=is_detector), **self._seen(visit, task)}
+        seen = self._looked(visit, task, *visit.look_if_any(task))
+        return {self.answer: answer, self.threshold: gr.update(visible=is_detector), **seen}
 
     def _seen(self, visit: Visit, task: Task) -> Updates:
         """Updates of the map and of what can be chosen to see."""
-        controls, drawn = visit.look(task)
+        return self._looked(visit, task, *visit.look(task))
+
+    def _looked(self, visit: Visit, task: Task, controls: looks.Controls, drawn: str) -> Updates:
         wish, takes = controls.wish, controls.takes
         names = [(name, index) for index, name in enumerate(readable(task.class_names))]
         return {

@@ -11,7 +11,16 @@ from PIL import Image
 from globalvit.demo import looks, shelf
 from globalvit.demo.answers import Answer, image
 from globalvit.demo.looks import Controls, Wish
-from globalvit.demo.pictures import RefusedUpload, bounded, data_url, example_pictures, receive, shorten, too_large
+from globalvit.demo.pictures import (
+    RefusedUpload,
+    bounded,
+    data_url,
+    example_pictures,
+    one_line,
+    receive,
+    shorten,
+    too_large,
+)
 from globalvit.demo.shelf import Shelf
 from globalvit.tasks.task import Task
 
@@ -70,6 +79,13 @@ class Visit:
         if self.picture is None:
             return controls, ""
         return controls, looks.html(self.picture, looks.look(task, self.picture, controls), controls)
+
+    def look_if_any(self, task: Task) -> tuple[Controls, str]:
+        """As `look`; where there is nothing to show, the reason stands in the map's place."""
+        try:
+            return self.look(task)
+        except ValueError as error:
+            return looks.settle(task, self.wish), f'<p class="waiting">{escape(one_line(error))}</p>'
 
     def point(self, x: float, y: float) -> None:
         """Ask about a place, given as parts of the picture's width and height."""

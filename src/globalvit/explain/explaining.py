@@ -11,8 +11,7 @@ from globalvit.explain.scene import Pixel, Region, Scene, evaluating
 from globalvit.explain.trace import Asked
 from globalvit.explain.views import View, check_choices, find_view
 from globalvit.explain.windows import explain_global, explain_local
-from globalvit.models.native_blocks import NativeBlock
-from globalvit.models.packed import PackedBlock
+from globalvit.models.deploy import is_deployed
 from globalvit.tasks.task import Task
 
 _KINDS: dict[str, Callable[[Scene, View, Asked], Explanation]] = {
@@ -63,7 +62,7 @@ def explain(
         ValueError: the model is a deployed copy; something is not there, means nothing for the kind, or lies outside
             the picture. The text says what there is.
     """
-    if any(isinstance(module, PackedBlock | NativeBlock) for module in model.modules()):
+    if is_deployed(model):
         raise ValueError("a deployed copy tells neither attention nor gradients; explain the model it came from")
     view = find_view(model, kind, stage, block, head)
     check_choices(view, {"pixel": pixel, "region": region, "group": group, "target": target})

@@ -50,7 +50,9 @@ def grad_cam(x_HWC: Tensor, gradient_HWC: Tensor) -> Tensor:
     """Equations 1 and 2 of the paper: (H, W, C) twice → (H, W), 0 or more, in float32 or wider."""
     dtype = torch.promote_types(x_HWC.dtype, torch.float32)
     weights_C = gradient_HWC.to(dtype).mean((0, 1))
-    return (x_HWC.to(dtype) @ weights_C).relu()
+    # Autocast would multiply in half precision.
+    with torch.autocast(x_HWC.device.type, enabled=False):
+        return (x_HWC.to(dtype) @ weights_C).relu()
 
 
 @contextmanager

@@ -92,7 +92,8 @@ class Scene:
                 f"pixel={x},{y} is not in the picture; x goes from 0 to {width - 1}, y from 0 to {height - 1}"
             )
         left, top, right, bottom = self.crop
-        if not (left <= x + 0.5 <= right and top <= y + 0.5 <= bottom):
+        # A part of the pixel is enough: of a very narrow picture less than a whole one is kept.
+        if not (x < right and left < x + 1 and y < bottom and top < y + 1):
             raise ValueError(f"pixel={x},{y} was cropped away before the model saw the picture; it saw {self._kept()}")
         rows, columns = self.cells(stride)
         row = ((y + 0.5 - top) / (bottom - top) * self.input_size[0] - self.offset) / stride
@@ -113,8 +114,8 @@ class Scene:
                 f"region={text} is not in the picture; give left,top,right,bottom within 0,0,{width},{height}"
             )
         left, top, right, bottom = self.crop
-        x0, x1 = max(x0, ceil(left - 0.5)), min(x1, int(right + 0.5))
-        y0, y1 = max(y0, ceil(top - 0.5)), min(y1, int(bottom + 0.5))
+        x0, x1 = max(x0, int(left)), min(x1, ceil(right))
+        y0, y1 = max(y0, int(top)), min(y1, ceil(bottom))
         if x0 >= x1 or y0 >= y1:
             raise ValueError(f"region={text} was cropped away before the model saw the picture; it saw {self._kept()}")
         first_row, first_column = self.cell_of((x0, y0), stride)
@@ -136,7 +137,9 @@ class Scene:
         return weights_HW / weights_HW.sum()
 
     def _kept(self) -> str:
-        left, top, right, bottom = (round(value) for value in self.crop)
+        left, top, right, bottom = (
+            round_(edge) for round_, edge in zip((int, int, ceil, ceil), self.crop, strict=True)
+        )
         return f"x {left} to {right - 1}, y {top} to {bottom - 1}"
 
 

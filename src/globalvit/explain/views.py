@@ -1,6 +1,6 @@
 """What can be looked at in a model, and finding one of it by stage, block and head."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from globalvit.models.gpvit import GPViT, GroupBlock
 from globalvit.tasks.task import Task
 
 KINDS = ("local", "global", "groups", "propagation", "rollout", "grad_cam")
+PLACES = {"pixel": "x, y", "region": "left, top, right, bottom"}
 # Choices, besides stage and block, that each kind knows; `place` kinds ask for a pixel or a region.
 CHOICES: dict[str, tuple[str, ...]] = {
     "local": ("head", "pixel", "region"),
@@ -91,6 +92,10 @@ def check_choices(view: View, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if value is not None and name not in view.takes:
             raise ValueError(f"{name} means nothing for kind={view.kind!r} here; it takes {', '.join(view.takes)}")
+    for name, count in (("pixel", 2), ("region", 4)):
+        value = given.get(name)
+        if value is not None and (not isinstance(value, Sequence) or len(value) != count):
+            raise ValueError(f"{name}={value!r} must be {count} whole numbers: {PLACES[name]}")
     if given.get("pixel") is not None and given.get("region") is not None:
         raise ValueError("pixel and region were both given; leave one out")
     if given.get("group") is not None and (given.get("pixel") or given.get("region")) is not None:

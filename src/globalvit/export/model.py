@@ -14,7 +14,9 @@ from globalvit.export.check import Check, check
 from globalvit.export.files import require_onnx, run_onnx, run_torch, write_onnx, write_torch
 from globalvit.export.graph import Graph
 from globalvit.export.plan import OPSETS, Format, Layout, Plan, Precision, choose_format, choose_sizes
-from globalvit.tasks.task import Task
+from globalvit.models.deploy import is_deployed
+from globalvit.models.gcvit_ablated import ShiftedWindowAttention
+from globalvit.tasks.task import Preprocessing, Task
 
 UNKNOWN_LICENCE = "not stated in the checkpoint"
 
@@ -97,6 +99,7 @@ def export_model(
     path = Path(path)
     chosen = choose_format(path, format)
     size, has_open_batch = choose_sizes(image_size, dynamic, own_size(model))
+    _check(model, size)
     plan = Plan(
         format=chosen,
         precision=precision,
@@ -114,6 +117,17 @@ def export_model(
     reference = graph if precision == "fp32" else Graph(model, replace(plan, precision="fp32"))
     checks = _write_checked(path, graph, reference, metadata, progress)
     return _report(path, graph, checks, metadata)
+
+
+def _check(model: Task, size: tuple[int, int] | None) -> None:
+    """Refuse models that no file, or none for any size, could hold."""
+    if is_deployed(model):
+        raise ValueError("a deployed copy runs only inside this package; export the model it came from")
+    if size is None and any(isinstance(module, ShiftedWindowAttention) for module in model.modules()):
+        raise ValueError(
+            "shifted windows, of the ablations, are shifted where an image has more than one of them, which a file for "
+            "any size cannot decide; bind it to one size with image_size"
+        )
 
 
 def _report(path: Path, graph: Graph, checks: tuple[Check, ...], metadata: dict[str, Any]) -> ExportReport:
@@ -156,18 +170,26 @@ def own_size(model: Task) -> tuple[int, int]:
     return transform.image_size
 
 
+def _bound(transform: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    """The transform for images of the one size that a file takes; a detector's or segmenter's cannot promise any."""
+    if size is None or isinstance(transform, FitTransform):
+        return transform
+    return replace(transform, image_size=size)
+
+
 def _metadata(model: Task, graph: Graph, licence: str) -> dict[str, Any]:
     """What a file says of itself, as plain values."""
     plan = graph.plan
+    size = plan.image_size or own_size(model)
     return {
         "globalvit": __version__,
         "model": model.spec.model,
         "task": model.kind,
         "classes": list(model.class_names),
-        "preprocessing": asdict(model.preprocessing),
+        "preprocessing": asdict(_bound(model.preprocessing, plan.image_size)),
         "mean": list(model.preprocessing.mean),
         "std": list(model.preprocessing.std),
-        "image_size": list(own_size(model)),
+        "image_size": list(size),
         "input": f"uint8 {plan.preprocessing.upper()}, 0 … 255" if plan.preprocessing else "float32 NCHW, normalised",
         "outputs": list(graph.names),
         "inside": graph.inside,

@@ -59,6 +59,8 @@ class Plan:
             raise ValueError(f"preprocessing={self.preprocessing!r} must be 'nchw' or 'nhwc', the layout of the images")
         if self.opset not in OPSETS:
             raise ValueError(f"opset={self.opset} must be {OPSETS[0]} to {OPSETS[-1]}")
+        if self.format != "onnx" and self.opset != OPSETS[0]:
+            raise ValueError(f"opset={self.opset} means nothing for a .pt2 file; leave it out")
         if not 0 <= self.score_threshold < 1:
             raise ValueError(f"score_threshold={self.score_threshold} must be 0 or more and under 1")
 
@@ -93,7 +95,8 @@ def choose_sizes(
     if dynamic is None:
         dynamic = ("batch",) if image_size is not None else DYNAMIC
     if unknown := sorted(set(dynamic) - set(DYNAMIC)):
-        raise ValueError(f"dynamic={','.join(unknown)} must be 'batch', 'size', both or neither")
+        words = ", ".join(map(repr, unknown))
+        raise ValueError(f"dynamic={words} must be 'batch', 'size', both or neither")
     if "size" in dynamic and image_size is not None:
         raise ValueError(
             f"image_size={image_size} binds the file to one size and dynamic='size' leaves it open; leave one out"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from globalvit.kernels.native import convolution, dense, library
-from globalvit.models import gcvit, gpvit
+from globalvit.models import gcvit, gpvit, native_blocks, packed
 from globalvit.models.gcvit import Block, Downsample, FusedMBConv
 from globalvit.models.gpvit import Gather, LocalBlock, Mix, Scatter
 from globalvit.models.layers import ConvNormReLU, Mlp
@@ -56,6 +56,12 @@ def deploy(model: Model) -> Model:
         if can_pack(parameter):
             _pack(folded, NativeLinear if is_native else PackedLinear)
     return folded
+
+
+def is_deployed(model: nn.Module) -> bool:
+    """Whether a model, or a part of it, is such a copy."""
+    made_here = (native_blocks.__name__, packed.__name__)
+    return any(type(module).__module__ in made_here for module in model.modules())
 
 
 def can_pack(parameter: Tensor) -> bool:
