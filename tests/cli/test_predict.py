@@ -2,12 +2,15 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from globalvit.cli.main import main
+from globalvit.cli.opening import ModelOptions, _check_crop
+from globalvit.data.fit import FitTransform
 from globalvit.data.image_folder import open_split
 
 
@@ -104,3 +107,26 @@ def test_mistakes_are_one_line(words, status, text, digits, monkeypatch, capsys)
     shown = capsys.readouterr().err
     assert text in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "text"),
+    [
+        (
+            "segment",
+            {"crop_pct": 0.5},
+            "--crop-pct means nothing for gcvit_xxtiny_x; leave it out, or give --short-side",
+        ),
+        ("detect", {"img_size": 64}, "--img-size means nothing for gcvit_xxtiny_x; leave it out, or give --short-side"),
+        ("segment", {"img_size": 64}, None),
+    ],
+)
+def test_sizes_that_a_task_does_not_take_are_refused(kind, options, text):
+    spec = SimpleNamespace(model="gcvit_xxtiny_x")
+    task = SimpleNamespace(kind=kind, preprocessing=FitTransform(), spec=spec)
+    asked = ModelOptions(model="gcvit_xxtiny", **options)
+    if text is None:
+        _check_crop(task, asked)
+    else:
+        with pytest.raises(ValueError, match=text):
+            _check_crop(task, asked)

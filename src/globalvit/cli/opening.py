@@ -131,7 +131,9 @@ def _check_crop(task: "Task", options: ModelOptions) -> None:
     from globalvit.data.fit import FitTransform
 
     is_fitted = isinstance(task.preprocessing, FitTransform)
-    for name in ("crop_pct", "crop_mode") if is_fitted else ("short_side", "long_side", "size_multiple"):
+    meaningless = ("crop_pct", "crop_mode") if is_fitted else ("short_side", "long_side", "size_multiple")
+    # Of segmenters it is the side of the windows that slide over a picture.
+    for name in (*meaningless, *(("img_size",) if task.kind == "detect" else ())):
         if getattr(options, name) is not None:
             flag, remedy = f"--{name.replace('_', '-')}", "--short-side" if is_fitted else "--img-size"
             raise ValueError(f"{flag} means nothing for {task.spec.model}; leave it out, or give {remedy}")
