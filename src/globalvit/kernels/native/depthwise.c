@@ -40,13 +40,12 @@ int64_t depthwise_chunks(int64_t height) { return chunks_of(height); }
 
 void depthwise(const Depthwise *task) {
     const Shape *shape = &task->shape;
-    int64_t chunks = chunks_of(shape->height);
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t job = 0; job < shape->images * chunks; job++) {
-        int64_t image = job / chunks, first = job % chunks * CHUNK, last = least(first + CHUNK, shape->height);
+    for (int64_t job = 0; job < jobs_of(shape); job++) {
+        Chunk chunk = chunk_of(shape, job);
         for (int64_t c = 0; c < shape->channels; c += LANES) {
             vec sum = {};
-            for (int64_t row = first; row < last; row++) sum += convolve_row(task, image, row, c);
+            for (int64_t row = chunk.first; row < chunk.last; row++) sum += convolve_row(task, chunk.image, row, c);
             if (task->sums) write(task->sums, job * shape->channels + c, sum, shape->channels - c, 0);
         }
     }

@@ -14,6 +14,17 @@ typedef struct {
 
 INLINE int64_t chunks_of(int64_t height) { return (height + CHUNK - 1) / CHUNK; }
 
+/* The rows of an image that one job is about. */
+typedef struct {
+    int64_t image, first, last;
+} Chunk;
+
+INLINE int64_t jobs_of(const Shape *shape) { return shape->images * chunks_of(shape->height); }
+INLINE Chunk chunk_of(const Shape *shape, int64_t job) {
+    int64_t chunks = chunks_of(shape->height), first = job % chunks * CHUNK;
+    return (Chunk){job / chunks, first, least(first + CHUNK, shape->height)};
+}
+
 INLINE int64_t pixel_at(const Shape *shape, int64_t image, int64_t row, int64_t column) {
     return ((image * shape->height + row) * shape->width + column) * shape->channels;
 }

@@ -72,26 +72,26 @@ static void convolve_row_back(const DepthwiseBack *task, const Frame *frame, int
 /* One chunk of rows, LANES channels of it. */
 static void run_chunk(const DepthwiseBack *task, const Frame *frame, int64_t job, int64_t channel) {
     const Shape *shape = &task->shape;
-    int64_t chunks = chunks_of(shape->height), image = job / chunks, first = job % chunks * CHUNK,
-            last = least(first + CHUNK, shape->height), left = shape->channels - channel;
+    Chunk chunk = chunk_of(shape, job);
+    int64_t first = chunk.first, last = chunk.last, left = shape->channels - channel;
     vec d_taps[9] = {};
     for (int64_t row = first - 1; row <= last; row++) {
         float *to = frame->numbers + (row - first + 1) * frame->row;
         memset(to, 0, frame->row * sizeof(float));
         if (row >= first && row < last)
-            differentiate_row(task, to + LANES, image, row, channel, d_taps, 1);
+            differentiate_row(task, to + LANES, chunk.image, row, channel, d_taps, 1);
         else if (row >= 0 && row < shape->height)
-            differentiate_row(task, to + LANES, image, row, channel, d_taps, 0);
+            differentiate_row(task, to + LANES, chunk.image, row, channel, d_taps, 0);
     }
     for (int i = 0; i < 9; i++) write(task->d_taps, (job * 9 + i) * shape->channels + channel, d_taps[i], left, 0);
     for (int64_t row = first; task->d_x && row < last; row++)
-        convolve_row_back(task, frame, row - first, pixel_at(shape, image, row, 0) + channel, left);
+        convolve_row_back(task, frame, row - first, pixel_at(shape, chunk.image, row, 0) + channel, left);
 }
 
 /* Returns 0, or 1 without memory. */
 int depthwise_back(const DepthwiseBack *task) {
     const Shape *shape = &task->shape;
-    int64_t jobs = shape->images * chunks_of(shape->height);
+    int64_t jobs = jobs_of(shape);
     int failed = 0;
 #pragma omp parallel reduction(| : failed)
     {
@@ -116,14 +116,13 @@ typedef struct {
 
 void gates_back(const GatesBack *task) {
     const Shape *shape = &task->shape;
-    int64_t chunks = chunks_of(shape->height);
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t job = 0; job < shape->images * chunks; job++) {
-        int64_t image = job / chunks, first = job % chunks * CHUNK, last = least(first + CHUNK, shape->height);
+    for (int64_t job = 0; job < jobs_of(shape); job++) {
+        Chunk chunk = chunk_of(shape, job);
         for (int64_t c = 0; c < shape->channels; c += LANES) {
-            int64_t left = shape->channels - c, end = pixel_at(shape, image, last, 0) + c;
-            vec gate = read(task->gates, image * shape->channels + c, left, 0), sum = {};
-            for (int64_t at = pixel_at(shape, image, first, 0) + c; at < end; at += shape->channels) {
+            int64_t left = shape->channels - c, end = pixel_at(shape, chunk.image, chunk.last, 0) + c;
+            vec gate = read(task->gates, chunk.image * shape->channels + c, left, 0), sum = {};
+            for (int64_t at = pixel_at(shape, chunk.image, chunk.first, 0) + c; at < end; at += shape->channels) {
                 vec x = read(task->x, at, left, shape->type), gradient = read(task->d_x, at, left, shape->type);
                 sum += x * gradient;
                 write(task->d_x, at, gradient * gate, left, shape->type);
