@@ -27,7 +27,7 @@ def run_folder(tmp_path_factory):
     task = create_model("gcvit_xxtiny", classes=CLASSES, image_size=32, preprocessing=transform)
     fit_head(task)
     save_weights(checkpoint / "model.safetensors", task, task.spec, CLASSES, transform)
-    config = TrainConfig(data_dir="digits", batch_size=24, precision="bf16", workers=0)
+    config = TrainConfig(data_dir="digits", batch_size=24, precision="fp32", workers=0)
     (folder / "config.yaml").write_text(to_yaml(config))
     (folder / "classes.json").write_text(json.dumps(CLASSES))
     return folder

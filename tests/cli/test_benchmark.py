@@ -100,7 +100,7 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
     ("words", "told"),
     [
         (["--mode", "training"], "--mode 'training' is not one of inference, train."),
-        (["--precision", "bf61"], "--precision 'bf61' is not one of fp32, bf16, fp16. Did you mean 'bf16'"),
+        (["--precision", "bf61"], "--precision 'bf61' is not one of auto, fp32, bf16, fp16. Did you mean 'bf16'"),
         (["--compile", "eagre"], "--compile 'eagre' is not one of eager, compiled, frozen, graphs, deployed,"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
         (["--threads", "0"], "--threads 0 must be at least 1"),

@@ -52,17 +52,17 @@ def test_the_settings_of_the_run_give_the_scores_of_its_own_evaluation(run_folde
 
     task = open_checkpoint(run_folder)
     loader = eval_loader(open_split("digits", "val"), task.preprocessing, batch_size=24)
-    expected = evaluate(task, loader, task.preprocessing, torch.device("cpu"), "bf16").compute()
+    expected = evaluate(task, loader, task.preprocessing, torch.device("cpu"), "fp32").compute()
     assert {name: summary(measured)[name] for name in expected} == expected
     assert expected["top1"] > 60
 
 
 def test_flags_override_the_settings_of_the_run(run_folder, measured, tmp_path):
-    words = ["--checkpoint", str(run_folder), "--precision", "fp32", "--batch-size", "360", "--output", str(tmp_path)]
+    words = ["--checkpoint", str(run_folder), "--crop-pct", "0.9", "--batch-size", "360", "--output", str(tmp_path)]
     assert main(["validate", *words]) == 0
     other, own = summary(tmp_path), summary(measured)
     assert other["loss"] != own["loss"]
-    assert other["loss"] == pytest.approx(own["loss"], abs=0.05)
+    assert other["loss"] == pytest.approx(own["loss"], abs=0.5)
 
 
 def test_rows_and_matrix_agree_with_the_scores(measured):

@@ -25,6 +25,7 @@ LIGHT = (
     "globalvit",
     "globalvit.closest",
     "globalvit.atomic",
+    "globalvit.hardware",
     "globalvit.models.ablations",
     "globalvit.models.complexity",
     "globalvit.models.variants",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, besides itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic")
+FOUNDATIONS = ("globalvit", "closest", "atomic", "hardware")
 NETWORKS = ("variants", "models", "kernels", "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "data", "metrics", "tasks")
 BUILD = (*TASKS, "weights", "build")
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "globalvit": ("build",),  # looked up lazily: see test_heavy_imports
     "closest": (),
     "atomic": (),
+    "hardware": (),
     "variants": (),
     "kernels": (),
     "models": ("variants", "kernels"),

@@ -86,6 +86,8 @@ def short_run(pictures, output):
         "lr": 1e-3,
         "workers": 0,
         "device": "cpu",
+        # The same on every machine.
+        "precision": "fp32",
         "output": str(output),
         "tag": "run",
         "log_interval": 1,

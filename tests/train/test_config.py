@@ -87,6 +87,14 @@ def test_what_would_change_the_training_is_refused_unless_it_is_off(file):
         load_config(file("bce_loss: true\n"))
 
 
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [("amp: true", "auto"), ("native_amp: false", "fp32"), ("amp: false\nprecision: bf16", "bf16")],
+)
+def test_timms_switch_for_mixed_precision_is_a_precision(file, text, precision):
+    assert load_config(file(text + "\n")).precision == precision
+
+
 def test_pretrained_stands_for_the_published_weights(file):
     assert load_config(file("pretrained: true\n")).weights == "published"
     assert load_config(file("pretrained: false\n")).weights is None
@@ -143,7 +151,7 @@ workers: 8
 
 def test_an_official_file_is_a_config(file):
     config = load_config(file(OFFICIAL), {"batch_size": 32})
-    assert (config.model, config.amp, config.lr, config.batch_size) == ("gcvit_tiny", True, 0.005, 32)
+    assert (config.model, config.precision, config.lr, config.batch_size) == ("gcvit_tiny", "auto", 0.005, 32)
     assert (config.total_epochs, config.opt_betas, config.resume) == (310, None, None)
     # It states no global batch: its lr is meant as it stands.
     assert scale_lr(config, 8).lr == 0.005
@@ -202,7 +210,7 @@ def test_an_unknown_key_names_the_closest(file):
         ("lr: fast", "lr='fast' in .*my.yaml must be a number"),
         ("epochs: 1.5", "epochs=1.5 in .* must be a whole number"),
         ("amp: 3", "amp=3 in .* must be true or false"),
-        ("precision: fp8", "precision='fp8' in .* must be 'fp32' or 'bf16' or 'fp16'"),
+        ("precision: fp8", "precision='fp8' in .* must be 'auto' or 'fp32' or 'tf32' or 'bf16' or 'fp16'"),
         ("scale: [1]", r"scale=\[1\] in .* must be a list of 2 numbers"),
         ("window: [7, 7]", "must be a list of 4 numbers or 'ratio'"),
         ("mean: 0.5", "mean=0.5 in .* must be a list of numbers"),

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from globalvit.build import create_model
-from globalvit.train.engine import choose_device, choose_precision, full_state, load_full_state, start_engine
+from globalvit.train.engine import full_state, load_full_state, start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
 
-CPU = {"device": "cpu"}
+CPU = {"device": "cpu", "precision": "fp32"}
 
 
 @pytest.fixture
@@ -19,30 +19,6 @@ def task(toy):
 @pytest.fixture
 def batch():
     return {"images": torch.randn(4, 3, 32, 32), "labels": torch.tensor([0, 1, 2, 0])}
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="device=cuda, but PyTorch sees no GPU here; use --device cpu or leave it out"):
-        choose_device("cuda")
-    assert choose_device("auto") == "cpu"
-
-
-def test_mixed_precision_is_bf16_on_a_processor():
-    assert choose_precision(TrainConfig(amp=True), "cpu") == "bf16"
-    assert choose_precision(TrainConfig(), "cpu") == "fp32"
-    assert choose_precision(TrainConfig(amp=True, precision="fp32"), "cpu") == "fp32"
-
-
-@pytest.mark.parametrize(("has_bf16", "chosen"), [(True, "bf16"), (False, "fp16")])
-def test_mixed_precision_on_a_gpu_is_what_it_has(monkeypatch, has_bf16, chosen):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
-    assert choose_precision(TrainConfig(amp=True), "cuda") == chosen
-
-
-def test_fp16_on_a_processor_is_refused():
-    with pytest.raises(ValueError, match="precision=fp16 needs a GPU; use --precision bf16 on a processor"):
-        choose_precision(TrainConfig(precision="fp16"), "cpu")
 
 
 def test_sharding_on_a_processor_is_refused():
@@ -64,7 +40,7 @@ def test_engines_of_different_precision_follow_each_other(task, batch):
     seen = []
     task.head.linear.register_forward_hook(lambda _module, _input, output: seen.append(output.dtype))
     for precision in ("fp32", "bf16", "fp32"):
-        with start_engine(TrainConfig(precision=precision, **CPU)) as engine:
+        with start_engine(TrainConfig(device="cpu", precision=precision)) as engine:
             engine.place(task)
             engine.prepare(task, create_optimizer(task, TrainConfig()))
             engine.backward(batch, 1.0, is_last=True)

@@ -47,7 +47,7 @@ def test_published_recipes_have_the_published_settings(name):
     assert (config.mixup, config.cutmix, config.mixup_switch_prob, config.smoothing) == (0.8, 1.0, 0.5, 0.1)
     assert (config.aa, config.color_jitter, config.reprob) == ("rand-m9-mstd0.5-inc1", 0.4, 0.25)
     assert (config.model_ema, config.model_ema_decay, config.model_ema_warmup) == (True, 0.9998, False)
-    assert (config.amp, config.crop_pct, config.train_interpolation) == (True, 0.875, "random")
+    assert (config.precision, config.crop_pct, config.train_interpolation) == ("auto", 0.875, "random")
 
 
 @pytest.mark.parametrize("word", CHOICES)

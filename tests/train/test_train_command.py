@@ -18,7 +18,8 @@ def test_the_settings_are_printed_and_read_back(capsys, tmp_path):
     assert main(["train", "--config", "digits", "--batch_size", "8", "--amp", "--print-config"]) == 0
     printed = capsys.readouterr().out
     values = yaml.safe_load(printed)
-    assert (values["data_dir"], values["batch_size"], values["amp"], values["global_batch"]) == ("digits", 8, True, 64)
+    assert (values["data_dir"], values["batch_size"], values["precision"]) == ("digits", 8, "auto")
+    assert values["global_batch"] == 64
     (tmp_path / "again.yaml").write_text(printed)
     assert main(["train", f"--config={tmp_path / 'again.yaml'}", "--print-config"]) == 0
     assert capsys.readouterr().out == printed
@@ -29,7 +30,7 @@ def test_the_commands_of_the_official_readme_are_understood(capsys):
     assert main(["train", *line.split(), "--print-config"]) == 0
     values = yaml.safe_load(capsys.readouterr().out)
     assert (values["data_dir"], values["batch_size"], values["tag"]) == ("IMAGENET", 64, "mine")
-    assert values["amp"] is values["model_ema"] is True
+    assert (values["precision"], values["model_ema"]) == ("auto", True)
 
 
 @pytest.mark.usefixtures("toy")
@@ -65,7 +66,11 @@ def test_config_and_resume_together_as_people_type_it(words, tmp_path):
         ("--config finetune", 2, "needs --data-dir FOLDER"),
         ("--config digits --data-dir nowhere", 1, "data folder nowhere does not exist"),
         ("--resume nowhere", 1, "--resume nowhere does not exist; give a run folder"),
-        ("--config digits --device cpu --precision fp16", 1, "precision=fp16 needs a GPU"),
+        (
+            "--config digits --device cpu --precision fp16",
+            1,
+            "precision=fp16 needs a GPU, and the device is cpu; use --precision auto",
+        ),
         ("--config digits --device cpu --fsdp", 1, "fsdp shards over GPUs"),
         ("--config digits --device cpu --model gcvit_tinny", 1, "Did you mean"),
         ("--config digits --device cpu --img-size 16", 1, "give 32 pixels or more"),

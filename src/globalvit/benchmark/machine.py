@@ -46,20 +46,6 @@ def in_a_line(about: dict[str, Any]) -> str:
     return f"{place}, {about['threads']} threads, {versions}, Python {about['python']}"
 
 
-def choose_device(wish: str) -> str:
-    """The kind of device to measure on.
-
-    Raises:
-        ValueError: it is not here.
-    """
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wish == "auto":
-        return "cuda" if here["cuda"] else "cpu"
-    if not here[wish]:
-        raise ValueError(f"device={wish}, but PyTorch sees none here; use --device cpu or leave it out")
-    return wish
-
-
 def synchronize(device: str) -> None:
     """Wait until the device has done what it was given."""
     if device == "cuda":

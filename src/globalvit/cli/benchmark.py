@@ -14,7 +14,9 @@ from globalvit.cli.opening import about
 from globalvit.cli.options import parse
 from globalvit.cli.progress import Progress
 from globalvit.closest import suggest
+from globalvit.hardware import DeviceChoice
 from globalvit.models.variants import as_size
+from globalvit.train.fields import DEVICE_HELP
 
 if TYPE_CHECKING:
     from globalvit.benchmark.measure import Result
@@ -54,9 +56,12 @@ class BenchmarkOptions:
         metadata=_several(WORK, "sides in pixels; each model's own unless given") | {"aliases": ("img_size",)},
     )
     precision: tuple[str, ...] = field(
-        default=("fp32", "bf16"),
+        default=("auto",),
         metadata=_several(
-            WORK, "fp32, bf16, fp16: of weights and images in inference, of autocast in training", "TYPE,..."
+            WORK,
+            "auto, fp32, bf16, fp16: of weights and images in inference, of autocast in training; auto is fp32 and "
+            "what train would choose",
+            "TYPE,...",
         ),
     )
     compile: tuple[str, ...] = field(
@@ -73,9 +78,7 @@ class BenchmarkOptions:
     )
     attention: str = field(default="auto", metadata=about(WORK, "implementation of our windowed attention"))
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = field(
-        default="auto", metadata=about(RUNNING, "auto takes a GPU where there is one")
-    )
+    device: DeviceChoice = field(default="auto", metadata=about(RUNNING, f"device to measure on; {DEVICE_HELP}"))
     threads: int | None = field(default=None, metadata=about(RUNNING, "threads of the processor; torch's own number"))
     seconds: float = field(
         default=3.0, metadata=about(RUNNING, "to repeat each cell for, its networks in turn, three times at least")
@@ -100,7 +103,7 @@ class BenchmarkOptions:
     plot: Path | None = field(default=None, metadata=about(FILES, "draw images a second: .png, .pdf or .svg"))
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("precision", PRECISIONS), ("compile", WAYS)):
+        for name, known in (("mode", MODES), ("precision", ("auto", *PRECISIONS)), ("compile", WAYS)):
             _check_words(name, getattr(self, name), known)
         for name, least in (("batch_size", 1), ("threads", 1), ("repeats", 1), ("workers", 0)):
             _check_least(name, getattr(self, name), least)
@@ -142,8 +145,9 @@ def run(argv: Sequence[str], prog: str) -> int:
     # Its lines about the profiler's own start and stop would stand between the tables.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from globalvit.benchmark import machine, report
+    from globalvit.hardware import choose_device
 
-    device = machine.choose_device(options.device)
+    device = choose_device(options.device)
     cells = _cells(options, device)
     with machine.computing(device, options.threads):
         description = machine.describe(device)
@@ -184,11 +188,19 @@ def _cells(options: BenchmarkOptions, device: str) -> list[Cell]:
         models,
         peers,
         modes=options.modes,
-        precisions=options.precision,
+        precisions=_precisions(options.precision, device),
         batch_sizes=options.batch_size,
         sizes=sizes,
         ways=options.compile,
     )
+
+
+def _precisions(given: Sequence[str], device: str) -> tuple[str, ...]:
+    """Return the precisions to measure, each once, with `auto` written out."""
+    from globalvit.hardware import choose_precision
+
+    automatic = ("fp32", choose_precision("auto", device).name)
+    return tuple(dict.fromkeys(name for word in given for name in (automatic if word == "auto" else (word,))))
 
 
 def _measure(cells: Sequence[Cell], options: BenchmarkOptions, device: str) -> "list[Result]":

@@ -63,7 +63,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     options = parse(DemoOptions, argv, prog, DESCRIPTION)
     _require_gradio()
     from globalvit.demo.server import serve
-    from globalvit.train.engine import choose_device
+    from globalvit.hardware import choose_device
 
     serve(
         offered(options),

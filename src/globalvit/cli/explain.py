@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli import tables
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
@@ -72,9 +72,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
     pictures = find_pictures(options.images)
     task = open_model(options)
-    # Whatever precision the run was trained in, maps are shown as exactly as they can be unless one is asked for.
-    exact = {} if options.precision or options.amp else {"precision": "fp32"}
-    settings = replace(options.settings(), model=task.spec.model, **cast("dict[str, Any]", exact))
+    settings = replace(options.settings(), model=task.spec.model)
     set_up(task, settings)
     looks, autocast, writer = _looks(task, options), place(task, settings), Writer(options.output)
     rows: list[dict[str, str]] = []

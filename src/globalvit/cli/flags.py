@@ -31,6 +31,11 @@ class Flag:
         return (self.name, *self.field.metadata.get("aliases", ()))
 
     @property
+    def switch(self) -> tuple[str, str, str] | None:
+        """A boolean flag that stands for two of the values: its name, the value that it turns on, and off."""
+        return self.field.metadata.get("switch")
+
+    @property
     def help(self) -> str:
         """The field's line on the help page."""
         return self.field.metadata.get("help", "")

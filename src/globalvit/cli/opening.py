@@ -1,23 +1,26 @@
 """The model that `validate` and `predict` are asked to use, and the settings of the run it comes from."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from globalvit.hardware import DeviceChoice, PrecisionChoice, choose_device, computes
 from globalvit.models.variants import as_size
 from globalvit.train.config import read_run_config
-from globalvit.train.fields import Precision, TrainConfig
+from globalvit.train.fields import AMP, DEVICE_HELP, PRECISION_HELP, TrainConfig
 from globalvit.weights import catalog
 
 if TYPE_CHECKING:
     from globalvit.tasks.task import Task
 
-MODEL, RUNNING = "model", "running; as in the checkpoint's run unless given"
+logger = logging.getLogger(__name__)
+MODEL, RUNNING, DEVICE = "model", "running; as in the checkpoint's run unless given", "device and precision"
 # Options that stand for the setting of the same name.
 SETTINGS = (
-    *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "amp", "precision", "device"),
+    *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "precision", "device"),
     *("data_dir", "val_split", "workers", "reduce_zero_label", "class_file"),
     *("short_side", "long_side", "size_multiple", "eval_mode", "eval_stride", "eval_scales", "eval_flip"),
 )
@@ -63,13 +66,12 @@ class ModelOptions:
     size_multiple: int | None = field(default=None, metadata=about(CROP, "make both sides multiples of this"))
 
     batch_size: int | None = field(default=None, metadata=about(RUNNING, "images at a time"))
-    amp: bool | None = field(
-        default=None, metadata=about(RUNNING, "mixed precision: bf16 where the device has it, else fp16")
+    precision: PrecisionChoice = field(
+        default="auto",
+        metadata=about(DEVICE, f"{PRECISION_HELP}; of a run, auto takes its own if that is native here")
+        | {"switch": AMP},
     )
-    precision: Precision | None = field(default=None, metadata=about(RUNNING, "precision, whatever --amp says"))
-    device: Literal["auto", "cpu", "cuda"] = field(
-        default="auto", metadata=about(RUNNING, "auto takes a GPU where there is one")
-    )
+    device: DeviceChoice = field(default="auto", metadata=about(DEVICE, f"device to compute on; {DEVICE_HELP}"))
 
     def __post_init__(self) -> None:
         if self.checkpoint is None and self.model is None:
@@ -98,12 +100,16 @@ class ModelOptions:
                 f"{self.checkpoint} does not exist; give a weight file, a checkpoint folder or a run folder"
             )
         run = self.checkpoint and run_folder(self.checkpoint)
-        return replace(read_run_config(run) if run else TrainConfig(), **self._given())
+        trained = read_run_config(run) if run else TrainConfig()
+        settings = replace(trained, **self._given())
+        if self.precision == "auto" and computes(trained.precision, choose_device(self.device)):
+            # The scores of the run's own evaluation come out again.
+            settings = replace(settings, precision=trained.precision)
+        return settings
 
     def _given(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in SETTINGS if hasattr(self, name)}
-        given = {name: value for name, value in named.items() if value is not None}
-        return {"precision": None} | given if "amp" in given else given
+        return {name: value for name, value in named.items() if value is not None}
 
 
 def open_model(options: ModelOptions) -> "Task":
@@ -145,15 +151,13 @@ def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextMa
     Raises:
         ValueError: the device or precision is not to be had here.
     """
-    import torch
-
-    from globalvit.train.engine import choose_device, choose_precision
-    from globalvit.train.evaluate import DTYPES
+    from globalvit.hardware import autocast, choose_precision
 
     device = choose_device(settings.device)
-    precision = choose_precision(settings, device)
+    precision = choose_precision(settings.precision, device)
+    logger.info("precision %s (%s)", precision.name, precision.reason)
     task.to(device)
-    return lambda: torch.autocast(device, DTYPES[precision], enabled=precision != "fp32")
+    return lambda: autocast(device, precision.name)
 
 
 @contextmanager
@@ -175,7 +179,7 @@ def explained_memory(text: str) -> Iterator[None]:
 
 def too_many(batch_size: int) -> str:
     """What to say where a batch does not fit into memory."""
-    return f"out of memory with {batch_size} images at a time; lower --batch-size, or use --precision bf16"
+    return f"out of memory with {batch_size} images at a time; lower --batch-size"
 
 
 def run_folder(checkpoint: Path) -> Path | None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from globalvit.cli.flags import Flag, flags_of, read_value
+from globalvit.cli.flags import FALSE, TRUE, Flag, flags_of, read_value
 from globalvit.cli.helppage import commands_page, options_page
 from globalvit.closest import suggest
 
@@ -101,6 +101,7 @@ class _Reader:
     def __init__(self, flags: Iterable[Flag], prog: str) -> None:
         self.prog = prog
         self.flags = {name: flag for flag in flags for name in flag.names}
+        self.switches = {flag.switch[0]: flag for flag in self.flags.values() if flag.switch}
         self.words: list[str] = []
         self.queue: deque[str] = deque()
 
@@ -124,6 +125,9 @@ class _Reader:
             if not has_value:
                 self._drop_word()
             return
+        if name.removeprefix("no_") in self.switches:
+            yield self._switch(name, typed, attached if has_value else None)
+            return
         flag, text = self.flags.get(name), attached if has_value else None
         if flag is None and name.startswith("no_") and text is None:
             flag, text = self.flags.get(name.removeprefix("no_")), "false"
@@ -132,6 +136,18 @@ class _Reader:
             raise self._unknown(typed)
         text = self._value_text(flag, typed) if text is None else text
         yield flag.name, _read(flag, typed, text)
+
+    def _switch(self, name: str, typed: str, text: str | None) -> tuple[str, Any]:
+        """Read a boolean flag that stands for two values of another one, such as `--amp` of `--precision`."""
+        flag = self.switches[name.removeprefix("no_")]
+        assert flag.switch is not None
+        following = self.queue[0].lower() if self.queue else ""
+        if text is None:
+            text = self.queue.popleft() if following in SWITCH_WORDS and not name.startswith("no_") else "true"
+        if text.lower() not in TRUE | FALSE:
+            raise UsageError(f"{typed} {text!r} is not understood: expected true or false")
+        is_on = (text.lower() in TRUE) != name.startswith("no_")
+        return flag.name, flag.switch[1 if is_on else 2]
 
     def _value_text(self, flag: Flag, typed: str) -> str:
         """The value of a flag that came without `=`: the next word or words, or `true` for a bare boolean."""

@@ -135,6 +135,7 @@ def measure(task: "Task", source: Any, settings: TrainConfig, engine: "Engine") 
     feed.set_up(task)
     _lay_out(task, settings)
     engine.place(task)
+    logger.info("precision %s (%s)", engine.precision, engine.precision_reason)
     loader = feed.eval_loader(
         source,
         task.preprocessing,

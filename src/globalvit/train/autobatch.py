@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from globalvit.hardware import Precision, autocast
 from globalvit.models.variants import as_size
 from globalvit.tasks.task import Task
-from globalvit.train.evaluate import DTYPES
-from globalvit.train.fields import Precision, TrainConfig
+from globalvit.train.fields import TrainConfig
 from globalvit.train.memory import is_out_of_memory
 from globalvit.train.optim import create_ema, create_optimizer
 
@@ -105,7 +105,7 @@ def trial_step(task: Task, config: TrainConfig, device: torch.device, precision:
     def step(batch_size: int) -> None:
         images = torch.randn(batch_size, config.in_chans, *size, device=device)
         labels = torch.zeros(batch_size, *labels_shape, dtype=torch.long, device=device)
-        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+        with autocast(device.type, precision):
             loss = task.losses({"images": images, "labels": labels})["loss"]
         loss.backward()
         optimizer.step()

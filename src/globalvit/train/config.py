@@ -14,7 +14,7 @@ import yaml
 
 from globalvit.closest import suggest
 from globalvit.models.variants import ALIASES, ModelSpec
-from globalvit.train.fields import TrainConfig
+from globalvit.train.fields import AMP, TrainConfig
 from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, UNMET
 from globalvit.weights.catalog import FIRST
 
@@ -29,7 +29,7 @@ Layer = dict[str, Any]
 # What a resumed run may change: where things lie, what is written, and how the same steps are computed.
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
-    batch_size grad_accum_steps auto_batch amp torchcompile channels_last grad_checkpointing device fsdp weights
+    batch_size grad_accum_steps auto_batch torchcompile channels_last grad_checkpointing device fsdp weights
     early_stop
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())
@@ -166,6 +166,9 @@ def _typed(layer: Layer, origin: str) -> Layer:
     layer = {RENAMED.get(key, key): value for key, value in sorted(layer.items(), key=lambda item: item[0] in hints)}
     if layer.pop("pretrained", False):
         layer.setdefault("weights", FIRST)
+    name, on, off = AMP
+    if name in layer:
+        layer.setdefault("precision", on if _convert(name, layer.pop(name), bool, origin) else off)
     _refuse(layer, hints, origin)
     ignored = [f"{key}={value}" for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints]
     if ignored:

@@ -6,24 +6,32 @@ One process or many (torchrun), DDP or FSDP2, fp32 or mixed precision: the loop 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from globalvit.hardware import (
+    Precision,
+    PrecisionChoice,
+    choose_device,
+    choose_precision,
+    computes,
+    float32_products,
+)
 from globalvit.tasks.task import Batch, Task
-from globalvit.train.fields import Precision, TrainConfig
+from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import gradient_norm
 
 Item = TypeVar("Item")
 MOST_NAMES = 10
-_ACCELERATE: dict[Precision, Literal["no", "bf16", "fp16"]] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_ACCELERATE = {"fp32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 class TrainingStep(nn.Module):
@@ -43,17 +51,20 @@ class Engine:
 
     Attributes:
         device: where this process computes.
-        precision: of the forward pass.
+        precision: of the forward pass, never `auto`.
+        precision_reason: why it was chosen.
         rank: number of this process, 0 … world − 1.
         world: number of processes.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         kind = choose_device(config.device)
-        self.precision: Precision = choose_precision(config, kind)
+        # Without a GPU, Accelerate trains on one process only unless it is told to use the CPU.
+        PartialState(cpu=kind == "cpu")
+        self.precision: Precision
+        self.precision, self.precision_reason = _agree_on_precision(config.precision, kind)
         self.is_sharded = config.fsdp
         _check_sharding(config.fsdp, kind, self.precision)
-        # Accelerate without a GPU is silently alone unless it is told to use the CPU.
         self.accelerator = Accelerator(
             cpu=kind == "cpu",
             mixed_precision=_ACCELERATE[self.precision],
@@ -102,7 +113,7 @@ class Engine:
         Returns:
             The losses by name, detached, each times `share`.
         """
-        with nullcontext() if is_last else self._alone():
+        with nullcontext() if is_last else self._alone(), float32_products(self.device.type, self.precision):
             with self.accelerator.autocast():
                 losses = self.model(batch)
             self.accelerator.backward(losses["loss"] * share)
@@ -199,31 +210,21 @@ def start_engine(config: TrainConfig) -> Iterator[Engine]:
         engine.close()
 
 
-def choose_device(wish: str) -> Literal["cpu", "cuda"]:
-    """The kind of device to train on.
+def _agree_on_precision(wish: PrecisionChoice, device: str) -> tuple[Precision, str]:
+    """Resolve the precision on rank 0 for all processes; return it with the reason for the choice.
 
     Raises:
-        ValueError: a GPU was asked for and there is none.
+        ValueError: a device cannot compute in this precision, or another rank would have to emulate what rank 0 chose.
     """
-    has_gpu = torch.cuda.is_available()
-    if wish == "cuda" and not has_gpu:
-        raise ValueError("device=cuda, but PyTorch sees no GPU here; use --device cpu or leave it out")
-    return "cuda" if has_gpu and wish != "cpu" else "cpu"
-
-
-def choose_precision(config: TrainConfig, device: str) -> Precision:
-    """The precision of the forward pass: as asked for, or for `amp` what the device has.
-
-    Raises:
-        ValueError: fp16 was asked for without a GPU.
-    """
-    if config.precision == "fp16" and device == "cpu":
-        raise ValueError("precision=fp16 needs a GPU; use --precision bf16 on a processor")
-    if config.precision is not None:
-        return config.precision
-    if not config.amp:
-        return "fp32"
-    return "bf16" if device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    chosen = [choose_precision(wish, device)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen)
+        if wish == "auto" and not computes(chosen[0].name, device):
+            raise ValueError(
+                f"precision=auto is {chosen[0].name} on rank 0, and rank {dist.get_rank()} would have to emulate it; "
+                f"use --precision fp32"
+            )
+    return chosen[0].name, chosen[0].reason
 
 
 def shard(task: Task) -> None:

@@ -7,11 +7,10 @@ import torch
 
 from globalvit.data.loading import to_device
 from globalvit.data.statistics import ChannelStatistics
+from globalvit.hardware import Precision, autocast
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.task import Batch, Task
-from globalvit.train.fields import Precision
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Gather = Callable[[Any], list[Any]]
 
 
@@ -50,7 +49,7 @@ def evaluate(
     """
     metric = task.metric()
     was_stopped = False
-    with task.predicting(), torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+    with task.predicting(), autocast(device.type, precision):
         for batch in loader:
             was_stopped = bool(should_stop())
             if was_stopped:

@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from globalvit.hardware import DeviceChoice, PrecisionChoice
 from globalvit.models.ablations import CHOICES, check_ablation
 from globalvit.models.variants import Kind
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 # What a data folder looks like, by kind of task, for messages.
 LAYOUTS: dict[Kind, str] = {
@@ -23,9 +22,17 @@ SEGMENTATION, DETECTION = "segmentation", "detection"
 RUNNING, RUN = "device and precision", "run folder"
 
 
-def option(group: str, default: Any, text: str) -> Any:
+PRECISION_HELP = (
+    "precision of products; auto takes the fastest that the device computes natively; --amp is auto, --no-amp fp32"
+)
+DEVICE_HELP = "auto takes an NVIDIA GPU if there is one, otherwise the CPU"
+# timm's switch for mixed precision, the value that it turns on, and the one that it turns off.
+AMP = ("amp", "auto", "fp32")
+
+
+def option(group: str, default: Any, text: str, **metadata: Any) -> Any:
     """A field with its help text, under a heading of the help page."""
-    return field(default=default, metadata={"help": text, "group": group})
+    return field(default=default, metadata={"help": text, "group": group, **metadata})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,15 +205,10 @@ class TrainConfig:
     roi_samples: int = option(DETECTION, 512, "regions of an image that a two-stage detector learns from at a time")
     keep_empty: bool = option(DETECTION, False, "train on pictures without objects too")
 
-    amp: bool = option(RUNNING, False, "mixed precision: bf16 where the device has it, else fp16")
-    precision: Literal["fp32", "bf16", "fp16"] | None = option(
-        RUNNING, None, "precision of the forward pass, whatever `amp` says"
-    )
+    precision: PrecisionChoice = option(RUNNING, "auto", PRECISION_HELP, switch=AMP)  # noqa: RUF009 - the type is a Literal
     torchcompile: bool = option(RUNNING, False, "compile the model")
     channels_last: bool = option(RUNNING, False, "keep images and convolutions in channels-last memory order")
-    device: Literal["auto", "cpu", "cuda"] = option(
-        RUNNING, "auto", "where to train; `auto` takes a GPU where there is one"
-    )
+    device: DeviceChoice = option(RUNNING, "auto", f"device to train on; {DEVICE_HELP}")  # noqa: RUF009 - the type is a Literal
     fsdp: bool = option(RUNNING, False, "shard model, gradients and optimiser over the GPUs (FSDP2)")
     seed: int = option(RUNNING, 0, "seed of everything random")
 

@@ -33,5 +33,5 @@ def explained(config: TrainConfig, step: int) -> Iterator[None]:
         raise MemoryError(
             f"out of memory in step {step} with batch_size={config.batch_size} and img_size={config.img_size}; "
             f"lower --batch-size (with --grad-accum-steps {2 * config.grad_accum_steps} half of it gives the same "
-            f"training), let --auto-batch choose it, or turn on --grad-checkpointing or --amp"
+            f"training), let --auto-batch choose it, or turn on --grad-checkpointing"
         ) from error

@@ -138,11 +138,11 @@ class Reporter:
     def _announce(self) -> None:
         config, session, inputs = self.session.config, self.session, self.session.inputs
         logger.info(
-            "%s on %s: %d pictures to train on, %d to evaluate on, %d classes, %s, %s, %d process(es) on %s",
+            "%s on %s: %d pictures to train on, %d to evaluate on, %d classes, %s, %d process(es) on %s",
             *(config.model, config.data_dir, len(inputs.splits.train), len(inputs.splits.val)),
-            *(len(inputs.splits.classes), describe(inputs.transform), self.engine.precision),
-            *(self.engine.world, self.engine.device),
+            *(len(inputs.splits.classes), describe(inputs.transform), self.engine.world, self.engine.device),
         )
+        logger.info("precision %s (%s)", self.engine.precision, self.engine.precision_reason)
         logger.info(
             "%d steps of %s images, %d an epoch; run folder %s",
             *(session.total_steps, config.global_batch, inputs.steps_per_epoch, session.folder),

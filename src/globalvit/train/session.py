@@ -88,7 +88,9 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session
     Raises:
         ValueError, OSError: something the user asked for is not to be had; the text says what and why.
     """
-    checkpoint = _find_checkpoint(config, engine)
+    checkpoint = resumed_checkpoint(config) if config.resume != AUTO or engine.is_main else None
+    if config.resume == AUTO:
+        checkpoint = engine.from_main(checkpoint)
     state, saved = (State(), None) if checkpoint is None else read_state(checkpoint)
     splits = open_splits(config)
     config, transform = _settle(config, saved, splits, engine)
@@ -100,10 +102,16 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session
     return Session(config, folder, task, ema, schedule, inputs, checkpoints, state)
 
 
-def _find_checkpoint(config: TrainConfig, engine: Engine) -> Path | None:
-    """The checkpoint to go on from, the same on every process; None begins a new run.
+def keep_precision(config: TrainConfig) -> TrainConfig:
+    """Return the config with the precision of the run that it resumes in place of `auto`."""
+    checkpoint = resumed_checkpoint(config) if config.precision == "auto" else None
+    return config if checkpoint is None else replace(config, precision=read_state(checkpoint)[1].precision)
 
-    `auto` is the run of the tag where it has saved something, so that one command both starts a job and restarts it.
+
+def resumed_checkpoint(config: TrainConfig) -> Path | None:
+    """Return the checkpoint to resume from, or None to begin a new run.
+
+    `auto` is the run of the tag if it has saved something, so that one command both starts a job and restarts it.
     """
     if config.resume is None:
         return None
@@ -112,7 +120,7 @@ def _find_checkpoint(config: TrainConfig, engine: Engine) -> Path | None:
     if config.tag is None:
         raise ValueError("--resume auto goes on with the run of --tag; give a --tag")
     run = Path(config.output) / config.tag
-    return engine.from_main(find_checkpoint(run) if engine.is_main and any(run.glob("checkpoints/step-*")) else None)
+    return find_checkpoint(run) if any(run.glob("checkpoints/step-*")) else None
 
 
 def build_task(config: TrainConfig, weights: str | None, splits: Splits, transform: Preprocessing) -> Task:
