@@ -1,4 +1,4 @@
-"""Attention in windows and stripes on a GPU: the kernels in Triton beside the plain formula and PyTorch's fused one.
+"""Attention in windows and stripes on a GPU: the kernels in Triton beside PyTorch's fused attention.
 
     python benchmarks/window_attention.py [--batch 128] [--dtype bfloat16] [--height 224] [--only triton]
 
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from globalvit.models.attention import IMPLEMENTATIONS
+from globalvit import set_kernels
+from globalvit.models import ops
 from globalvit.models.variants import GCVIT, GPVIT
 
-NAMES = ("triton", "fused", "plain")
+NAMES = ("triton", "torch")
 COPIED_BYTES = 2**30
 STRIDE = 8
 
@@ -72,7 +73,9 @@ def window_cases(batch: int, height: int, dtype: torch.dtype) -> Iterator[Case]:
             shared = [] if parts == 3 else [query]
 
             def run(name: str, projected=projected, table=table, window=window, shared=shared) -> Tensor:
-                return IMPLEMENTATIONS[name].windows(projected, table, window, shared[0] if shared else None)
+                query = shared[0] if shared else None
+                with set_kernels(name):
+                    return ops.attend_windows(projected, table, window=window, query_BhNd=query)
 
             kind = "local" if parts == 3 else "global"
             yield Case(name=f"GC ViT tiny stage {stage + 1} {kind}", leaves=[projected, table, *shared], run=run)
@@ -88,7 +91,8 @@ def stripe_cases(batch: int, height: int, dtype: torch.dtype) -> Iterator[Case]:
         parameters = [parameter for conv in convs for parameter in conv.parameters()]
 
         def run(name: str, qkv=qkv, convs=convs, heads=heads, stripe=config.stripe) -> Tensor:
-            return IMPLEMENTATIONS[name].stripes(qkv, *convs, stripe, heads)
+            with set_kernels(name):
+                return ops.attend_stripes(qkv, *convs, stripe=stripe, heads=heads)
 
         yield Case(name=f"{variant} stripes", leaves=[qkv, *parameters], run=run)
 

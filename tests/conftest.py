@@ -9,6 +9,8 @@ import pytest
 import torch
 from vectors import Golden
 
+from globalvit.models.ops import chosen_kernels
+
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # Kernels written in Triton run on the CPU then, in its interpreter. Triton reads this when it is first imported.
@@ -21,6 +23,13 @@ def _seed() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _automatic_kernels() -> Iterator[None]:
+    """No test leaves another choice of kernels behind."""
+    yield
+    assert chosen_kernels() == "auto"
 
 
 @pytest.fixture

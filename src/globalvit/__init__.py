@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         preprocessing,
         save_weights,
     )
+    from globalvit.models.ops import set_kernels
 
 __version__ = "0.1.0.dev0"
 __all__ = [
@@ -29,13 +30,16 @@ __all__ = [
     "open_checkpoint",
     "preprocessing",
     "save_weights",
+    "set_kernels",
 ]
+# Names that other modules than `globalvit.build` hold.
+_ELSEWHERE = {"set_kernels": "globalvit.models.ops"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public function from `globalvit.build` when it is first used."""
+    """Import a public function when it is first used."""
     if name in __all__:
-        return getattr(import_module("globalvit.build"), name)
+        return getattr(import_module(_ELSEWHERE.get(name, "globalvit.build")), name)
     raise AttributeError(f"module 'globalvit' has no attribute '{name}'")
 
 

@@ -1,9 +1,9 @@
 """Writing files so that a reader sees the old content or the new one, never a part of either."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -12,14 +12,13 @@ def replace_with(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and renamed to `path`, else removed.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; `path` is then what it was.
+        OSError: the disk is full or the folder cannot be written; `path` then keeps its content.
     """
     target = Path(path)
     temporary = _temporary(target)
     try:
         yield temporary
         sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -28,23 +27,23 @@ def replace_with(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _temporary(target: Path) -> Path:
-    """A new file beside `target`, whose folder is made if need be.
+    """Create a new file beside `target`, and its folder if there is none.
 
     Raises:
-        OSError: that cannot be done; the text names `target`.
+        OSError: that is not possible; the text names `target`.
     """
+    # The suffix is kept because image writers and plotters choose the format by it.
+    path = target.with_name(f".{target.stem}-{secrets.token_hex(6)}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix is kept: image writers and plotters choose the format by it.
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(
-            f"{target} cannot be written: what should be its folder is a file; give another place"
+            f"{target} cannot be written: {target.parent} is not a folder; choose another path"
         ) from error
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(target)) from error
-    os.close(handle)
-    return Path(name)
+    return path
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -59,16 +58,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder to disk, so that a rename never outlives what it names."""
-    handle = os.open(path, os.O_RDONLY)
+    """Force a file to disk, or a folder if the system can: so that a renamed file never outlives its content."""
+    if path.is_dir():
+        # Windows and some network file systems cannot sync folders.
+        with suppress(OSError):
+            _sync(path, os.O_RDONLY)
+    else:
+        # Windows syncs only files that are open for writing.
+        _sync(path, os.O_RDWR)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -99,6 +99,7 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--kernels", "native"], "--kernels 'native' is not understood: expected one of auto, torch, c, triton"),
         (["--mode", "training"], "--mode 'training' is not one of inference, train."),
         (["--precision", "bf61"], "--precision 'bf61' is not one of auto, fp32, bf16, fp16. Did you mean 'bf16'"),
         (["--compile", "eagre"], "--compile 'eagre' is not one of eager, compiled, frozen, graphs, deployed,"),
@@ -133,10 +134,6 @@ def test_wrong_use_is_told_in_a_line(words, told, capsys):
         (
             ["--compile", "graphs", "--device", "cpu"],
             "--compile graphs needs CUDA, and the device is cpu; take compiled",
-        ),
-        (
-            [*TINY, "--attention", "fats", "--mode", "inference"],
-            "nothing could be measured: ValueError: implementation=",
         ),
     ],
 )

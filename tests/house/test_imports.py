@@ -9,21 +9,27 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, besides itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic", "hardware")
-NETWORKS = ("variants", "models", "kernels", "necks", "heads", "detectors")
-TASKS = (*NETWORKS, "data", "metrics", "tasks")
+FOUNDATIONS = ("globalvit", "closest", "atomic", "hardware", "pytorch")
+MODELS = ("variants", "models", "ops", "layers")
+NETWORKS = (*MODELS, "necks", "heads", "detectors")
+TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
 BUILD = (*TASKS, "weights", "build")
 MAY_IMPORT = {
-    "globalvit": ("build",),  # looked up lazily: see test_heavy_imports
+    "globalvit": ("build", "ops"),  # looked up lazily: see test_heavy_imports
     "closest": (),
     "atomic": (),
     "hardware": (),
     "variants": (),
-    "kernels": (),
-    "models": ("variants", "kernels"),
-    "necks": ("variants", "models"),
-    "heads": ("variants", "models"),
-    "detectors": ("variants", "models", "necks", "heads"),
+    "pytorch": (),
+    "kernels": ("ops", "layers"),
+    # The networks know nothing of the kernels, which register in `ops` when they are loaded.
+    "ops": ("models",),
+    "layers": ("models",),
+    "models": MODELS,
+    "deploy": (*MODELS, "kernels"),
+    "necks": MODELS,
+    "heads": MODELS,
+    "detectors": NETWORKS,
     "data": (),
     "metrics": (),
     "tasks": TASKS,
@@ -59,8 +65,8 @@ KNOWN_BY = {
 def part_of(module):
     """The part of the package a module of it belongs to."""
     names = module.split(".")[1:]
-    if names[:2] == ["models", "variants"]:
-        return "variants"
+    if names[:1] == ["models"] and names[1:2] in (["variants"], ["ops"], ["layers"]):
+        return names[1]
     return names[0] if names else "globalvit"
 
 

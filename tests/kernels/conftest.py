@@ -1,38 +1,62 @@
-"""The compiled library as this CPU has it, and as CPUs with narrower vectors would."""
+"""The C kernels as this CPU runs them, and as CPUs with narrower vectors would."""
 
-import ctypes
 import platform
+from functools import cache
 
 import pytest
 import torch
 
-from globalvit.kernels.native import dense, library
+from globalvit.kernels.cpu import library, variants
+from globalvit.kernels.cpu.linear import computes
+from globalvit.models import ops
 
-NARROWER = ["x86-64-v3", pytest.param("x86-64", marks=pytest.mark.slow)] if platform.machine() == "x86_64" else []
-
-
-def build_for(cpu, monkeypatch, tmp_path_factory):
-    """Have the library as another CPU would; as it is here for `native`."""
-    if cpu == "native":
-        return
-    # What vectors hold does not depend on how hard the compiler tries.
-    flags = (*library.FLAGS, "-O1", f"-march={cpu}")
-    file = library._built(tmp_path_factory.getbasetemp() / "kernels" / f"{cpu}.so", library._compiler(), flags)
-    monkeypatch.setattr(library, "load", lambda: ctypes.CDLL(str(file)))
+NATIVE = "native"
 
 
-@pytest.fixture(params=["native", *NARROWER])
-def vectors(request, monkeypatch, tmp_path_factory):
-    """The library as it is here, and as a CPU with narrower vectors would have it."""
-    build_for(request.param, monkeypatch, tmp_path_factory)
+def narrower():
+    """The variant below this CPU's own, and those below that as slow tests."""
+    own, *below = [variant for variant in variants.variants_of(platform.machine()) if is_able(variant)]
+    return [below[-1].name if own.name.startswith("x86-64-v3") else "x86-64-v3"] if below else []
 
 
-@pytest.fixture(params=["fp32", "bf16", *NARROWER])
-def dtype(request, monkeypatch, tmp_path_factory):
-    """float32 and bfloat16 here, and float32 with narrower vectors."""
+def is_able(variant):
+    from globalvit.hardware import cpu_features
+
+    return variant.features <= cpu_features()
+
+
+@cache
+def handle_of(level):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(library.LEVEL, level)
+        return library.find().handle
+
+
+def use(level, monkeypatch):
+    """Compute with the library of an instruction set, or with this CPU's own."""
+    if level != NATIVE:
+        handle = handle_of(level)
+        monkeypatch.setattr(library, "load", lambda: handle)
+
+
+@pytest.fixture(params=[NATIVE, *narrower()])
+def vectors(request, monkeypatch):
+    """This CPU's own vectors, and narrower ones."""
+    use(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["fp32", "bf16", *narrower()])
+def dtype(request, monkeypatch):
+    """float32 and bfloat16 on this CPU, and float32 with narrower vectors."""
     if request.param == "bf16":
-        if not dense.computes(torch.bfloat16):
-            pytest.skip("this CPU has no dot products of bfloat16, or faster ones of oneDNN")
+        if not computes(torch.bfloat16):
+            pytest.skip("this CPU has no dot products of bfloat16, or oneDNN's are faster")
         return torch.bfloat16
-    build_for("native" if request.param == "fp32" else request.param, monkeypatch, tmp_path_factory)
+    use(NATIVE if request.param == "fp32" else request.param, monkeypatch)
     return torch.float32
+
+
+@pytest.fixture(autouse=True)
+def _kernels():
+    """The tests need the kernels: a machine without a compiler must not pass them by skipping."""
+    assert ops.unavailable("c") is None

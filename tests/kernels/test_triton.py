@@ -13,16 +13,14 @@ if sys.platform != "linux":
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from globalvit import create_model
-from globalvit.kernels.triton import launch, operators
-from globalvit.kernels.triton.stripes import triton_stripes
-from globalvit.kernels.triton.windows import triton_windows
-from globalvit.models.attention import IMPLEMENTATIONS, choose, stripe_attention, window_attention
+from globalvit import create_model, set_kernels
+from globalvit.kernels.gpu import launch, operators
+from globalvit.kernels.gpu.stripes import triton_stripes
+from globalvit.kernels.gpu.windows import triton_windows
+from globalvit.models import ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PLAIN = IMPLEMENTATIONS["plain"]
 WINDOW_CASES = [
     # H, W, window, heads, channels a head, is global: windows of one tile, several of them in a program,
     (7, 14, 7, 2, 32, False),
@@ -71,6 +69,10 @@ def _quick_interpreter():
         yield
 
 
+def formula(window):
+    return lambda p, t, q: ops.attend_windows.plain(p, t, window=window, query_BhNd=q)
+
+
 def window_leaves(H, W, window, heads, dim, is_global, batch=2):
     width = heads * dim * (2 if is_global else 3)
     projected, table = torch.randn(batch, H, W, width), torch.randn((2 * window - 1) ** 2, heads)
@@ -101,7 +103,7 @@ def assert_windows_are_exact(dims, dtype, bound):
     projected, table, query = leaves
     leaves = projected.to(dtype), table, None if query is None else query.to(dtype)
     ours = gradients(lambda p, t, q: operators.windows(p, t, window, q), leaves, (dtype, torch.float32, dtype))
-    exact = gradients(lambda p, t, q: PLAIN.windows(p, t, window, q), leaves, [torch.float64] * 3, "cpu")
+    exact = gradients(formula(window), leaves, [torch.float64] * 3, "cpu")
     assert_relative(ours, exact, bound)
 
 
@@ -129,18 +131,19 @@ def test_stripes_equal_the_plain_formula_forward_and_backward(dims, monkeypatch)
     parameters = [torch.randn(size) for _ in range(2) for size in ((width, 1, 3, 3), (width,))]
     leaves = [torch.randn(2, H, W, 6 * width), *parameters]
 
-    def attend(implementation):
+    def attend(function):
         def run(qkv, *weights):
             convs = [nn.Conv2d(width, width, 3, padding=1, groups=width) for _ in range(2)]
             for index, (name, weight) in enumerate(zip(["weight", "bias"] * 2, weights, strict=True)):
                 del convs[index // 2]._parameters[name]
                 setattr(convs[index // 2], name, weight)
-            return implementation.stripes(qkv, *convs, 2, heads)
+            return function(qkv, *convs)
 
         return run
 
-    ours = gradients(attend(operators), leaves, [torch.float32] * 5)
-    exact = gradients(attend(PLAIN), leaves, [torch.float64] * 5, "cpu")
+    ours = gradients(attend(lambda *given: operators.stripes(*given, 2, heads)), leaves, [torch.float32] * 5)
+    plain = attend(lambda *given: ops.attend_stripes.plain(*given, stripe=2, heads=heads))
+    exact = gradients(plain, leaves, [torch.float64] * 5, "cpu")
     assert_relative(ours, exact, 3e-6)
 
 
@@ -169,7 +172,7 @@ def test_windows_left_over_from_full_programs_are_computed(windows_a_program, mo
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of PyTorch's check itself
-def test_operators_keep_the_rules_of_pytorch():
+def test_operators_follow_pytorchs_rules():
     leaves = [x.to(DEVICE).requires_grad_() for x in window_leaves(2, 2, 2, 1, 16, True)]
     torch.library.opcheck(triton_windows, (*leaves, 2, True))
     qkv = torch.randn(1, 2, 2, 48, device=DEVICE, requires_grad=True)
@@ -177,41 +180,9 @@ def test_operators_keep_the_rules_of_pytorch():
     torch.library.opcheck(triton_stripes, (qkv, position, 2, 1, True))
 
 
-def count(function):
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
-
-
-@pytest.mark.parametrize("is_global", [False, True])
-def test_operations_of_windows_are_counted_as_those_of_the_plain_formula(is_global):
-    counts = []
-    for implementation in ("plain", "triton"):
-        leaves = [x if x is None else x.to(DEVICE).requires_grad_() for x in window_leaves(4, 2, 2, 1, 16, is_global)]
-        projected, table, query = leaves
-        choice = {"window": 2, "query_BhNd": query, "implementation": implementation}
-        forward = count(lambda: window_attention(projected, table, **choice))  # noqa: B023
-        both = count(lambda: window_attention(projected, table, **choice).sum().backward())  # noqa: B023
-        counts.append((forward, both))
-    assert counts[0] == counts[1]
-    assert counts[0][1] == 3 * counts[0][0] > 0
-
-
-def test_operations_of_stripes_are_counted():
-    convs = [nn.Conv2d(8, 8, 3, padding=1, groups=8, device=DEVICE) for _ in range(2)]
-    qkv = torch.randn(1, 2, 4, 48, device=DEVICE, requires_grad=True)
-    plain, ours = (
-        count(lambda: stripe_attention(qkv, *convs, stripe=2, heads=1, implementation=name))  # noqa: B023
-        for name in ("plain", "triton")
-    )
-    assert plain == ours
-    # PyTorch's own count of a grouped convolution's backward pass is too high to compare with.
-    assert count(lambda: operators.stripes(qkv, *convs, 2, 1).sum().backward()) == 3 * ours
-
-
 def test_compiled_models_hold_the_operators_in_one_graph():
     def attend(projected, table, query):
-        return window_attention(projected, table, window=2, query_BhNd=query, implementation="triton") * 2
+        return ops.attend_windows(projected, table, window=2, query_BhNd=query) * 2
 
     graphs = []
 
@@ -220,9 +191,10 @@ def test_compiled_models_hold_the_operators_in_one_graph():
         return graph.forward
 
     compiled = torch.compile(attend, fullgraph=True, backend=backend, dynamic=True)
-    for H in (6, 8):
-        leaves = [x.to(DEVICE) for x in window_leaves(H, 2, 2, 1, 16, True, batch=1)]
-        torch.testing.assert_close(compiled(*leaves), attend(*leaves))
+    with set_kernels("triton"):
+        for H in (6, 8):
+            leaves = [x.to(DEVICE) for x in window_leaves(H, 2, 2, 1, 16, True, batch=1)]
+            torch.testing.assert_close(compiled(*leaves), attend(*leaves))
     assert len(graphs) == 1
     assert "triton_windows" in graphs[0].code
 
@@ -230,10 +202,11 @@ def test_compiled_models_hold_the_operators_in_one_graph():
 def test_exported_models_do_not_hold_them():
     class Attention(nn.Module):
         def forward(self, projected, table):
-            return window_attention(projected, table, window=2, implementation="triton")
+            return ops.attend_windows(projected, table, window=2)
 
     projected, table, _ = window_leaves(4, 4, 2, 1, 16, False)
-    program = torch.export.export(Attention(), (projected, table))
+    with set_kernels("triton"):
+        program = torch.export.export(Attention(), (projected, table))
     assert "triton" not in program.graph_module.code
     torch.testing.assert_close(program.module()(projected, table), operators.windows(projected, table, 2, None))
 
@@ -241,37 +214,54 @@ def test_exported_models_do_not_hold_them():
 @pytest.mark.slow
 def test_a_whole_model_trains_with_them():
     grads = []
-    for name in ("plain", "triton"):
+    for kernels in ("torch", "triton"):
         torch.manual_seed(0)
         model = create_model("gcvit_xxtiny", image_size=32, num_classes=2, drop_path=0.0).to(DEVICE)
-        model.backbone.set_attention(name)
-        model(torch.ones(1, 3, 32, 32, device=DEVICE)).square().sum().backward()
+        with set_kernels(kernels):
+            model(torch.ones(1, 3, 32, 32, device=DEVICE)).square().sum().backward()
         grads.append([parameter.grad for parameter in model.parameters()])
     assert_relative(*grads, 1e-3)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="about the interpreter")
-def test_the_interpreter_is_not_trusted_with_bfloat16():
-    with pytest.raises(ValueError, match="Triton's interpreter multiplies bfloat16 wrongly; choose 'auto'"):
-        choose("triton", torch.empty(1, dtype=torch.bfloat16), 32)
+def taken(projected, heads=1, **words):
+    """Whether a call is computed by the kernels."""
+    table = torch.zeros(9, heads, dtype=projected.dtype, device=projected.device)
+    accepts = ops.attend_windows.implementations["triton"].accepts
+    return ops.unavailable("triton") is None and accepts(projected, table, window=2, **words)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "dim", "is_missing", "words"),
-    [
-        (torch.float64, 16, False, "it computes in float32, bfloat16 or float16 and the input is torch.float64"),
-        (torch.float32, 256, False, "it takes heads of 128 channels at most and these have 256"),
-        (torch.float32, 16, True, r"Triton is not installed \(pip install 'globalvit\[triton\]', Linux only\)"),
-    ],
-)
-def test_what_cannot_be_computed_says_why(dtype, dim, is_missing, words, monkeypatch):
-    monkeypatch.setattr("globalvit.kernels.triton.support.HAS_TRITON", not is_missing)
-    with pytest.raises(ValueError, match=f"'triton' cannot be used here: {words}; choose 'auto'"):
-        choose("triton", torch.empty(1, dtype=dtype, device=DEVICE), dim)
+def test_what_the_kernels_do_not_compute_is_left_to_pytorch():
+    projected = torch.randn(1, 2, 2, 48, device=DEVICE)
+    assert taken(projected)
+    assert not taken(projected.double())
+    assert not taken(torch.randn(1, 2, 2, 3 * 256, device=DEVICE))
+    assert not taken(torch.randn(1, 2, 3, 48, device=DEVICE))
+    assert not taken(torch.randn(0, 2, 2, 48, device=DEVICE))
+    assert not taken(projected, heads=5)
+    if DEVICE == "cpu":
+        # Triton's interpreter multiplies bfloat16 wrongly.
+        assert not taken(projected.bfloat16())
 
 
-def test_without_a_gpu_they_are_refused_and_others_chosen(monkeypatch):
-    monkeypatch.setattr("globalvit.kernels.triton.support.IS_INTERPRETED", False)
-    with pytest.raises(ValueError, match="it needs a CUDA device and the input is on cpu; choose 'auto'"):
-        choose("triton", torch.empty(1), 32)
-    assert choose("auto", torch.empty(1), 32) is not IMPLEMENTATIONS["triton"]
+MISSING = {
+    "HAS_TRITON": r"Triton is not installed \(it comes with PyTorch for CUDA, on Linux\)",
+    "IS_INTERPRETED": "PyTorch finds no NVIDIA GPU here",
+}
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="about machines without a GPU")
+@pytest.mark.parametrize(("name", "words"), MISSING.items())
+def test_without_triton_or_a_gpu_they_are_refused(name, words, monkeypatch):
+    monkeypatch.setattr(f"globalvit.kernels.gpu.support.{name}", False)
+    ops.unavailable.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=f"kernels='triton' cannot be used here: {words}; use kernels='auto'"):
+            set_kernels("triton")
+    finally:
+        ops.unavailable.cache_clear()
+
+
+def test_they_are_used_only_when_asked_for():
+    assert ops.kernels_for("cuda") == "torch"
+    with set_kernels("triton"):
+        assert ops.kernels_for("cuda") == "triton"

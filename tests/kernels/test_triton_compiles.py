@@ -32,7 +32,7 @@ def build(self, *arguments, grid, warmup, **keywords):
     built.append((self.fn.__name__, kernel.metadata.shared, len(kernel.asm["cubin"])))
 
 JITFunction.run = build
-from globalvit.kernels.triton import operators
+from globalvit.kernels.gpu import operators
 
 for dtype, what, *sizes in json.loads(sys.argv[1]):
     dtype = getattr(torch, dtype)

@@ -5,17 +5,16 @@ import copy
 import pytest
 import torch
 
-from globalvit import create_model
-from globalvit.models.attention import FASTEST, IMPLEMENTATIONS, choose
+from globalvit import create_model, set_kernels
+from globalvit.models import ops
 
-operators = pytest.importorskip("globalvit.kernels.triton.operators", exc_type=ImportError)
+operators = pytest.importorskip("globalvit.kernels.gpu.operators", exc_type=ImportError)
 pytestmark = [
     pytest.mark.gpu,
     # Triton 3.9 says what a later one will change.
     pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset"),
 ]
 MODELS = ["gcvit_xxtiny", "gpvit_l1"]
-PLAIN = IMPLEMENTATIONS["plain"]
 
 
 @pytest.fixture(autouse=True)
@@ -24,21 +23,13 @@ def _full_products():
     torch.backends.cudnn.allow_tf32 = False
 
 
-def model_with(name, implementation, **words):
+def build(name):
     torch.manual_seed(0)
-    model = create_model(name, num_classes=10, drop_path=0.0, **words).cuda()
-    model.backbone.set_attention(implementation)
-    return model
+    return create_model(name, num_classes=10, drop_path=0.0).cuda()
 
 
 def relative(ours, exact):
     return ((ours.double() - exact.double()).abs().max() / exact.double().abs().max()).item()
-
-
-def test_a_gpu_is_used_without_asking():
-    assert FASTEST["cuda"][0] == "triton"
-    assert choose("auto", torch.empty(1, device="cuda"), 32) is IMPLEMENTATIONS["triton"]
-    assert choose("auto", torch.empty(1, device="cuda", dtype=torch.float64), 32) is IMPLEMENTATIONS["fused"]
 
 
 @pytest.mark.parametrize("size", [(224, 224), (320, 256)])
@@ -46,10 +37,11 @@ def test_a_gpu_is_used_without_asking():
 def test_models_equal_the_plain_formula_in_float32(name, size):
     images = torch.randn(3, 3, *size, device="cuda")
     outs, grads = [], []
-    for implementation in ("plain", "triton"):
-        model = model_with(name, implementation)
-        out = model(images)
-        out.square().sum().backward()
+    for kernels in ("torch", "triton"):
+        model = build(name)
+        with set_kernels(kernels):
+            out = model(images)
+            out.square().sum().backward()
         outs.append(out.detach())
         grads.append([parameter.grad for parameter in model.parameters()])
     assert relative(outs[1], outs[0]) < 1e-4
@@ -61,15 +53,17 @@ def test_models_equal_the_plain_formula_in_float32(name, size):
 @pytest.mark.parametrize("name", MODELS)
 def test_half_types_stay_as_close_to_float32_as_the_plain_formula_does(name, dtype):
     images = torch.randn(2, 3, 224, 224, device="cuda")
-    exact = model_with(name, "plain").eval()(images)
-    errors = [relative(model_with(name, one).eval().to(dtype)(images.to(dtype)), exact) for one in ("plain", "triton")]
+    exact, errors = build(name).eval()(images), []
+    for kernels in ("torch", "triton"):
+        with set_kernels(kernels):
+            errors.append(relative(build(name).eval().to(dtype)(images.to(dtype)), exact))
     assert errors[1] < 1.5 * errors[0] + 1e-3
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_autocast_trains(name):
-    model = model_with(name, "triton")
-    with torch.autocast("cuda", dtype=torch.bfloat16):
+    model = build(name)
+    with set_kernels("triton"), torch.autocast("cuda", dtype=torch.bfloat16):
         loss = model(torch.randn(2, 3, 224, 224, device="cuda")).square().mean()
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in model.parameters())
@@ -83,22 +77,23 @@ def test_autocast_decides_the_type_of_what_comes_in_float32():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_compiled_models_have_no_graph_break_and_train(name):
-    model = model_with(name, "triton")
+    model = build(name)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True)
     images = torch.randn(2, 3, 224, 224, device="cuda")
     grads = []
     for one in (model, compiled):
-        one(images).square().sum().backward()
+        with set_kernels("triton"):
+            one(images).square().sum().backward()
         grads.append([parameter.grad for parameter in one.parameters()])
     scale = max(grad.abs().max() for grad in grads[0])
     assert max((a - b).abs().max() for a, b in zip(*grads, strict=True)) < 1e-3 * scale
 
 
 def test_cuda_graphs_replay_it():
-    model = model_with("gcvit_xxtiny", "triton").eval()
+    model = build("gcvit_xxtiny").eval()
     compiled = torch.compile(model, mode="reduce-overhead")
     images = torch.randn(1, 3, 224, 224, device="cuda")
-    with torch.no_grad():
+    with set_kernels("triton"), torch.no_grad():
         for _ in range(3):
             out = compiled(images).clone()
         assert relative(out, model(images)) < 1e-4
@@ -106,11 +101,11 @@ def test_cuda_graphs_replay_it():
 
 def test_training_takes_less_memory_than_the_plain_formula():
     peaks = []
-    for implementation in ("plain", "triton"):
-        model = model_with("gcvit_xxtiny", implementation)
+    for kernels in ("torch", "triton"):
+        model = build("gcvit_xxtiny")
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with set_kernels(kernels), torch.autocast("cuda", dtype=torch.bfloat16):
             loss = model(torch.randn(32, 3, 224, 224, device="cuda")).square().mean()
         loss.backward()
         peaks.append(torch.cuda.max_memory_allocated() - before)
@@ -145,9 +140,13 @@ def test_windows_of_all_published_sides_equal_the_plain_formula(window, heads, i
     leaves += [torch.randn(B, heads, window**2, dim)] if is_global else []
     cotangent = torch.randn(B, side, side, heads * dim)
     results = []
-    for dtype, implementation in ((torch.float32, operators), (torch.float64, PLAIN)):
-        ours = [leaf.to("cuda", dtype).requires_grad_() for leaf in leaves]
-        out = implementation.windows(ours[0], ours[1], window, ours[2] if is_global else None)
+    for dtype in (torch.float32, torch.float64):
+        projected, table, *query = ours = [leaf.to("cuda", dtype).requires_grad_() for leaf in leaves]
+        query = query[0] if is_global else None
+        if dtype == torch.float32:
+            out = operators.windows(projected, table, window, query)
+        else:
+            out = ops.attend_windows.plain(projected, table, window=window, query_BhNd=query)
         out.backward(cotangent.to(out))
         results.append([out.detach(), *(leaf.grad for leaf in ours)])
     assert max(relative(got, wanted) for got, wanted in zip(*results, strict=True)) < 1e-5

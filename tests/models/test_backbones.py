@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from globalvit.build import create_backbone, list_models
-from globalvit.models.deploy import deploy
+from globalvit.deploy.deploying import deploy
 from globalvit.models.variants import VARIANTS
 
 KEYS = Path(__file__).parent / "keys"

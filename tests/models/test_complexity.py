@@ -34,7 +34,6 @@ def counted(name, size):
     """Multiply-adds, and (reads, writes) of each operation."""
     with torch.device("meta"), torch.no_grad():
         model = create_model(name, image_size=size).eval()
-        model.backbone.set_attention("plain")
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, *size))
         with Activations() as activations:

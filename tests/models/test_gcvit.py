@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from globalvit.build import create_backbone, create_model, list_models, load_weights, model_info
-from globalvit.models.gcvit import GCViT, GlobalQuery, WindowAttention
+from globalvit.models.gcvit import GCViT, GlobalQuery
 from globalvit.models.variants import GCVIT, GCViTConfig, choose_window, ratio_window
 
 SMALLEST = "gcvit_xxtiny"
@@ -37,7 +37,6 @@ def test_multiply_adds_are_the_published_ones(name):
     side = GCVIT[name].image_size
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = create_model(name)
-        model.backbone.set_attention("plain")
         model.eval()(torch.empty(1, 3, side, side))
     # The counter counts a multiply-add as two.
     assert counter.get_total_flops() / 2e9 == pytest.approx(model_info(name).published.gmacs, rel=5e-3)
@@ -134,17 +133,6 @@ def test_bias_tables_are_spared_from_decay():
     backbone = create_backbone(SMALLEST)
     assert len(backbone.no_decay_names()) == 12
     assert all(name.endswith("attention.bias_table") for name in backbone.no_decay_names())
-
-
-def test_attention_can_be_chosen():
-    backbone = create_backbone(SMALLEST, image_size=32).eval()
-    images = torch.randn(1, 3, 32, 32)
-    outputs = []
-    for name in ("plain", "fused"):
-        backbone.set_attention(name)
-        assert all(m.implementation == name for m in backbone.modules() if isinstance(m, WindowAttention))
-        outputs.append(backbone(images)[-1])
-    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
 
 
 def watch(backbone: GCViT, images):

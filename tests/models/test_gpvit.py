@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from globalvit.build import create_backbone, create_model, list_models, model_info
-from globalvit.models.attention import stripe_attention
 from globalvit.models.gpvit import GroupBlock, LocalBlock
+from globalvit.models.ops import attend_stripes
 from globalvit.models.variants import GPVIT, GPViTConfig
 
 SMALLEST = "gpvit_l1"
@@ -28,7 +28,6 @@ def test_parameters_are_the_published_ones(name):
 def test_multiply_adds_are_the_published_ones(name):
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = create_model(name)
-        model.backbone.set_attention("plain")
         model.eval()(torch.empty(1, 3, 224, 224))
     assert counter.get_total_flops() / 2e9 == pytest.approx(model_info(name).published.gmacs, rel=5e-3)
 
@@ -44,12 +43,11 @@ def test_norms_have_the_published_eps():
     assert create_model(SMALLEST).head.pool.norm.eps == 1e-5
 
 
-@pytest.mark.parametrize("name", ["plain", "fused"])
-def test_stripes_follow_the_formula(name):
+def test_stripes_follow_the_formula():
     heads, dim, stripe = 2, 4, 2
     qkv = torch.randn(2, 6, 8, 3, 2, heads * dim, dtype=torch.float64)
     convs = [nn.Conv2d(heads * dim, heads * dim, 3, padding=1, groups=heads * dim).double() for _ in range(2)]
-    ours = stripe_attention(qkv.flatten(3), *convs, stripe=stripe, heads=heads, implementation=name)
+    ours = attend_stripes(qkv.flatten(3), *convs, stripe=stripe, heads=heads)
     expected = torch.empty(2, 6, 8, 2, heads * dim, dtype=torch.float64)
     for half, (rows, columns) in enumerate([(6, stripe), (stripe, 8)]):
         for top in range(0, 6, rows):

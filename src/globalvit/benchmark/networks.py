@@ -13,7 +13,6 @@ from globalvit.benchmark.padded import Grid, grids
 from globalvit.build import create_model, list_models, resolve_name
 from globalvit.closest import suggest
 from globalvit.detectors.padding import padded_size
-from globalvit.models.attention import Implementation
 from globalvit.models.gcvit import GCViT
 from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import ALIASES, MODELS, VARIANTS, split_name
@@ -29,11 +28,9 @@ class Form:
 
     Attributes:
         window: `own` or `ratio`, as in `create_model`.
-        attention: implementation of windowed attention.
     """
 
     window: str | None = None
-    attention: Implementation = "auto"
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
@@ -96,9 +93,7 @@ def create(entry: Entry, cell: Cell, form: Form) -> nn.Module:
     if entry.source != OURS:
         drop_path = VARIANTS[split_name(cell.model)[0]].drop_path if cell.mode == "train" else 0.0
         return _peer(entry.model, cell.image_size, drop_path)
-    task = create_model(entry.model, image_size=cell.image_size, window=form.window)
-    task.backbone.set_attention(form.attention)
-    return task
+    return create_model(entry.model, image_size=cell.image_size, window=form.window)
 
 
 def token_grids(module: nn.Module, size: Size) -> list[Grid]:

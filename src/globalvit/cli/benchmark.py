@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.benchmark.cells import MODES, PRECISIONS, WAYS, Cell, Size, plan, ways_of
 from globalvit.cli import tables
@@ -76,7 +76,9 @@ class BenchmarkOptions:
     window: Literal["own", "ratio"] | None = field(
         default=None, metadata=about(WORK, "windows of GC ViT: the variant's own, or in proportion to the image size")
     )
-    attention: str = field(default="auto", metadata=about(WORK, "implementation of our windowed attention"))
+    kernels: Literal["auto", "torch", "c", "triton"] = field(
+        default="auto", metadata=about(WORK, "kernels that compute our networks' operations; torch uses PyTorch's only")
+    )
 
     device: DeviceChoice = field(default="auto", metadata=about(RUNNING, f"device to measure on; {DEVICE_HELP}"))
     threads: int | None = field(default=None, metadata=about(RUNNING, "threads of the processor; torch's own number"))
@@ -146,10 +148,11 @@ def run(argv: Sequence[str], prog: str) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from globalvit.benchmark import machine, report
     from globalvit.hardware import choose_device
+    from globalvit.models.ops import set_kernels
 
     device = choose_device(options.device)
     cells = _cells(options, device)
-    with machine.computing(device, options.threads):
+    with set_kernels(options.kernels), machine.computing(device, options.threads):
         description = machine.describe(device)
         tables.write_line(machine.in_a_line(description))
         results = _measure(cells, options, device)
@@ -207,7 +210,7 @@ def _measure(cells: Sequence[Cell], options: BenchmarkOptions, device: str) -> "
     from globalvit.benchmark.measure import Budget, measure
     from globalvit.benchmark.networks import Form
 
-    form = Form(window=options.window, attention=cast("Any", options.attention))
+    form = Form(window=options.window)
     with Progress(sum(len(cell.entries) for cell in cells), "measuring") as progress:
         return measure(
             cells,

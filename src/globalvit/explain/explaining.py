@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from globalvit.deploy.deploying import is_deployed
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.grad_cam import explain_grad_cam
 from globalvit.explain.groups import explain_groups, explain_propagation
@@ -11,7 +12,6 @@ from globalvit.explain.scene import Pixel, Region, Scene, evaluating
 from globalvit.explain.trace import Asked
 from globalvit.explain.views import View, check_choices, find_view
 from globalvit.explain.windows import explain_global, explain_local
-from globalvit.models.deploy import is_deployed
 from globalvit.tasks.task import Task
 
 _KINDS: dict[str, Callable[[Scene, View, Asked], Explanation]] = {

@@ -32,8 +32,6 @@ class Graph(nn.Module):
         super().__init__()
         self.plan = plan
         self.task = deepcopy(task).cpu().eval().requires_grad_(False).to(DTYPES[plan.precision])
-        # Kernels of accelerators would bind the file to this package.
-        self.task.backbone.set_attention("plain")
         values = (task.preprocessing.mean, task.preprocessing.std)
         mean, std = (torch.tensor(one)[:, None, None] for one in values)
         self.register_buffer("mean", mean)

@@ -9,12 +9,12 @@ from typing import Any
 from globalvit import __version__
 from globalvit.atomic import replace_with
 from globalvit.data.fit import FitTransform
+from globalvit.deploy.deploying import is_deployed
 from globalvit.export.capture import capture, describe
 from globalvit.export.check import Check, check
 from globalvit.export.files import require_onnx, run_onnx, run_torch, write_onnx, write_torch
 from globalvit.export.graph import Graph
 from globalvit.export.plan import OPSETS, Format, Layout, Plan, Precision, choose_format, choose_sizes
-from globalvit.models.deploy import is_deployed
 from globalvit.models.gcvit_ablated import ShiftedWindowAttention
 from globalvit.tasks.task import Preprocessing, Task
 

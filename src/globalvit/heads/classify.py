@@ -6,7 +6,7 @@ Legend: `B` images · `H W` grid · `N` tokens · `C` channels · `K` classes.
 import torch
 from torch import Tensor, nn
 
-from globalvit.models.attention import attention
+from globalvit.models import ops
 from globalvit.models.attention_maps import sequence_map
 from globalvit.models.layers import init_linear_, to_nhwc
 
@@ -35,7 +35,7 @@ class GroupPool(nn.Module):
         """(B, C, H, W) → (B, C)."""
         x_BNC = to_nhwc(x_BCHW).flatten(1, 2)
         q_B1C = self.norm(self.token).expand(x_BNC.shape[0], -1, -1)
-        return attention(q_B1C, self.key(x_BNC), x_BNC, GROUP_HEADS).squeeze(1)
+        return ops.attention(q_B1C, self.key(x_BNC), x_BNC, heads=GROUP_HEADS).squeeze(1)
 
     def attention_map(self, x_BCHW: Tensor) -> Tensor:
         """How much the learned token takes from each place when `forward` gets the same: (B, h, H, W)."""

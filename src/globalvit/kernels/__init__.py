@@ -1,1 +1,1 @@
-"""Kernels of our own, behind `globalvit.models.attention`."""
+"""Implementations of the operations in `globalvit.models.ops`: in C for CPUs, in Triton for NVIDIA GPUs."""

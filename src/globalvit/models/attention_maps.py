@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from globalvit.models import windows
-from globalvit.models.attention import position_bias
+from globalvit.models.ops import position_bias
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

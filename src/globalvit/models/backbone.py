@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from globalvit.models.attention import Implementation, check_name
-
 
 class Backbone(nn.Module):
     """`backbone(images)`: (B, in_channels, H, W) float → a list of NCHW maps, finest first, for any H and W.
@@ -69,14 +67,3 @@ class Backbone(nn.Module):
     def set_checkpointing(self, enabled: bool) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
         self.is_checkpointed = enabled
-
-    def set_attention(self, implementation: Implementation) -> None:
-        """Choose the implementation of windowed attention in every block (`models.attention`).
-
-        Raises:
-            ValueError: there is no implementation of that name.
-        """
-        check_name(implementation)
-        for module in self.modules():
-            if hasattr(module, "implementation"):
-                setattr(module, "implementation", implementation)  # noqa: B010 - nn.Module's types know tensors only

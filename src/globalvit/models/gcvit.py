@@ -17,20 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from globalvit.kernels.native import branch
-from globalvit.models import windows
-from globalvit.models.attention import Implementation, window_attention
+from globalvit.models import ops, windows
 from globalvit.models.attention_maps import WindowMaps, window_maps
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import (
     INIT_STD,
     DropPath,
     Mlp,
-    channel_means,
+    SqueezeExcite,
+    add_branch,
+    channels_last,
     drop_path_rates,
     init_linear_,
-    norm_linear,
-    norm_mlp,
     resize_bicubic,
     to_nchw,
     to_nhwc,
@@ -38,25 +36,7 @@ from globalvit.models.layers import (
 from globalvit.models.variants import GCViTConfig
 
 NORM_EPS = 1e-5
-SQUEEZE = 4
 QUERY_BLOCKS = (3, 2, 1, 1)
-
-
-class SqueezeExcite(nn.Module):
-    """Scale each channel by a gate computed from all channels' means (arXiv 1709.01507)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.reduce = nn.Linear(dim, dim // SQUEEZE, bias=False)
-        self.expand = nn.Linear(dim // SQUEEZE, dim, bias=False)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W)."""
-        return x_BCHW * self.gates(channel_means(x_BCHW))[:, :, None, None]
-
-    def gates(self, means_BC: Tensor) -> Tensor:
-        """What each channel is scaled by: (B, C) → (B, C)."""
-        return self.expand(F.gelu(self.reduce(means_BC))).sigmoid()
 
 
 class FusedMBConv(nn.Module):
@@ -71,18 +51,7 @@ class FusedMBConv(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        between = (self.activation, self.squeeze_excite)
-        if [type(part) for part in between] == [nn.GELU, SqueezeExcite] and branch.trains(
-            x_BCHW, self.depthwise, self.pointwise, *between
-        ):
-            return self._in_few_passes(x_BCHW)
-        return x_BCHW + self.pointwise(self.squeeze_excite(self.activation(self.depthwise(x_BCHW))))
-
-    def _in_few_passes(self, x_BCHW: Tensor) -> Tensor:
-        """`forward` in a training on a CPU; that keeps half the maps to go back."""
-        activated_BHWC, means_BC, residual_BHWC = branch.convolve(to_nhwc(x_BCHW), self.depthwise)
-        gates_BC = self.squeeze_excite.gates(means_BC.to(activated_BHWC.dtype))
-        return to_nchw(branch.project(activated_BHWC, gates_BC, self.pointwise, residual_BHWC))
+        return ops.conv_branch(x_BCHW, self.depthwise, self.activation, self.squeeze_excite, self.pointwise)
 
 
 class Downsample(nn.Module):
@@ -112,7 +81,7 @@ class Stem(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, ⌈H/4⌉, ⌈W/4⌉, width)."""
         # Channels-last from the first convolution on: every later change of layout is then a view.
-        x = self.conv(images_BCHW.contiguous(memory_format=torch.channels_last))
+        x = self.conv(channels_last(images_BCHW))
         return self.downsample(to_nhwc(x))
 
 
@@ -145,7 +114,6 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, window: int, *, is_global: bool) -> None:
         super().__init__()
         self.window = window
-        self.implementation: Implementation = "auto"
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         if is_global:
             self.kv = nn.Linear(dim, 2 * dim)
@@ -159,16 +127,15 @@ class WindowAttention(nn.Module):
 
         Tokens outside the grid are attended to like others: released detectors need it.
         """
-        projection = self.kv if self.is_global else self.qkv
-        out_BHWC = window_attention(
-            norm_linear(x_BHWC, norm, projection),
+        out_BHWC = ops.window_attention(
+            x_BHWC,
+            norm,
+            self.kv if self.is_global else self.qkv,
             self.bias_table,
             window=self.window,
             query_BhNd=query_BhNd if self.is_global else None,
-            outside_C=projection.bias,
-            implementation=self.implementation,
         )
-        return norm_linear(out_BHWC, None, self.proj)
+        return ops.linear(out_BHWC, self.proj)
 
     def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
         """Who attends to whom when `forward` gets the same."""
@@ -208,8 +175,8 @@ class Block(nn.Module):
 
     def forward(self, x_BHWC: Tensor, query_BhNd: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        x = self.drop_path.residual(x_BHWC, self._attend, query_BhNd)
-        return self.drop_path.residual(x, self._transform)
+        x = add_branch(x_BHWC, self, self.drop_path, self._attend, query_BhNd)
+        return add_branch(x, self, self.drop_path, self._transform)
 
     def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:
         """Who attends to whom in this block when `forward` gets the same."""
@@ -219,7 +186,7 @@ class Block(nn.Module):
         return _scale(self.attention(x_BHWC, query_BhNd, self.norm1), self.scale1)
 
     def _transform(self, x_BHWC: Tensor) -> Tensor:
-        return _scale(norm_mlp(x_BHWC, self.norm2, self.mlp), self.scale2)
+        return _scale(ops.norm_mlp(x_BHWC, self.norm2, self.mlp), self.scale2)
 
 
 def _scale(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from globalvit.models import windows
-from globalvit.models.attention import masked_window_attention, position_bias
 from globalvit.models.attention_maps import WindowMaps
 from globalvit.models.gcvit import NORM_EPS, Block, FusedMBConv, GCViT, Stage, WindowAttention
 from globalvit.models.layers import INIT_STD, to_nchw, to_nhwc
+from globalvit.models.ops import position_bias
 from globalvit.models.variants import GCViTConfig
 
 PATCH = 4
@@ -191,3 +191,23 @@ class AblatedGCViT(GCViT):
 
     def _learned_queries(self) -> dict[str, LearnedQuery]:
         return {name: module for name, module in self.named_modules() if isinstance(module, LearnedQuery)}
+
+
+def masked_window_attention(projected_BHWC: Tensor, bias_hNN: Tensor, mask_MNN: Tensor, *, window: int) -> Tensor:
+    """As `window_attention` with own queries, by the plain formula and with a mask for each window.
+
+    Args:
+        projected_BHWC: (B, H, W, 3C) holding q, k, v; H and W are multiples of `window`.
+        bias_hNN: (h, N, N), added to the logits of every window.
+        mask_MNN: (M, N, N) bool, whether a query (first) sees a key; windows row-major.
+        window: side of the window in tokens.
+
+    Returns:
+        (B, H, W, C) in `projected_BHWC`'s dtype.
+    """
+    _, H, W, _ = projected_BHWC.shape
+    cut = windows.partition(projected_BHWC.unflatten(-1, (3, -1)), window, window, heads=bias_hNN.shape[0])
+    q_BMhNd, k_BMhNd, v_BMhNd = cut.unbind(0)
+    bias_MhNN = bias_hNN.masked_fill(~mask_MNN.unsqueeze(1), float("-inf")).to(cut.dtype)
+    out_BMhNd = F.scaled_dot_product_attention(q_BMhNd, k_BMhNd, v_BMhNd, attn_mask=bias_MhNN)
+    return windows.merge(out_BMhNd, window, window, H, W)

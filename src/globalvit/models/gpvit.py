@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from globalvit.models import windows
-from globalvit.models.attention import Implementation, attention, stripe_attention
+from globalvit.models import ops, windows
 from globalvit.models.attention_maps import WindowMaps, sequence_map, stripe_maps
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import (
@@ -23,10 +22,10 @@ from globalvit.models.layers import (
     ConvNormReLU,
     DropPath,
     Mlp,
+    add_branch,
+    channels_last,
     drop_path_rates,
     init_linear_,
-    norm_linear,
-    norm_mlp,
     resize_bicubic,
     to_nchw,
     to_nhwc,
@@ -53,7 +52,7 @@ class Stem(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, ⌈H/8⌉, ⌈W/8⌉, dim); patches over the border see zeros."""
-        x = images_BCHW.contiguous(memory_format=torch.channels_last)
+        x = channels_last(images_BCHW)
         for conv in self.convs:
             x = conv(x)
         return to_nhwc(self.projection(to_nchw(windows.pad(to_nhwc(x), PATCH))))
@@ -66,7 +65,6 @@ class StripeAttention(nn.Module):
         super().__init__()
         self.heads = num_heads // 2
         self.stripe = stripe
-        self.implementation: Implementation = "auto"
         self.qkv = nn.Linear(dim, 3 * dim)
         self.vertical = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
         self.horizontal = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
@@ -74,16 +72,10 @@ class StripeAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
         """(B, H, W, C) → (B, H, W, C), `x_BHWC` going through `norm` first where it is given; any grid."""
-        out_BHWC = stripe_attention(
-            norm_linear(x_BHWC, norm, self.qkv),
-            self.vertical,
-            self.horizontal,
-            stripe=self.stripe,
-            heads=self.heads,
-            outside_C=self.qkv.bias,
-            implementation=self.implementation,
+        out_BHWC = ops.stripe_attention(
+            x_BHWC, norm, self.qkv, self.vertical, self.horizontal, stripe=self.stripe, heads=self.heads
         )
-        return norm_linear(out_BHWC, None, self.proj)
+        return ops.linear(out_BHWC, self.proj)
 
     def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
         """Who attends to whom when `forward` gets the same: in the vertical stripes, and in the horizontal ones."""
@@ -107,8 +99,8 @@ class LocalBlock(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        x = self.drop_path.residual(x_BHWC, lambda x: self.attention(x, self.norm1))
-        x = self.drop_path.residual(x, lambda x: norm_mlp(x, self.norm2, self.mlp))
+        x = add_branch(x_BHWC, self, self.drop_path, lambda x: self.attention(x, self.norm1))
+        x = add_branch(x, self, self.drop_path, lambda x: ops.norm_mlp(x, self.norm2, self.mlp))
         return to_nhwc(self.depthwise(to_nchw(x)))
 
     def attention_maps(self, x_BHWC: Tensor) -> tuple[WindowMaps, WindowMaps]:
@@ -130,7 +122,7 @@ class Gather(nn.Module):
         """(G, C) and (B, N, C) → (B, G, C)."""
         q_BGC = self.norm_query(groups_GC).expand(x_BNC.shape[0], -1, -1)
         values_BNC = self.norm_key(x_BNC)
-        return attention(q_BGC, self.key(values_BNC), values_BNC, self.num_heads)
+        return ops.attention(q_BGC, self.key(values_BNC), values_BNC, heads=self.num_heads)
 
     def attention_map(self, groups_GC: Tensor, x_BNC: Tensor) -> Tensor:
         """How much each group takes from each token when `forward` gets the same: (B, h, G, N)."""
@@ -178,9 +170,9 @@ class Scatter(nn.Module):
         """(B, N, C) and (B, G, C) → (B, N, C)."""
         groups = self.norm_key(groups_BGC)
         q_BNC = self.query(self.norm_query(x_BNC))
-        answer = self.proj(attention(q_BNC, self.key(groups), self.value(groups), self.num_heads))
+        answer = self.proj(ops.attention(q_BNC, self.key(groups), self.value(groups), heads=self.num_heads))
         x = self.merge(torch.cat([x_BNC, self.drop_path(answer)], dim=-1))
-        return self.drop_path.residual(x, lambda x: norm_mlp(x, self.norm2, self.mlp))
+        return add_branch(x, self, self.drop_path, lambda x: ops.norm_mlp(x, self.norm2, self.mlp))
 
     def attention_map(self, x_BNC: Tensor, groups_BGC: Tensor) -> Tensor:
         """How much each token takes from each group when `forward` gets the same: (B, h, N, G)."""

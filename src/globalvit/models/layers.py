@@ -6,15 +6,17 @@ memory as an NCHW tensor in channels-last format, so that no copy is made on the
 
 from collections.abc import Callable, Iterator
 from itertools import count, islice
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from globalvit.kernels.native import training
 from globalvit.models.windows import is_sure
+from globalvit.pytorch import has_hooks, is_plain_call, is_plain_module
 
 INIT_STD = 0.02
+SQUEEZE = 4
 
 
 def to_nchw(x_BHWC: Tensor) -> Tensor:
@@ -25,6 +27,12 @@ def to_nchw(x_BHWC: Tensor) -> Tensor:
 def to_nhwc(x_BCHW: Tensor) -> Tensor:
     """View an NCHW map as a channels-last grid, without a copy: the inverse of `to_nchw`."""
     return x_BCHW.permute(0, 2, 3, 1)
+
+
+def channels_last(x_BCHW: Tensor) -> Tensor:
+    """Return a map that lies channels-last in memory, so that every later change of layout is a view."""
+    # torch.func.vmap does not know the memory format of that name.
+    return to_nchw(to_nhwc(x_BCHW).contiguous())
 
 
 def resize_bicubic(x_BCHW: Tensor, height: int, width: int) -> Tensor:
@@ -70,31 +78,53 @@ class DropPath(nn.Module):
         mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
         return x * mask.div_(keep)
 
-    def residual(self, x: Tensor, branch: Callable[..., Tensor], *others: Tensor) -> Tensor:
-        """`x` plus its branch: (B, …) → (B, …), without computing what is left out where that saves time.
-
-        Args:
-            x: what the branch is computed from and added to.
-            branch: from `x` and `others` to a tensor of `x`'s shape, image by image.
-            others: tensors with images on axis 0, too.
-        """
-        if not self.training or self.rate == 0.0:
-            return x + branch(x, *others)
-        keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        # To look at the mask would make a GPU wait and break a compiled graph.
-        is_seen = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        kept = mask.flatten().nonzero().flatten() if is_seen else None
-        if kept is None or len(kept) in (0, len(x)):
-            # With no image left the branch is computed all the same: distributed training waits for every gradient.
-            return x + branch(x, *others) * mask.div_(keep)
-        # Not by brackets, whose gradient expects an image to be there twice.
-        part = branch(*(tensor.index_select(0, kept) for tensor in (x, *others)))
-        return x.index_add(0, kept, part.to(x.dtype), alpha=1.0 / keep)
-
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
         return f"rate={self.rate:.3g}"
+
+
+def add_branch(
+    x: Tensor, owner: nn.Module, drop_path: nn.Module, branch: Callable[..., Tensor], *others: Tensor
+) -> Tensor:
+    """`x + drop_path(branch(x, *others))`; on a CPU, branches that are dropped are not computed.
+
+    Args:
+        x: (B, …).
+        owner: the module whose parts the branch calls. If one of them has a hook, it sees all images.
+        drop_path: a `DropPath`, or anything in its place.
+        branch: from `x` and `others` to a tensor of `x`'s shape, image by image.
+        others: tensors whose first axis is images, too.
+    """
+    is_drawn = is_plain_module(drop_path, DropPath) and drop_path.training and cast("DropPath", drop_path).rate > 0.0
+    # On a GPU, looking at the mask would make it wait; in a compiled graph it would end the graph.
+    if not (is_drawn and x.device.type == "cpu" and is_plain_call(x)) or has_hooks(owner):
+        return x + drop_path(branch(x, *others))
+    keep = 1.0 - cast("DropPath", drop_path).rate
+    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+    kept = mask.flatten().nonzero().flatten()
+    if len(kept) in (0, len(x)):
+        # With no image left the branch is computed all the same: distributed training waits for every gradient.
+        return x + branch(x, *others) * mask.div_(keep)
+    # Not by brackets, whose gradient expects that an image is selected twice.
+    part = branch(*(tensor.index_select(0, kept) for tensor in (x, *others)))
+    return x.index_add(0, kept, part.to(x.dtype), alpha=1.0 / keep)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from all channels' means (arXiv 1709.01507)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(dim, dim // SQUEEZE, bias=False)
+        self.expand = nn.Linear(dim // SQUEEZE, dim, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        return x_BCHW * self.gates(channel_means(x_BCHW))[:, :, None, None]
+
+    def gates(self, means_BC: Tensor) -> Tensor:
+        """Return the factor of each channel: (B, C) → (B, C)."""
+        return self.expand(F.gelu(self.reduce(means_BC))).sigmoid()
 
 
 class Mlp(nn.Module):
@@ -109,20 +139,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) → (…, C)."""
         return self.fc2(self.activation(self.fc1(x)))
-
-
-def norm_linear(x: Tensor, norm: nn.LayerNorm | None, linear: nn.Linear) -> Tensor:
-    """`linear(norm(x))`, in one pass where a training on a CPU allows: (…, C) → (…, C')."""
-    if training.trains(x, *([linear] if norm is None else [norm, linear])):
-        return training.norm_linear(x, norm, linear)
-    return linear(x if norm is None else norm(x))
-
-
-def norm_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:
-    """`mlp(norm(x))`, in one pass where a training on a CPU allows; that keeps half the numbers to go back."""
-    if type(mlp) is Mlp and type(mlp.activation) is nn.GELU and training.trains(x, norm, mlp.fc1, mlp.fc2):
-        return training.norm_mlp(x, norm, mlp.fc1, mlp.fc2)
-    return mlp(norm(x))
 
 
 class ConvNormReLU(nn.Module):

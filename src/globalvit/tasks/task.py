@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from globalvit.data.fit import FitTransform
 from globalvit.data.transforms import EvalTransform
+from globalvit.deploy.deploying import deploy
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
-from globalvit.models.deploy import deploy
 from globalvit.models.variants import Kind, ModelSpec
 
 Batch = dict[str, Any]
@@ -86,11 +86,12 @@ class Task(nn.Module):
         """One dict a picture, in the order given."""
 
     def deploy(self) -> Self:
-        """A copy for inference only, faster and equal to rounding; this model stays as it is.
+        """Return a copy for inference only, faster and equal up to rounding; this model stays as it is.
 
-        Layer scales, batch norms and affine parts of norms are folded into their neighbours; on a CPU, weights are laid
-        out for it. The copy keeps the device and the dtype the model has now, takes any image size, and is neither
-        trained, saved nor exported: do that with the model it came from.
+        Layer scales, batch norms and factors of norms are folded into their neighbors; on a CPU, weights are prepared
+        for it. Each part is compared with the original, which stays if it differs (1e-5 relative in float32). The copy
+        keeps the device and the dtype that the model has now and takes any image size. It has no derivatives and cannot
+        be saved or exported: train, save and export this model instead.
         """
         return deploy(self)
 

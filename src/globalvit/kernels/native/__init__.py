@@ -1,1 +1,0 @@
-"""Attention for CPUs in C, compiled for the machine at hand when it is first used."""
