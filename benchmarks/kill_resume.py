@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from globalvit.weights.pointers import follow
+
 RUN = [
     *("--config=digits", "--device=cpu", "--epochs=3", "--checkpoint-every=5", "--log-interval=7", "--img-size=32"),
     *("--mixup=0.5", "--cutmix=1.0", "--reprob=0.25", "--aa=rand-m9-mstd0.5-inc1", "--precision=fp32"),
@@ -80,7 +82,7 @@ def go_on(run, workers, kill, output):
 
 def same_weights(one, other):
     for name in WEIGHTS:
-        first, second = (load_file(run / "checkpoints" / "last" / name) for run in (one, other))
+        first, second = (load_file(follow(run / "checkpoints" / "last") / name) for run in (one, other))
         if first.keys() != second.keys() or not all(torch.equal(first[key], second[key]) for key in first):
             print(f"{name} differs")
             return False

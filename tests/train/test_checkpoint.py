@@ -107,11 +107,12 @@ def test_a_run_its_checkpoints_and_their_files_are_all_found(checkpoints):
     saved = checkpoints.save(10, write)
     (saved / "model.safetensors").write_bytes(b"")
     run = checkpoints.folder.parent
-    for path in (run, run / "checkpoints", run / "checkpoints" / "last", saved, saved / "model.safetensors"):
+    last = run / "checkpoints" / "last"
+    for path in (run, run / "checkpoints", last, last / "model.safetensors", saved, saved / "model.safetensors"):
         assert find_checkpoint(path) == saved
 
 
-def test_folders_copied_without_their_links_are_found(checkpoints):
+def test_folders_copied_without_the_file_last_are_found(checkpoints):
     saved = checkpoints.save(10, write)
     (checkpoints.folder / "last").unlink()
     assert find_checkpoint(checkpoints.folder.parent) == saved

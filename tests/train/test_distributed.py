@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from globalvit.cli.main import main
 from globalvit.train.config import load_config
 from globalvit.train.loop import train
+from globalvit.weights.pointers import follow
 
 # Nothing that depends on the process: float32, SGD, no drop path, no mixing, no augmentation.
 PLAIN = {
@@ -72,8 +73,8 @@ def test_sigterm_to_torchrun_stops_both_of_its_processes(command, launch, tmp_pa
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
     assert "go on with --resume" in output, output
-    state = json.loads((folder / "checkpoints" / "last" / "state.json").read_text())["state"]
-    weights = load_file(folder / "checkpoints" / "last" / "model.safetensors")
+    state = json.loads((follow(folder / "checkpoints" / "last") / "state.json").read_text())["state"]
+    weights = load_file(follow(folder / "checkpoints" / "last") / "model.safetensors")
     assert state["step"] > 0
     assert all(torch.isfinite(value).all() for value in weights.values())
 

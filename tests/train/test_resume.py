@@ -16,6 +16,7 @@ from globalvit.train.checkpoint import Checkpoints
 from globalvit.train.config import load_config
 from globalvit.train.loop import Trainer, train
 from globalvit.train.report import Reporter
+from globalvit.weights.pointers import follow
 
 
 @pytest.fixture
@@ -24,13 +25,13 @@ def same(metrics):
 
     def check(one, other):
         for name in ("model.safetensors", "ema.safetensors"):
-            first, second = (load_file(folder / "checkpoints" / "last" / name) for folder in (one, other))
+            first, second = (load_file(follow(folder / "checkpoints" / "last") / name) for folder in (one, other))
             assert first.keys() == second.keys()
             assert all(torch.equal(first[key], second[key]) for key in first), name
         assert metrics(one) == metrics(other)
         first, second = (json.loads((folder / "summary.json").read_text()) for folder in (one, other))
         assert first | {"seconds": 0} == second | {"seconds": 0}
-        assert (one / "checkpoints/best").resolve().name == (other / "checkpoints/best").resolve().name
+        assert follow(one / "checkpoints/best").name == follow(other / "checkpoints/best").name
 
     return check
 
@@ -102,7 +103,7 @@ def test_a_signal_at_any_step_loses_nothing(config, monkeypatch, rich, straight,
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", stop)
         stopped = train(config(tag="stopped", **rich | {"checkpoint_every": 0}))
-    state = json.loads((stopped / "checkpoints" / "last" / "state.json").read_text())["state"]
+    state = json.loads((follow(stopped / "checkpoints" / "last") / "state.json").read_text())["state"]
     assert state["step"] == call
     train(load_config(stopped / "config.yaml", {"resume": str(stopped), "checkpoint_every": 2}))
     same(straight, stopped)
@@ -115,7 +116,7 @@ def test_a_signal_during_evaluation_gives_it_up_and_repeats_it(config, monkeypat
         stop.plain = evaluation.to_device
         patch.setattr(evaluation, "to_device", lambda *args: stop(*args))
         stopped = train(config(tag="stopped", **rich))
-    state = json.loads((stopped / "checkpoints" / "last" / "state.json").read_text())["state"]
+    state = json.loads((follow(stopped / "checkpoints" / "last") / "state.json").read_text())["state"]
     assert (state["step"], state["evaluated"]) == (6, 0)
     train(load_config(stopped / "config.yaml", {"resume": str(stopped)}))
     same(straight, stopped)
@@ -150,7 +151,7 @@ def test_going_back_to_an_earlier_checkpoint_repeats_what_followed(config, rich,
 def test_a_checkpoint_copied_elsewhere_begins_a_new_folder(config, rich, tmp_path):
     folder = train(config(**rich))
     moved = tmp_path / "moved"
-    (folder / "checkpoints" / "best").resolve().rename(moved)
+    follow(folder / "checkpoints" / "best").rename(moved)
     resumed = train(config(resume=str(moved), tag="second", **rich))
     assert resumed.name == "second"
     assert (resumed / "summary.json").exists()

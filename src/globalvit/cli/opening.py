@@ -12,6 +12,7 @@ from globalvit.models.variants import as_size
 from globalvit.train.config import read_run_config
 from globalvit.train.fields import AMP, DEVICE_HELP, PRECISION_HELP, TrainConfig
 from globalvit.weights import catalog
+from globalvit.weights.pointers import follow
 
 if TYPE_CHECKING:
     from globalvit.tasks.task import Task
@@ -95,7 +96,7 @@ class ModelOptions:
         Raises:
             FileNotFoundError: the checkpoint is not there.
         """
-        if self.checkpoint is not None and not self.checkpoint.exists():
+        if self.checkpoint is not None and not follow(self.checkpoint).exists():
             raise FileNotFoundError(
                 f"{self.checkpoint} does not exist; give a weight file, a checkpoint folder or a run folder"
             )
@@ -185,7 +186,8 @@ def too_many(batch_size: int) -> str:
 def run_folder(checkpoint: Path) -> Path | None:
     """The run that a weight file, a checkpoint folder or a run folder belongs to."""
     # RUN/checkpoints/step-1/model.safetensors is three folders deep.
-    candidates = [checkpoint, *checkpoint.resolve().parents[:3]]
+    checkpoint = follow(checkpoint).resolve()
+    candidates = [checkpoint, *checkpoint.parents[:3]]
     return next((folder for folder in candidates if (folder / "config.yaml").is_file()), None)
 
 

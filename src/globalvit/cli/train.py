@@ -15,6 +15,7 @@ from globalvit.train.config import (
     to_yaml,
 )
 from globalvit.train.fields import LAYOUTS
+from globalvit.weights.pointers import follow
 
 SUMMARY = "Train or fine-tune a model on labelled pictures"
 DESCRIPTION = (
@@ -63,10 +64,10 @@ def run_config(resume: str) -> Path:
     Raises:
         FileNotFoundError: none is there.
     """
-    given = Path(resume)
+    given = follow(resume)
     if not given.exists():
-        raise FileNotFoundError(f"--resume {given} does not exist; give a run folder or one of its checkpoints")
+        raise FileNotFoundError(f"--resume {resume} does not exist; give a run folder or one of its checkpoints")
     for folder in (given, *given.resolve().parents[:3]):
         if (folder / "config.yaml").is_file():
             return folder / "config.yaml"
-    raise FileNotFoundError(f"no config.yaml in or above --resume {given}; give the run's --config as well")
+    raise FileNotFoundError(f"no config.yaml in or above --resume {resume}; give the run's --config as well")

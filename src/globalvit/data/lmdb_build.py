@@ -8,11 +8,12 @@ one reads only files that are new or have another size or time than recorded. Al
 is finished: a set of splits is complete when each of them is.
 """
 
-import fcntl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from globalvit.data.lmdb import MEBIBYTE, Database
 from globalvit.data.lmdb_files import READERS, has_changed, read_ahead
@@ -219,9 +220,10 @@ def _only_builder(dst: Path) -> Iterator[None]:
         OSError: another build is at work there.
     """
     dst.mkdir(parents=True, exist_ok=True)
-    with (dst / ".build.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(f"another build is at work in {dst}; wait for it, or stop it") from error
+    lock = FileLock(dst / ".build.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise OSError(f"another build is at work in {dst}; wait for it, or stop it") from error
+    with lock:
         yield

@@ -7,7 +7,9 @@ Legend: `B` images · `C` channels · `H W` pixels.
 """
 
 import atexit
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -236,7 +238,13 @@ def _outlive_signals(_: int) -> None:
     # A scheduler signals the whole process group. The training process decides when to stop, needs its batches until
     # then, and ends these processes itself; should it fail to, they end some time after the signal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_AFTER_SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: _end_later())
+
+
+def _end_later() -> None:
+    timer = threading.Timer(SECONDS_AFTER_SIGTERM, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 @atexit.register

@@ -64,6 +64,8 @@ def explain(
     """
     if is_deployed(model):
         raise ValueError("a deployed copy tells neither attention nor gradients; explain the model it came from")
+    if next(model.parameters()).device.type == "mps":
+        raise ValueError("explanations need float64, which Apple GPUs do not have; use --device cpu, or model.cpu()")
     view = find_view(model, kind, stage, block, head)
     check_choices(view, {"pixel": pixel, "region": region, "group": group, "target": target})
     asked = Asked(head=head, pixel=pixel, region=region, group=group, target=target)

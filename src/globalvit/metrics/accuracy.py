@@ -32,7 +32,7 @@ class Accuracy(Metric):
         logits, labels = logits_BK.float(), labels_B
         guesses_BT = logits.topk(min(TOP, logits.shape[1])).indices
         self.in_top5 += int((guesses_BT == labels[:, None]).any(1).sum())
-        self.loss_sum += float(F.cross_entropy(logits, labels, reduction="none").double().sum())
+        self.loss_sum += float(F.cross_entropy(logits, labels, reduction="none").cpu().double().sum())
         # Rows are true classes, columns the guesses: the flattened pair is counted.
         pairs = (labels * len(self.classes) + guesses_BT[:, 0]).cpu()
         self.confusion_KK += torch.bincount(pairs, minlength=self.confusion_KK.numel()).view_as(self.confusion_KK)

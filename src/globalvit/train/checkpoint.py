@@ -1,23 +1,27 @@
 """Checkpoint folders of a run: written whole or not at all, the newest and the best kept.
 
-`checkpoints/step-N/` holds what a step left; `last` and `best` are links to such folders.
+`checkpoints/step-N/` holds the state after a step; the files `last` and `best` name such folders.
 """
 
+import errno
 import logging
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from globalvit.atomic import sync
+from globalvit.weights.pointers import follow, point
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
+# The system's numbers for a full disk, a full quota and a file that may not grow.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a full disk raises, depending on who was writing.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
@@ -59,15 +63,15 @@ class Checkpoints:
         target = self.at(step)
         try:
             self._write(target, write)
-            _link(self.folder / "last", target)
+            point(self.folder / "last", target)
         except WRITE_ERRORS as error:
-            raise OSError(f"cannot save checkpoint {target}: {_cause(error)}; {self._intact()}") from error
+            raise OSError(f"cannot save checkpoint {target}: {_cause(error)}; {self._remedy(error)}") from error
         self._rotate()
         return target
 
     def mark_best(self, checkpoint: Path) -> None:
         """Make `best` point to a saved checkpoint, and remove what is no longer kept."""
-        _link(self.folder / "best", checkpoint)
+        point(self.folder / "best", checkpoint)
         self._rotate()
 
     def rewind(self, step: int, best_step: int) -> bool:
@@ -83,19 +87,19 @@ class Checkpoints:
         for name, kept in (("last", step), ("best", best_step)):
             target = self.at(kept)
             if target.is_dir():
-                _link(self.folder / name, target)
+                point(self.folder / name, target)
             else:
                 (self.folder / name).unlink(missing_ok=True)
         return self.best is not None
 
     def _write(self, target: Path, write: Callable[[Path], None]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+        fresh = self.folder / f".new-{secrets.token_hex(6)}"
+        fresh.mkdir()
         try:
             write(fresh)
             for file in fresh.iterdir():
                 sync(file)
-            fresh.chmod(0o755)
             sync(fresh)
             _replace_folder(fresh, target)
         except BaseException:
@@ -109,10 +113,13 @@ class Checkpoints:
             if old.resolve() not in kept:
                 shutil.rmtree(old)
 
-    def _intact(self) -> str:
+    def _remedy(self, error: BaseException) -> str:
         if self.last is None:
             return "there is no earlier one"
-        return f"{self.last} is intact; free some space, then --resume {self.folder.parent}"
+        # PyTorch and safetensors hide the system's number behind errors of their own.
+        is_known = isinstance(error, OSError) and error.errno not in FULL
+        first = "remove the cause" if is_known else "free some space"
+        return f"{self.last} is intact; {first}, then --resume {self.folder.parent}"
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -122,11 +129,11 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
         FileNotFoundError: nothing is there, or the run has saved nothing yet.
         ValueError: it is a weight file without the state of a run.
     """
-    given = Path(path)
+    given = follow(path)
     if not given.exists():
-        raise FileNotFoundError(f"--resume {given} does not exist; give a run folder or one of its checkpoints")
+        raise FileNotFoundError(f"--resume {path} does not exist; give a run folder or one of its checkpoints")
     folder = given.parent if given.is_file() else given
-    for candidate in (folder, folder / "last", folder / "checkpoints" / "last"):
+    for candidate in (folder, follow(folder / "last"), follow(folder / "checkpoints" / "last")):
         if (candidate / STATE_FILE).is_file():
             return candidate.resolve()
     newest = _newest(folder / "checkpoints")
@@ -152,17 +159,9 @@ def _newest(folder: Path) -> Path | None:
     return steps[-1] if steps else None
 
 
-def _target(link: Path) -> Path | None:
-    return link.resolve() if link.exists() else None
-
-
-def _link(link: Path, target: Path) -> None:
-    """Point `link` to a neighbouring folder, replacing the former link in one move."""
-    fresh = link.with_name(f".new-{link.name}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target.name)
-    fresh.replace(link)
-    sync(link.parent)
+def _target(pointer: Path) -> Path | None:
+    found = follow(pointer)
+    return found.resolve() if found.is_dir() else None
 
 
 def _replace_folder(fresh: Path, target: Path) -> None:

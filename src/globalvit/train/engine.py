@@ -166,7 +166,9 @@ class Engine:
 
     def total(self, *values: Tensor | float) -> list[float]:
         """Sum each value over the processes, in double precision."""
-        sums = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        # Apple GPUs have no float64.
+        device = "cpu" if self.device.type == "mps" else self.device
+        sums = torch.stack([torch.as_tensor(value).to(device, torch.float64) for value in values])
         if self.world > 1:
             dist.all_reduce(sums)
         return sums.tolist()

@@ -1,7 +1,6 @@
 """How a run shows that it moves: a progress bar on a terminal, a line now and then elsewhere."""
 
 import logging
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 
+import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -43,9 +43,13 @@ def memory_mib(device: torch.device) -> float:
     """Largest memory used so far in MiB: of the GPU, or of this process where it computes on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return psutil.Process().memory_info().peak_wset / MIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kibibytes, macOS bytes.
-    return kilobytes / (MIB if sys.platform == "darwin" else 1024)
+    return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
 class _Nothing:

@@ -26,6 +26,7 @@ from globalvit.weights.download import download
 from globalvit.weights.forms import Form, detect_form, infer_model, infer_spec
 from globalvit.weights.heads import BACKBONE
 from globalvit.weights.names import MOST_SHOWN
+from globalvit.weights.pointers import follow
 from globalvit.weights.read import METADATA_KEY, Opened, open_weights, read_metadata, unwrap
 from globalvit.weights.report import LoadReport
 
@@ -221,9 +222,9 @@ def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool =
     Raises:
         FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
     """
-    file = Path(path)
+    file = follow(path)
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist; give a weight file, a checkpoint folder or a run folder")
+        raise FileNotFoundError(f"{path} does not exist; give a weight file, a checkpoint folder or a run folder")
     if (file / CHECKPOINTS).is_dir():
         file = _checkpoint_of_run(file, which)
     return _file_of_checkpoint(file, use_ema) if file.is_dir() else file
@@ -311,7 +312,7 @@ def _report(weights: Weights, adapted: Adapted, own: Mapping[str, Tensor]) -> Lo
 
 
 def _checkpoint_of_run(run: Path, which: str) -> Path:
-    folder = run / CHECKPOINTS / which
+    folder = follow(run / CHECKPOINTS / which)
     if not folder.is_dir():
         has = ", ".join(sorted(path.name for path in folder.parent.iterdir())) or "none"
         raise FileNotFoundError(f"run {run} has no checkpoint {which!r}; it has {has}: give one's folder")

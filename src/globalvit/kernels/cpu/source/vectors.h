@@ -157,14 +157,14 @@ INLINE vec read_steps(const void *row, int64_t step, int64_t left, int64_t row_t
  * every inner loop, while subtracting 0 changes no number. */
 INLINE vec splat(float x) { return x - (vec){}; }
 
-/* a * b + c with one rounding if the CPU can: the same in every loop, whatever the compiler makes of it. */
+/* a * b + c with one rounding if the CPU can: the same in every loop, whatever the compiler makes of it. Not the
+ * intrinsic, with which GCC 12 copies sums around in loops. */
 INLINE vec multiply_then_add(vec a, vec b, vec c) {
-#if defined(__AVX512F__)
-    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__) && LANES == 8
-    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
+#if defined(GLOBALVIT_EMULATED) || !(defined(__AVX512F__) || (defined(__FMA__) && defined(__AVX2__)))
     return a * b + c;
+#else
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(c) : "v"(b), "v"(a));
+    return c;
 #endif
 }
 
