@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from globalvit.build import create_model
+from globalvit.models.ops import chosen_kernels
 from globalvit.train.engine import full_state, load_full_state, start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
@@ -19,6 +20,22 @@ def task(toy):
 @pytest.fixture
 def batch():
     return {"images": torch.randn(4, 3, 32, 32), "labels": torch.tensor([0, 1, 2, 0])}
+
+
+def test_kernels_are_chosen_for_the_length_of_a_run():
+    for wish, chosen in (("auto", "c"), ("torch", "torch"), ("c", "c")):
+        with start_engine(TrainConfig(kernels=wish, **CPU)) as engine:
+            assert engine.kernels == chosen_kernels() == chosen
+        assert chosen_kernels() == "auto"
+
+
+def test_kernels_that_cannot_be_used_are_refused(monkeypatch):
+    monkeypatch.setattr("globalvit.models.ops.unavailable", lambda _: "there is no C compiler")
+    words = "kernels='c' cannot be used here: there is no C compiler"
+    with pytest.raises(ValueError, match=words), start_engine(TrainConfig(kernels="c", **CPU)):
+        pass
+    with start_engine(TrainConfig(**CPU)) as engine:
+        assert engine.kernels == "torch"
 
 
 def test_sharding_on_a_processor_is_refused():

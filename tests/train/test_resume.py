@@ -16,6 +16,7 @@ from globalvit.train.checkpoint import Checkpoints
 from globalvit.train.config import load_config
 from globalvit.train.loop import Trainer, train
 from globalvit.train.report import Reporter
+from globalvit.train.session import keep_choices
 from globalvit.weights.pointers import follow
 
 
@@ -155,6 +156,34 @@ def test_a_checkpoint_copied_elsewhere_begins_a_new_folder(config, rich, tmp_pat
     resumed = train(config(resume=str(moved), tag="second", **rich))
     assert resumed.name == "second"
     assert (resumed / "summary.json").exists()
+
+
+@pytest.mark.usefixtures("toy")
+def test_precision_and_kernels_of_the_run_are_kept(config, monkeypatch):
+    folder = train(config(epochs=1, kernels="torch"))
+    written = load_config(folder / "config.yaml")
+    assert (written.precision, written.kernels) == ("fp32", "torch")
+    # On a machine where `auto` would be something else.
+    resumed = config(epochs=1, resume=str(folder), precision="auto", kernels="auto")
+    assert (keep_choices(resumed).precision, keep_choices(resumed).kernels) == ("fp32", "torch")
+    with pytest.raises(
+        ValueError, match=r"cannot resume with other settings \(precision fp32, now bf16\); leave those"
+    ):
+        train(config(epochs=1, resume=str(folder), precision="bf16"))
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_run_with_kernels_that_are_not_here_is_refused_until_others_are_asked_for(config, monkeypatch):
+    folder = train(config(epochs=1))
+    assert load_config(folder / "config.yaml").kernels == "c"
+    for module in ("train.session", "models.ops"):
+        monkeypatch.setattr(f"globalvit.{module}.unavailable", lambda _: "there is no C compiler")
+    words = (
+        "the run was trained with kernels=c, which cannot be used here: there is no C compiler; --kernels torch resumes"
+    )
+    with pytest.raises(ValueError, match=words):
+        train(config(epochs=1, resume=str(folder)))
+    assert train(config(epochs=1, resume=str(folder), kernels="torch")) == folder
 
 
 @pytest.mark.usefixtures("toy")

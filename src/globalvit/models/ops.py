@@ -11,6 +11,7 @@ Grids are channels-last.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ KERNELS: tuple[Kernels, ...] = ("auto", "torch", "c", "triton")
 # Kernels → the module that registers them. It is imported when they are first needed.
 _MODULES = {"c": "globalvit.kernels.cpu.register", "triton": "globalvit.kernels.gpu.register"}
 # Device → the kernels that `auto` uses there. Triton's are not proven on GPUs yet and must be asked for.
-_AUTOMATIC = {"cpu": "c"}
+_AUTOMATIC: dict[str, Kernels] = {"cpu": "c"}
 # Kernels → the devices of the tensors that they compute; Triton's interpreter works on the CPU.
 _DEVICES = {"c": ("cpu",), "triton": ("cuda", "cpu")}
 # Devices with fused attention kernels in PyTorch that are faster than the formula.
@@ -58,7 +59,11 @@ class Implementation:
     run: Callable[..., Tensor]
 
 
-_chosen: Kernels = "auto"
+# What the environment chooses until `set_kernels` chooses otherwise.
+VARIABLE = "GLOBALVIT_KERNELS"
+_chosen: Kernels = os.environ.get(VARIABLE, "auto")  # pyright: ignore[reportAssignmentType] - checked here
+if _chosen not in KERNELS:
+    raise ValueError(f"{VARIABLE}={_chosen!r}: expected one of {', '.join(KERNELS)}")
 
 
 class Operation:
@@ -139,7 +144,7 @@ def chosen_kernels() -> Kernels:
     return _chosen
 
 
-def kernels_for(device: str) -> str:
+def kernels_for(device: str) -> Kernels:
     """Return the kernels in use on a kind of device: `torch`, `c` or `triton`."""
     name = _AUTOMATIC.get(device, "torch") if _chosen == "auto" else _chosen
     return name if name in _MODULES and unavailable(name) is None else "torch"

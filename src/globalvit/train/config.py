@@ -29,7 +29,7 @@ Layer = dict[str, Any]
 # What a resumed run may change: where things lie, what is written, and how the same steps are computed.
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
-    batch_size grad_accum_steps auto_batch torchcompile channels_last grad_checkpointing device fsdp weights
+    batch_size grad_accum_steps auto_batch kernels torchcompile channels_last grad_checkpointing device fsdp weights
     early_stop
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())

@@ -25,6 +25,7 @@ from globalvit.hardware import (
     computes,
     float32_products,
 )
+from globalvit.models.ops import Kernels, check_kernels, kernels_for, set_kernels, unavailable
 from globalvit.tasks.task import Batch, Task
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import gradient_norm
@@ -51,6 +52,7 @@ class Engine:
 
     Attributes:
         device: where this process computes.
+        kernels: `torch`, `c` or `triton`, in use while the engine runs.
         precision: of the forward pass, never `auto`.
         precision_reason: why it was chosen.
         rank: number of this process, 0 … world − 1.
@@ -61,6 +63,7 @@ class Engine:
         kind = choose_device(config.device)
         # Without a GPU, Accelerate trains on one process only unless it is told to use the CPU.
         PartialState(cpu=kind == "cpu")
+        self.kernels: Kernels = _agree_on_kernels(config.kernels, kind)
         self.precision: Precision
         self.precision, self.precision_reason = _agree_on_precision(config.precision, kind)
         self.is_sharded = config.fsdp
@@ -207,7 +210,8 @@ def start_engine(config: TrainConfig) -> Iterator[Engine]:
     _forget_accelerate()
     engine = Engine(config)
     try:
-        yield engine
+        with set_kernels(engine.kernels):
+            yield engine
     finally:
         engine.close()
 
@@ -227,6 +231,25 @@ def _agree_on_precision(wish: PrecisionChoice, device: str) -> tuple[Precision, 
                 f"use --precision fp32"
             )
     return chosen[0].name, chosen[0].reason
+
+
+def _agree_on_kernels(wish: Kernels, device: str) -> Kernels:
+    """Choose the kernels on rank 0 for all processes.
+
+    Raises:
+        ValueError: a process cannot use them.
+    """
+    check_kernels(wish)
+    with set_kernels(wish):
+        chosen: list[Kernels] = [kernels_for(device)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen)
+        reason = unavailable(chosen[0]) if chosen[0] != "torch" else None
+        if reason is not None:
+            raise ValueError(
+                f"rank 0 uses kernels={chosen[0]}, which rank {dist.get_rank()} cannot: {reason}; use --kernels torch"
+            )
+    return chosen[0]
 
 
 def shard(task: Task) -> None:

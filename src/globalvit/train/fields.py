@@ -206,6 +206,9 @@ class TrainConfig:
     keep_empty: bool = option(DETECTION, False, "train on pictures without objects too")
 
     precision: PrecisionChoice = option(RUNNING, "auto", PRECISION_HELP, switch=AMP)  # noqa: RUF009 - the type is a Literal
+    kernels: Literal["auto", "torch", "c", "triton"] = option(
+        RUNNING, "auto", "kernels that compute the networks; torch uses PyTorch's operators only"
+    )
     torchcompile: bool = option(RUNNING, False, "compile the model")
     channels_last: bool = option(RUNNING, False, "keep images and convolutions in channels-last memory order")
     device: DeviceChoice = option(RUNNING, "auto", f"device to train on; {DEVICE_HELP}")  # noqa: RUF009 - the type is a Literal

@@ -15,7 +15,7 @@ from globalvit.train.evaluate import StoppedError, evaluate
 from globalvit.train.fields import TrainConfig
 from globalvit.train.memory import explained
 from globalvit.train.report import Reporter
-from globalvit.train.session import Session, keep_precision, prepare_session
+from globalvit.train.session import Session, keep_choices, prepare_session
 from globalvit.train.signals import StopSignal
 from globalvit.train.state import seed_pass, take_snapshot, write_checkpoint, write_state
 
@@ -35,7 +35,7 @@ def train(config: TrainConfig, recipe: str = "run") -> Path:
         FloatingPointError: a loss or gradient is not finite; the parameters are still those of the step before.
         MemoryError: a batch is too large.
     """
-    config = keep_precision(config)
+    config = keep_choices(config)
     with ExitStack() as stack:
         engine = stack.enter_context(start_engine(config))
         stop = stack.enter_context(StopSignal())

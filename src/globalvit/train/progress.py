@@ -46,7 +46,7 @@ def memory_mib(device: torch.device) -> float:
     try:
         import resource
     except ImportError:  # on Windows
-        return psutil.Process().memory_info().peak_wset / MIB
+        return psutil.Process().memory_info().peak_wset / MIB  # pyright: ignore[reportAttributeAccessIssue]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kibibytes, macOS bytes.
     return peak / (MIB if sys.platform == "darwin" else 1024)

@@ -142,7 +142,10 @@ class Reporter:
             *(config.model, config.data_dir, len(inputs.splits.train), len(inputs.splits.val)),
             *(len(inputs.splits.classes), describe(inputs.transform), self.engine.world, self.engine.device),
         )
-        logger.info("precision %s (%s)", self.engine.precision, self.engine.precision_reason)
+        logger.info(
+            "precision %s (%s), kernels %s",
+            *(self.engine.precision, self.engine.precision_reason, self.engine.kernels),
+        )
         logger.info(
             "%d steps of %s images, %d an epoch; run folder %s",
             *(session.total_steps, config.global_batch, inputs.steps_per_epoch, session.folder),

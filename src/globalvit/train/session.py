@@ -11,6 +11,7 @@ from timm.utils.model_ema import ModelEmaV3
 
 from globalvit import atomic
 from globalvit.build import create_model
+from globalvit.models.ops import unavailable
 from globalvit.models.variants import ModelSpec
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.train.autobatch import choose_batch
@@ -102,10 +103,23 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session
     return Session(config, folder, task, ema, schedule, inputs, checkpoints, state)
 
 
-def keep_precision(config: TrainConfig) -> TrainConfig:
-    """Return the config with the precision of the run that it resumes in place of `auto`."""
-    checkpoint = resumed_checkpoint(config) if config.precision == "auto" else None
-    return config if checkpoint is None else replace(config, precision=read_state(checkpoint)[1].precision)
+def keep_choices(config: TrainConfig) -> TrainConfig:
+    """Return the config with precision and kernels of the run that it resumes in place of `auto`.
+
+    Raises:
+        ValueError: the run was trained with kernels that cannot be used here.
+    """
+    names = [name for name in ("precision", "kernels") if getattr(config, name) == "auto"]
+    checkpoint = resumed_checkpoint(config) if names else None
+    if checkpoint is None:
+        return config
+    saved = read_state(checkpoint)[1]
+    if "kernels" in names and saved.kernels in ("c", "triton") and (reason := unavailable(saved.kernels)):
+        raise ValueError(
+            f"the run was trained with kernels={saved.kernels}, which cannot be used here: {reason}; --kernels torch "
+            f"resumes it with PyTorch's operators, equal up to rounding"
+        )
+    return replace(config, **{name: getattr(saved, name) for name in names})
 
 
 def resumed_checkpoint(config: TrainConfig) -> Path | None:
@@ -152,7 +166,8 @@ def _settle(
     if saved is not None:
         config = share_batch(adopt(config, saved), saved, engine.world)
     transform = evaluation_transform(config if saved is None else replace(config, weights=None))
-    config = replace(settle_transform(config, transform), precision=engine.precision, num_classes=len(splits.classes))
+    config = replace(settle_transform(config, transform), precision=engine.precision, kernels=engine.kernels)
+    config = replace(config, num_classes=len(splits.classes))
     if config.auto_batch and saved is None:
         config = replace(config, batch_size=_auto_batch(config, splits, transform, engine))
     config = scale_lr(config, engine.world)

@@ -157,6 +157,16 @@ def seed_pass(seed: int, step: int, number: int, rank: int) -> None:
 
 def adopt(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """The config of a resumed run, with what it leaves open as it was settled before."""
-    settled = ("img_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "precision", "num_classes")
+    settled = (
+        "img_size",
+        "crop_pct",
+        "crop_mode",
+        "interpolation",
+        "mean",
+        "std",
+        "precision",
+        "kernels",
+        "num_classes",
+    )
     filled = {name: getattr(saved, name) for name in settled if getattr(config, name) in (None, "auto")}
     return replace(config, **filled, weights=saved.weights, auto_batch=saved.auto_batch)
