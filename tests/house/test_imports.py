@@ -41,8 +41,9 @@ MAY_IMPORT = {
     "explain": BUILD,
     "export": BUILD,
     "benchmark": (*BUILD, "train"),
+    "doctor": (*BUILD, "kernels"),
     "demo": (*BUILD, "train", "explain", "export"),
-    "cli": (*BUILD, "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo"),
+    "cli": (*BUILD, "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo", "doctor"),
     "__main__": ("cli",),
 }
 # Packages that users import from: their names stand in `__init__`.

@@ -15,7 +15,19 @@ from globalvit import __version__
 from globalvit.cli.options import UsageError, choose
 
 # Every command is a module of this package with `SUMMARY` and `run(argv, prog)`.
-COMMANDS = ("train", "validate", "predict", "explain", "models", "convert", "export", "data", "benchmark", "demo")
+COMMANDS = (
+    "train",
+    "validate",
+    "predict",
+    "explain",
+    "models",
+    "convert",
+    "export",
+    "data",
+    "benchmark",
+    "demo",
+    "doctor",
+)
 DESCRIPTION = "Vision transformers with global context: train, fine-tune, evaluate and use them."
 # Errors a user can mend. Anything else is a bug and shows where it is.
 MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError)

@@ -73,6 +73,8 @@ class Operation:
         plain: the plain PyTorch body, which takes none of this operation's implementations.
     """
 
+    __name__: str
+
     def __init__(self, plain: Callable[..., Tensor]) -> None:
         self.plain = plain
         self.implementations: dict[str, Implementation] = {}
@@ -158,8 +160,9 @@ def unavailable(kernels: str) -> str | None:
     except Exception as error:  # PyTorch's operators compute the same
         reason = f"loading them failed with {error!r}"
     if reason is not None:
-        # On other systems nothing is wrong.
-        level = logging.WARNING if sys.platform == "linux" else logging.INFO
+        # Nothing is wrong where these kernels are not expected.
+        is_expected = kernels in _AUTOMATIC.values() and sys.platform == "linux"
+        level = logging.WARNING if is_expected else logging.DEBUG
         logger.log(level, "the %s kernels cannot be used, PyTorch's operators compute instead: %s", kernels, reason)
     return reason
 

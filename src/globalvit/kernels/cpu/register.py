@@ -1,5 +1,6 @@
 """Registers the C kernels as implementations of the networks' operations, and says which calls they accept."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from globalvit.kernels.cpu.branch_training import branch
 from globalvit.kernels.cpu.dispatch import needs_gradient
 from globalvit.kernels.cpu.linear import computes
 from globalvit.kernels.cpu.linear_training import norm_linear, norm_mlp, product_dtype
+from globalvit.kernels.cpu.selftest import is_trusted
 from globalvit.kernels.cpu.tensors import DTYPES
 from globalvit.models import ops
 from globalvit.models.layers import Mlp, SqueezeExcite
@@ -25,6 +27,15 @@ def unavailable() -> str | None:
     return library.unavailable()
 
 
+def _implement(operation: ops.Operation, accepts: Callable[..., bool]) -> Callable[[Callable], Callable]:
+    """Register the decorated function; it is used for calls that it accepts once it has passed the self-test."""
+
+    def accepts_and_passed(*args: Any, **kwargs: Any) -> bool:
+        return accepts(*args, **kwargs) and is_trusted(operation.__name__)
+
+    return operation.implement("c", accepts_and_passed)
+
+
 def _accepts_linear(x: Tensor, layer: nn.Module, norm: nn.Module | None = None) -> bool:
     modules = [layer] if norm is None else [norm, layer]
     return (
@@ -35,7 +46,7 @@ def _accepts_linear(x: Tensor, layer: nn.Module, norm: nn.Module | None = None) 
     )
 
 
-@ops.linear.implement("c", _accepts_linear)
+@_implement(ops.linear, _accepts_linear)
 def _linear(x: Tensor, layer: nn.Module, norm: nn.Module | None = None) -> Tensor:
     return norm_linear(x, cast("nn.LayerNorm | None", norm), cast("nn.Linear", layer))
 
@@ -52,7 +63,7 @@ def _accepts_mlp(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
     )
 
 
-@ops.norm_mlp.implement("c", _accepts_mlp)
+@_implement(ops.norm_mlp, _accepts_mlp)
 def _norm_mlp(x: Tensor, norm: nn.Module, mlp: Mlp) -> Tensor:
     return norm_mlp(x, cast("nn.LayerNorm", norm), mlp.fc1, mlp.fc2)
 
@@ -96,7 +107,7 @@ def _is_attended(x: Tensor, projection: Any, table: Tensor, window: int, query: 
     )
 
 
-@ops.window_attention.implement("c", _accepts_window_attention)
+@_implement(ops.window_attention, _accepts_window_attention)
 def _window_attention(
     x: Tensor,
     norm: nn.Module | None,
@@ -136,7 +147,7 @@ def _accepts_stripe_attention(
     )
 
 
-@ops.stripe_attention.implement("c", _accepts_stripe_attention)
+@_implement(ops.stripe_attention, _accepts_stripe_attention)
 def _stripe_attention(
     x: Tensor,
     norm: nn.Module | None,
@@ -166,7 +177,7 @@ def _accepts_windows(projected: Tensor, table: Tensor, *, window: int, query_BhN
     )
 
 
-@ops.attend_windows.implement("c", _accepts_windows)
+@_implement(ops.attend_windows, _accepts_windows)
 def _attend_windows(projected: Tensor, table: Tensor, *, window: int, query_BhNd: Tensor | None = None) -> Tensor:
     return attention.windows(projected, table, window, query_BhNd)
 
@@ -186,7 +197,7 @@ def _accepts_stripes(qkv: Tensor, vertical: nn.Module, horizontal: nn.Module, *,
     )
 
 
-@ops.attend_stripes.implement("c", _accepts_stripes)
+@_implement(ops.attend_stripes, _accepts_stripes)
 def _attend_stripes(qkv: Tensor, vertical: nn.Module, horizontal: nn.Module, *, stripe: int, heads: int) -> Tensor:
     return attention.stripes(qkv, _convs(vertical, horizontal), stripe, heads, None)
 
@@ -204,7 +215,7 @@ def _accepts_branch(
     )
 
 
-@ops.conv_branch.implement("c", _accepts_branch)
+@_implement(ops.conv_branch, _accepts_branch)
 def _conv_branch(
     x_BCHW: Tensor,
     depthwise: nn.Conv2d,
