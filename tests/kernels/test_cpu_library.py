@@ -36,12 +36,12 @@ def sources(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "PREBUILT", tmp_path / "none")
 
     def write(number):
-        library.sources_hash.cache_clear()
+        variants.sources_hash.cache_clear()
         (folder / "stub.c").write_text(STUB.replace("NUMBER", str(number)))
 
     write(1)
     yield write
-    library.sources_hash.cache_clear()
+    variants.sources_hash.cache_clear()
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_another_layout_is_refused(sources, cache):
     path = variants.SOURCE / "stub.c"
     size = ctypes.sizeof(structs.Chain)
     path.write_text(path.read_text().replace(f"size_of_chain = {size}", f"size_of_chain = {size + 8}"))
-    library.sources_hash.cache_clear()
+    variants.sources_hash.cache_clear()
     with pytest.raises(UnavailableError, match=rf"has another layout of `chain` \({size + 8} bytes\); remove the file"):
         library.find()
 
@@ -218,7 +218,7 @@ def test_a_prebuilt_library_is_used_if_it_is_intact(sources, cache, tmp_path, mo
     path = tmp_path / "prebuilt" / f"{variant.name}.so"
     path.parent.mkdir()
     variants.compile_variant(variant, ("cc",), path)
-    library.write_record(path)
+    path.with_suffix(".json").write_text(json.dumps(variants.record(path)))
     assert library.find().origin == "part of the package"
     monkeypatch.setenv("CC", "no-such-compiler")
     assert library.find().origin == "part of the package"

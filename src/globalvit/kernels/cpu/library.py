@@ -100,7 +100,7 @@ def find() -> Library:
     variant = choose_variant()
     runtime = _load_openmp()
     prebuilt = PREBUILT / f"{variant.name}.so"
-    if _is_intact(prebuilt) and _record(prebuilt).get("sources") == sources_hash():
+    if _is_intact(prebuilt) and _record(prebuilt).get("sources") == variants.sources_hash():
         return _open(prebuilt, variant, "part of the package")
     compiler = variants.find_compiler(os.environ, may_be_clang=not runtime.startswith("libgomp"))
     try:
@@ -157,26 +157,12 @@ def cache_folder() -> Path:
         raise OSError("there is no home folder to keep them in") from error
 
 
-@cache
-def sources_hash() -> str:
-    """Return a checksum of the C files and of the flags that all variants share."""
-    texts = [path.read_bytes() for path in sorted(variants.SOURCE.glob("*.[ch]"))]
-    return hashlib.sha256(b"\0".join([*texts, *map(str.encode, variants.FLAGS)])).hexdigest()
-
-
-def write_record(library: Path) -> None:
-    """Write a library's checksum and that of its sources beside it."""
-    record = {"sha256": _checksum(library), "sources": sources_hash()}
-    with replace_with(library.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(record) + "\n")
-
-
 def _cached(folder: Path, variant: Variant, compiler: tuple[str, ...]) -> Path:
     """Return the library in the cache; compile it if there is none, or if it is damaged."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_owner(folder)
     version = variants.run([*compiler, "--version"])
-    parts = (sources_hash(), *variant.flags, *compiler, version)
+    parts = (variants.sources_hash(), *variant.flags, *compiler, version)
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = folder / f"kernels-{variant.name}-{name}.so"
     if _is_mine(path) and _is_intact(path):
@@ -191,7 +177,8 @@ def _cached(folder: Path, variant: Variant, compiler: tuple[str, ...]) -> Path:
             with replace_with(path) as temporary:
                 variants.compile_variant(variant, compiler, temporary)
             path.chmod(0o600)
-            write_record(path)
+            with replace_with(path.with_suffix(".json")) as temporary:
+                temporary.write_text(json.dumps(variants.record(path)) + "\n")
     return path
 
 
@@ -223,7 +210,7 @@ def _is_mine(path: Path) -> bool:
 
 def _is_intact(library: Path) -> bool:
     """Whether a library is there and has the checksum that was written beside it."""
-    return library.is_file() and _record(library).get("sha256") == _checksum(library)
+    return library.is_file() and _record(library).get("sha256") == variants.checksum(library)
 
 
 def _record(library: Path) -> dict[str, str]:
@@ -232,10 +219,6 @@ def _record(library: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _checksum(library: Path) -> str:
-    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def _load_openmp() -> str:

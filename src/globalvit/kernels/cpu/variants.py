@@ -3,6 +3,7 @@
 Only the standard library is imported here, because the build of the wheel runs this file before the package exists.
 """
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "source"
@@ -74,6 +76,23 @@ def variants_of(machine: str) -> list[Variant]:
 def sources() -> list[Path]:
     """Return the C files, without their headers."""
     return sorted(SOURCE.glob("*.c"))
+
+
+@cache
+def sources_hash() -> str:
+    """Return a checksum of the C files and of the flags that all variants share."""
+    texts = [path.read_bytes() for path in sorted(SOURCE.glob("*.[ch]"))]
+    return hashlib.sha256(b"\0".join([*texts, *map(str.encode, FLAGS)])).hexdigest()
+
+
+def checksum(library: Path) -> str:
+    """Return the checksum of a library's file."""
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def record(library: Path) -> dict[str, str]:
+    """Return what is kept beside a library: its checksum and that of its sources."""
+    return {"sha256": checksum(library), "sources": sources_hash()}
 
 
 def find_compiler(environment: Mapping[str, str], *, may_be_clang: bool) -> tuple[str, ...]:
