@@ -1,8 +1,8 @@
-"""The GC ViT paper's design choices, each trained from scratch with several seeds on a folder of pictures: one table.
+"""The GC ViT paper's design choices, each trained from scratch with several seeds on a folder of images: one table.
 
     python benchmarks/ablations.py --data-dir FOLDER [--output ablations] [--seeds 3] [--epochs 8] [--minutes 45]
 
-A cut-down gcvit_xxtiny (width 24, two blocks in each stage) learns pictures of 64 pixels on one thread. What is
+A cut-down gcvit_xxtiny (width 24, two blocks in each stage) learns images of 64 pixels on one thread. What is
 compared are designs at the same width and depths, not at the same cost, so parameters and multiply-adds stand beside
 the scores. All designs are trained with one seed before the next seed begins. Finished runs are kept in the output
 folder and not trained again, an interrupted one goes on where it was; no run begins after `--minutes` of processor
@@ -64,7 +64,7 @@ HEADER = (
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Copies of the pictures with `STORED_SIDE` pixels on the shorter side, in the same folders."""
+    """Copies of the images with `STORED_SIDE` pixels on the shorter side, in the same folders."""
     for file in sorted(path for path in source.glob("*/*/*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")):
         copy = (target / file.relative_to(source)).with_suffix(".png")
         if not copy.exists():
@@ -86,7 +86,7 @@ def train(row: str, seed: int, options: argparse.Namespace) -> None:
     if read_summary(options.output / tag):
         return
     settings = SETTINGS | ROWS[row][0] | {"seed": seed, "epochs": options.epochs, "val_interval": options.epochs}
-    settings |= {"data_dir": options.output / "pictures", "output": options.output, "tag": tag, "resume": "auto"}
+    settings |= {"data_dir": options.output / "images", "output": options.output, "tag": tag, "resume": "auto"}
     words = [
         f"--{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in settings.items()
     ]
@@ -143,7 +143,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     VARIANTS[MODEL] = CUT_DOWN
-    shrink(options.data_dir, options.output / "pictures")
+    shrink(options.data_dir, options.output / "images")
     for seed in range(options.seeds):
         for row in ROWS:
             if time.process_time() < 60 * options.minutes:

@@ -1,4 +1,4 @@
-"""Make label pictures of a COCO data set, so that one set serves detection and segmentation.
+"""Make label maps of a COCO data set, so that one set serves detection and segmentation.
 
 Where objects overlap, the smaller one is seen. Example: python benchmarks/coco_to_masks.py ../shared/data/nuclei masks
 """
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def write_split(source: Path, out: Path, split: str) -> tuple[str, ...]:
-    """Write the pictures and labels of a split; returns the names of the objects' classes."""
+    """Write the images and labels of a split; returns the names of the objects' classes."""
     data = open_coco(source, split, need_masks=True)
     for part in ("images", "annotations"):
         (out / part / split).mkdir(parents=True)
@@ -37,9 +37,9 @@ def write_split(source: Path, out: Path, split: str) -> tuple[str, ...]:
             labels[objects.masks[place].bitmap() > 0] = objects.labels[place] + 1
         name = f"{Path(data.name(index)).stem}.png"
         image.save(out / "images" / split / name)
-        picture = Image.fromarray(labels)
-        picture.putpalette(default_palette(len(data.classes) + 1).tobytes())
-        picture.save(out / "annotations" / split / name)
+        labeled = Image.fromarray(labels)
+        labeled.putpalette(default_palette(len(data.classes) + 1).tobytes())
+        labeled.save(out / "annotations" / split / name)
     return data.classes
 
 

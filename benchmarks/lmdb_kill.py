@@ -27,13 +27,13 @@ from globalvit.data.lmdb_verify import verify
 CLASSES, LARGEST = 10, 20_000
 TRANSACTIONS = 40
 SECONDS_AT_MOST = 300
-# Kills come within this part of the time an undisturbed build takes: after ten or so the pictures are there.
+# Kills come within this part of the time an undisturbed build takes: after ten or so the images are there.
 LONGEST_WAIT = 0.4
 BUILD = """
 import sys
 from pathlib import Path
 from globalvit.data import lmdb_build
-src, dst, lmdb_build.BATCH_PICTURES = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+src, dst, lmdb_build.BATCH_IMAGES = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 print("started", flush=True)
 lmdb_build.build(src, dst)
 """
@@ -84,18 +84,18 @@ def state(dst: Path) -> str:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """Pictures in a database, read by the library itself."""
+    """Images in a database, read by the library itself."""
     with lmdb.open(str(root), readonly=True, lock=False) as environment, environment.begin() as transaction:
         return {key.decode(): bytes(data) for key, data in transaction.cursor() if not key.startswith(b"/")}
 
 
-def pictures_in(root: Path) -> int:
-    """How many pictures a database holds by now."""
+def images_in(root: Path) -> int:
+    """How many images a database holds by now."""
     return len(content(root)) if (root / "data.mdb").exists() else 0
 
 
 def check(src: Path, dst: Path) -> int:
-    """How many pictures there are; raises AssertionError if one is lost, twice, or other than its file."""
+    """How many images there are; raises AssertionError if one is lost, twice, or other than its file."""
     assert state(dst) == "complete"
     found = verify(dst, src)
     assert found.is_equal, found
@@ -108,14 +108,14 @@ def check(src: Path, dst: Path) -> int:
 def kill_and_finish(folder: Path, files: int, kills: int, seed: int) -> dict[str, Any]:
     """Figures of one round of builds; raises what `check` raises."""
     chance = random.Random(seed)
-    src, dst, batch = folder / "pictures", folder / "databases", max(1, files // TRANSACTIONS)
+    src, dst, batch = folder / "images", folder / "databases", max(1, files // TRANSACTIONS)
     make_files(src, files, chance)
     undisturbed = finish(start_build(src, folder / "undisturbed", batch))
     states, there, finished = [], [], 0
     while len(states) < kills:
         if kill(start_build(src, dst, batch), chance.uniform(0, LONGEST_WAIT * undisturbed)):
             states.append(state(dst))
-            there.append(pictures_in(dst / "train"))
+            there.append(images_in(dst / "train"))
         if state(dst) == "complete":
             finished += bool(check(src, dst))
             dst = folder / f"databases {finished}"
@@ -125,7 +125,7 @@ def kill_and_finish(folder: Path, files: int, kills: int, seed: int) -> dict[str
         "bytes": sum(path.stat().st_size for path in src.rglob("*.jpg")),
         "kills": kills,
         "training said": {name: states.count(name) for name in sorted(set(states))},
-        "pictures there after each kill": there,
+        "images there after each kill": there,
         "databases complete by the last kill": finished,
         "seconds undisturbed": round(undisturbed, 2),
         "seconds of the last build": round(last, 2),

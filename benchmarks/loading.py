@@ -1,13 +1,13 @@
-"""Pictures a second out of an image folder, out of LMDB, and out of LMDB with direct decoding; cold and warm.
+"""Images a second out of an image folder, out of LMDB, and out of LMDB with direct decoding; cold and warm.
 
-    python benchmarks/loading.py [--pictures 4000] [--repeats 3] [--workers 2] [--drop-caches] [--folder DIR]
+    python benchmarks/loading.py [--images 4000] [--repeats 3] [--workers 2] [--drop-caches] [--folder DIR]
 
-The pictures are generated JPEGs of 500×375 pixels and about 110 kB, the size of ImageNet's. They are read in random
+The images are generated JPEGs of 500×375 pixels and about 110 kB, the size of ImageNet's. They are read in random
 order, each once a pass:
 
 - bytes: reading alone, in one process;
 - decoded: reading and decoding to RGB, in one process;
-- batches: what training gets with `--workers` loader processes, random crop and flip to 224×224, 64 to a batch.
+- batches: what training gets with `--workers` workers, random crop and flip to 224×224, 64 to a batch.
 
 A cold pass comes after the system has been told to drop these files from its cache; with `--drop-caches`, which needs
 root, everything is dropped, folders' entries too. Disks and hypervisors may have caches of their own, which stay. A
@@ -27,17 +27,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from globalvit.benchmark.loader import make_pictures
+from globalvit.benchmark.loader import make_images
 from globalvit.data.image_folder import ImageFolder
 from globalvit.data.lmdb import forget, located
 from globalvit.data.lmdb_build import build
 from globalvit.data.lmdb_decode import has_direct
-from globalvit.data.lmdb_source import LmdbPictures, open_database
+from globalvit.data.lmdb_source import LmdbImages, open_database
 from globalvit.data.loading import train_loader
 from globalvit.data.transforms import TrainTransform
 
 BATCH = 64
-Sources = dict[str, Callable[[], ImageFolder | LmdbPictures]]
+Sources = dict[str, Callable[[], ImageFolder | LmdbImages]]
 Times = dict[tuple[str, str, str], list[float]]
 
 
@@ -52,24 +52,24 @@ def drop(root: Path, with_everything: bool) -> None:
         os.close(handle)
 
 
-def read_bytes(source: ImageFolder | LmdbPictures, order: list[int], _: int) -> int:
-    """Read all pictures without decoding."""
+def read_bytes(source: ImageFolder | LmdbImages, order: list[int], _: int) -> int:
+    """Read all images without decoding."""
     for index in order:
-        if isinstance(source, LmdbPictures):
+        if isinstance(source, LmdbImages):
             source.data(index)
         else:
             Path(source.name(index)).read_bytes()
     return len(order)
 
 
-def decode(source: ImageFolder | LmdbPictures, order: list[int], _: int) -> int:
-    """Read and decode all pictures."""
+def decode(source: ImageFolder | LmdbImages, order: list[int], _: int) -> int:
+    """Read and decode all images."""
     for index in order:
         source.read(index)
     return len(order)
 
 
-def load_batches(source: ImageFolder | LmdbPictures, order: list[int], workers: int) -> int:
+def load_batches(source: ImageFolder | LmdbImages, order: list[int], workers: int) -> int:
     """Load an epoch; its order is the loader's own."""
     transform = TrainTransform(image_size=224, color_jitter=None)
     loader = train_loader(source, transform, batch_size=BATCH, seed=len(order), workers=workers)
@@ -82,7 +82,7 @@ PASSES = {"bytes": read_bytes, "decoded": decode, "batches": load_batches}
 
 
 def measure(root: Path, sources: Sources, count: int, repeats: int, workers: int, with_everything: bool) -> Times:
-    """Pictures a second of every pass: (pass, cold or warm, source) → one figure a repeat."""
+    """Images a second of every pass: (pass, cold or warm, source) → one figure a repeat."""
     speeds: Times = defaultdict(list)
     random = np.random.default_rng(1)
     for _ in range(repeats):
@@ -113,9 +113,9 @@ def show(speeds: Times, names: list[str]) -> None:
 
 
 def main() -> None:
-    """Make the pictures, measure, print."""
+    """Make the images, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--drop-caches", action="store_true")
@@ -125,10 +125,10 @@ def main() -> None:
     assert has_direct(), "install simplejpeg: pip install 'globalvit[data]'"
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         root = Path(folder)
-        make_pictures(root / "folder", options.pictures)
+        make_images(root / "folder", options.images)
         build(root / "folder", root / "lmdb")
-        size = sum(path.stat().st_size for path in (root / "folder").rglob("*.jpg")) / options.pictures
-        print(f"{options.pictures} pictures of {size / 1000:.0f} kB on average", file=sys.stderr)
+        size = sum(path.stat().st_size for path in (root / "folder").rglob("*.jpg")) / options.images
+        print(f"{options.images} images of {size / 1000:.0f} kB on average", file=sys.stderr)
         sources: Sources = {
             "folder": lambda: ImageFolder(root / "folder" / "train"),
             "LMDB": lambda: open_database(root / "lmdb" / "train", is_direct=False),
@@ -137,7 +137,7 @@ def main() -> None:
         for make in sources.values():
             # Imports, and the comparison of decoders that every process makes once.
             load_batches(make(), [], 0)
-        speeds = measure(root, sources, options.pictures, options.repeats, options.workers, options.drop_caches)
+        speeds = measure(root, sources, options.images, options.repeats, options.workers, options.drop_caches)
         show(speeds, list(sources))
 
 

@@ -27,10 +27,10 @@ def test_unknown_models_and_weights_bring_the_closest_names():
         gv.create_model("gcvit_tiny", weights="nvidia_1k")
 
 
-def test_info_names_weights_licence_and_preprocessing():
+def test_info_names_weights_license_and_preprocessing():
     info = gv.model_info("gcvit_xtiny")
     first = info.weights[0]
-    assert (first.weights, first.licence, first.top1) == ("nvidia_in1k", "CC-BY-NC-SA-4.0", 82.0)
+    assert (first.weights, first.license, first.top1) == ("nvidia_in1k", "CC-BY-NC-SA-4.0", 82.0)
     assert first.preprocessing.crop_ratio == 0.875
 
 

@@ -96,8 +96,8 @@ def test_training_resuming_and_predicting_need_none_of_it(platform, monkeypatch,
     assert (run / "checkpoints" / "last").read_text() == "step-3\n"
     assert follow(run / "checkpoints" / "best" / "model.safetensors").is_file()
     assert main(["train", "--resume", str(run / "checkpoints" / "step-2")]) == 0, capsys.readouterr().err
-    picture = run / "samples" / "train_batch.png"
-    assert main(["predict", "--checkpoint", str(run / "checkpoints" / "best"), str(picture)]) == 0
+    image = run / "samples" / "train_batch.png"
+    assert main(["predict", "--checkpoint", str(run / "checkpoints" / "best"), str(image)]) == 0
     assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path / "scores")]) == 0
     assert (tmp_path / "scores" / "summary.json").is_file()
 

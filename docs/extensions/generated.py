@@ -25,7 +25,7 @@ from globalvit.train.config import RECIPES, available_recipes, load_config
 from globalvit.weights.catalog import RECORDS
 
 NOTHING = "–"
-# Parts of the list of recipes: the kinds of task, and those for a first try or one's own pictures.
+# Parts of the list of recipes: the kinds of task, and those for a first try or one's own images.
 SECTIONS = {
     "start": "Start here",
     "classify": "Classification",
@@ -87,20 +87,20 @@ def systems() -> str:
 
 
 def weights() -> str:
-    """The catalogue of published weight files."""
+    """The catalog of published weight files."""
     rows = [
         (
             f"`{record.model}`",
             f"`{record.weights}`",
             f"[{record.file_name}]({record.address})",
-            record.licence,
+            record.license,
             number(record.top1, ".1f"),
             f"{record.preprocessing.image_size[0]}, {record.preprocessing.crop_mode} "
             f"{record.preprocessing.crop_ratio:g}, {record.preprocessing.interpolation}",
         )
         for record in RECORDS
     ]
-    return table(("model", "name", "file", "licence", "top-1 %", "evaluated at"), rows)
+    return table(("model", "name", "file", "license", "top-1 %", "evaluated at"), rows)
 
 
 def sizes() -> str:

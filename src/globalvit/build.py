@@ -45,7 +45,7 @@ from globalvit.weights.load import LoadReport
 IMAGENET_CLASSES = 1000
 # Classes where none are asked for: those of ImageNet, ADE20K and COCO.
 DEFAULT_CLASSES = {"classify": IMAGENET_CLASSES, "segment": 150, "detect": 80}
-# Sides of the pictures in the papers' segmentation (ADE20K) and detection (COCO) systems.
+# Sides of the images in the papers' segmentation (ADE20K) and detection (COCO) systems.
 FITS = {
     "segment": FitTransform(short_side=512, long_side=2048, multiple=32),
     "detect": FitTransform(short_side=800, long_side=1333),
@@ -68,7 +68,7 @@ class ModelInfo:
         name: as `list_models` gives it.
         published: counted and printed figures.
         config: the backbone's sizes.
-        weights: its published weight files, with address, licence, preprocessing and score.
+        weights: its published weight files, with address, license, preprocessing and score.
     """
 
     name: str
@@ -93,7 +93,7 @@ def list_models(pattern: str = "*", *, kind: Kind | None = None) -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """Parameters, multiply-adds, published scores, weights, licences and preprocessing of a model.
+    """Parameters, multiply-adds, published scores, weights, licenses and preprocessing of a model.
 
     Raises:
         ValueError: no model has this name; the text gives the closest ones.
@@ -135,7 +135,7 @@ def create_model(
 
     Args:
         name: one of `list_models`, or an alias such as `gc_vit_tiny`.
-        weights: a name of the catalogue (`nvidia_in1k`), a file, or a state dict; None starts afresh.
+        weights: a name of the catalog (`nvidia_in1k`), a file, or a state dict; None starts afresh.
         num_classes: outputs of the head; by default as many as `classes`, else 1000, of segmenters 150, of detectors
             80.
         in_channels: channels of the images.
@@ -320,7 +320,7 @@ def load_weights(model: nn.Module, source: Source | catalog.WeightRecord) -> Loa
 
     Args:
         model: what `create_model` or `create_backbone` returned.
-        source: a name of the catalogue, a file, or a state dict: ours, the official one, timm's or a detector's.
+        source: a name of the catalog, a file, or a state dict: ours, the official one, timm's or a detector's.
 
     Returns:
         What was taken, resized, left fresh and dropped.
@@ -352,7 +352,7 @@ def preprocessing(
 
     Args:
         name: one of `list_models`, or an alias.
-        weights: a name of the catalogue; the model's first ones unless given.
+        weights: a name of the catalog; the model's first ones unless given.
         image_size: as in `create_model`.
 
     Raises:

@@ -232,7 +232,7 @@ def _cfg(record: WeightRecord) -> dict[str, Any]:
         "pool_size": tuple(side // (8 if is_plain else 32) for side in given.image_size),
         "first_conv": "backbone.stem.convs.0.conv" if is_plain else "backbone.stem.conv",
         "classifier": "head.linear",
-        "license": record.licence,
+        "license": record.license,
     }
 
 

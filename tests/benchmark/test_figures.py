@@ -14,7 +14,7 @@ def test_percentiles_are_interpolated(share, expected):
     assert percentile([7.0], share) == 7.0
 
 
-def test_a_ratio_is_the_median_over_neighbours_so_that_drift_cancels():
+def test_a_ratio_is_the_median_over_neighbors_so_that_drift_cancels():
     # The clock halves after the second repetition; theirs takes 1.5 times as long throughout, but once.
     ours, theirs = [1.0, 1.0, 2.0, 2.0, 2.0], [1.5, 1.5, 3.0, 3.0, 9.0]
     assert paired_ratio(theirs, ours) == 1.5

@@ -8,11 +8,11 @@ from globalvit.benchmark.loader import measure_loader, to_plain
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch):
-    monkeypatch.setattr(loader, "PICTURES", 8)
+    monkeypatch.setattr(loader, "IMAGES", 8)
     monkeypatch.setattr(loader, "DISTINCT", 2)
 
 
-def test_generated_pictures_are_read_augmented_and_batched():
+def test_generated_images_are_read_augmented_and_batched():
     counted = []
     (found,) = measure_loader(
         "generated",
@@ -35,8 +35,8 @@ def test_the_built_in_sets_can_be_measured():
     assert found.images >= 2
 
 
-def test_generated_pictures_are_for_classifiers():
-    with pytest.raises(ValueError, match="generated pictures have one class each, which gpvit_l1_upernet cannot learn"):
+def test_generated_images_are_for_classifiers():
+    with pytest.raises(ValueError, match="generated images have one class each, which gpvit_l1_upernet cannot learn"):
         measure_loader("generated", "gpvit_l1_upernet", (64, 64), batch_size=4, workers=[0], seconds=0.01)
 
 

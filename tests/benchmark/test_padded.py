@@ -16,7 +16,7 @@ def test_nothing_is_padded_where_windows_divide_the_grids():
     assert padded_share(of_tiny) == 0
 
 
-def test_windows_of_7_pad_a_picture_of_256_pixels():
+def test_windows_of_7_pad_a_image_of_256_pixels():
     of_tiny = grids(GCVIT["gcvit_tiny"], (256, 256))
     assert [grid.tokens[0] for grid in of_tiny] == [64, 32, 16, 8]
     assert [grid.padded[0] for grid in of_tiny] == [70, 35, 28, 14]

@@ -24,7 +24,7 @@ NAMES = {
     "GELU": ["aten::gelu", "aten::gelu_backward"],
     "copies": ["aten::copy_", "aten::_to_copy", "aten::clone", "aten::constant_pad_nd", "aten::cat"],
     "elementwise": ["aten::add.Tensor", "aten::mul_", "aten::sigmoid", "aten::sum.dim_IntList"],
-    "optimiser": ["aten::_fused_adamw_", "aten::_foreach_add_.Scalar"],
+    "optimizer": ["aten::_fused_adamw_", "aten::_foreach_add_.Scalar"],
     "compiled": ["triton_poi_fused_add_3", "graph_0_cpp_fused_add_gelu_native_layer_norm_7"],
     "outside torch": ["outside torch"],
     "rest": ["aten::max_pool2d_with_indices", "aten::empty", "aten::upsample_bicubic2d", "Optimizer.step#AdamW.step"],
@@ -90,7 +90,7 @@ def test_a_profile_says_where_the_time_goes(make_cell, toy, mode, monkeypatch):
     step = make_step(create_model(toy, image_size=32), cell, cell.entries[0], "cpu")
     made = profile(step, step)
     assert {"linear", "convolution", "norm", "GELU", "copies", "outside torch"} <= set(made.seconds)
-    assert ("optimiser" in made.seconds) == (mode == "train")
+    assert ("optimizer" in made.seconds) == (mode == "train")
     assert made.limit == pytest.approx(2 * 1e11 / sum(work.flops for work in made.work.values()))
     assert made.floors.keys() <= made.seconds.keys()
     assert set(made.to_dict()) >= {"ms", "floor_ms", "limit_images_per_second"}

@@ -76,7 +76,7 @@ def test_a_profile_is_shown_and_kept(tmp_path, capsys, monkeypatch):
 
 
 def test_the_loader_alone_and_beside_a_training_step(capsys, monkeypatch):
-    monkeypatch.setattr(loader, "PICTURES", 8)
+    monkeypatch.setattr(loader, "IMAGES", 8)
     words = [*TINY, "--loader", "generated", "--workers", "0", "--seconds", "0.01"]
     assert main(["benchmark", *words]) == 0
     out = capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
         (["--seconds", "0"], "--seconds 0 must be above 0"),
         (["--image-size", "16"], "image_size=16 is too small; give 32 pixels or more a side"),
         (["--plot", "a.txt"], "--plot a.txt must end in .png, .pdf, .svg"),
-        (["--workers", "2"], "--workers are loader processes; say what they load with --loader DATA_DIR or generated"),
+        (["--workers", "2"], "--workers are workers; say what they load with --loader DATA_DIR or generated"),
         (["--mode", "train", "--compile", "frozen"], "--compile frozen is for inference, where weights stay as they"),
     ],
 )

@@ -11,7 +11,7 @@ from globalvit.cli.main import main
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three pictures in each of two classes and two splits."""
+    """Three images in each of two classes and two splits."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in ("apple", "pear"):
@@ -36,14 +36,14 @@ def test_problems_are_listed_and_fail(photos, tmp_path, capsys):
     report = tmp_path / "report.json"
     assert main(["data", "check", "--data_dir", str(photos), "--json", str(report), "--workers", "0"]) == 1
     output = capsys.readouterr().out
-    assert f"unreadable: {broken} cannot be read as a picture: " in output
+    assert f"unreadable: {broken} cannot be read as an image: " in output
     leaked = [str(photos / place) for place in ("train/apple/2.png", "val/apple/0.png")]
-    assert f"leak: the same picture is in train and val: {', '.join(leaked)}\n" in output
+    assert f"leak: the same image is in train and val: {', '.join(leaked)}\n" in output
     assert output.endswith("problems: 1 × unreadable, 1 × leak\n")
     written = json.loads(report.read_text())
     assert [problem["kind"] for problem in written["problems"]] == ["unreadable", "leak"]
     assert written["problems"][1]["files"] == leaked
-    assert written["splits"][0] == {"name": "train", "classes": 2, "pictures": 6, "other_files": 0, "unreadable": 1}
+    assert written["splits"][0] == {"name": "train", "classes": 2, "images": 6, "other_files": 0, "unreadable": 1}
 
 
 def test_only_the_first_problems_of_a_kind_are_printed(photos, capsys):

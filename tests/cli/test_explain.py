@@ -16,17 +16,17 @@ def digits(tmp_path):
     (folder / "more").mkdir(parents=True)
     for index, name in enumerate(["a.png", "more/a.png"]):
         source.read(index).save(folder / name)
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
-def test_pictures_sheets_arrays_and_a_table(run_folder, digits, tmp_path, capsys):
+def test_images_sheets_arrays_and_a_table(run_folder, digits, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["--checkpoint", str(run_folder), "--output", str(out), "--kind", "all", "--target", "3", "--npz"]
     assert main(["explain", str(digits), *words, "--pixel", "2,3"]) == 0
     shown = capsys.readouterr()
-    assert f"left out: {digits / 'broken.jpg'} cannot be read as a picture" in shown.err
-    assert "1 of 3 pictures could not be read" in shown.err
+    assert f"left out: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
+    assert "1 of 3 images could not be read" in shown.err
     kinds = ["global-stage-3-block-1", "grad_cam-stage-3", "local-stage-3-block-0", "rollout-stage-3"]
     made = [*(f"a-{kind}.png" for kind in kinds), "a-sheet.png", "a.npz"]
     assert sorted(path.name for path in out.glob("*.*")) == made
@@ -34,7 +34,7 @@ def test_pictures_sheets_arrays_and_a_table(run_folder, digits, tmp_path, capsys
     with np.load(out / "a.npz") as arrays:
         values = arrays["global-stage-3-block-1"]
         assert values.sum() + arrays["global-stage-3-block-1-padding_share"] == pytest.approx(1, abs=1e-5)
-        assert arrays["picture_size"].tolist() == [8, 8]
+        assert arrays["original_size"].tolist() == [8, 8]
     lines = [line.split() for line in shown.out.splitlines() if str(digits / "a.png") in line]
     assert [line[1] for line in lines] == ["local", "global", "rollout", "grad_cam"]
     assert lines[-1][-1] == "3"
@@ -63,7 +63,7 @@ def test_what_is_shown_follows_what_is_asked(run_folder, digits, tmp_path, words
         (["--kind", "groups"], 1, "gcvit_xxtiny has no kind='groups'; it has local, global, rollout, grad_cam"),
         (["--kind", "globl"], 2, "--kind 'globl' is not understood: expected one of local, global"),
         (["--kind", "global", "--stage", "7"], 1, "stage=7 is not there; kind='global' of gcvit_xxtiny has"),
-        (["--kind", "local", "--pixel", "8,0"], 1, "a.png: pixel=8,0 is not in the picture; x goes from 0 to 7"),
+        (["--kind", "local", "--pixel", "8,0"], 1, "a.png: pixel=8,0 is not in the image; x goes from 0 to 7"),
         (["--kind", "all", "--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; name a --kind"),
         (["--group", "2"], 1, "--group means nothing for grad_cam, global of gcvit_xxtiny; leave it out"),
         (["--kind", "rollout", "--target", "1"], 1, "--target means nothing for rollout of gcvit_xxtiny"),
@@ -71,7 +71,7 @@ def test_what_is_shown_follows_what_is_asked(run_folder, digits, tmp_path, words
         (["--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; name a --kind"),
         (["--kind", "all", "--head", "99", "--stage", "1"], 1, "--head means nothing for rollout, grad_cam of gcvit_"),
         (["--kind", "global", "--head", "99"], 1, "head=99 is not there; kind='global' of gcvit_xxtiny in stage 3"),
-        (["--batch-size", "2"], 2, "--batch-size means nothing here: pictures are explained one at a time"),
+        (["--batch-size", "2"], 2, "--batch-size means nothing here: images are explained one at a time"),
         (["--short-side", "64"], 1, "--short-side means nothing for gcvit_xxtiny; leave it out, or give --img-size"),
         (["--pixel", "3"], 2, "--pixel '3' is not understood: expected 2 whole numbers"),
     ],
@@ -101,20 +101,20 @@ def test_lower_precision_shows_the_same_kinds(run_folder, digits, tmp_path, prec
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
-def test_what_one_picture_lacks_is_left_out_of_that_one(run_folder, digits, tmp_path, capsys):
+def test_what_one_image_lacks_is_left_out_of_that_one(run_folder, digits, tmp_path, capsys):
     with Image.open(digits / "a.png") as small:
         small.resize((40, 40)).save(digits / "large.png")
     words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), "--kind", "local", "--pixel", "30,30"]
     assert main(["explain", str(digits / "a.png"), str(digits / "large.png"), *words]) == 0
     shown = capsys.readouterr()
-    assert f"left out: {digits / 'a.png'}: pixel=30,30 is not in the picture; x goes from 0 to 7" in shown.err
+    assert f"left out: {digits / 'a.png'}: pixel=30,30 is not in the image; x goes from 0 to 7" in shown.err
     assert {path.stem.split("-")[0] for path in (tmp_path / "out").iterdir()} == {"large"}
 
 
-def test_it_fails_where_no_picture_can_be_read(run_folder, digits, tmp_path, capsys):
+def test_it_fails_where_no_image_can_be_read(run_folder, digits, tmp_path, capsys):
     words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out")]
     assert main(["explain", str(digits / "broken.jpg"), *words]) == 1
-    assert "globalvit: error: none of the 1 pictures could be read" in capsys.readouterr().err
+    assert "globalvit: error: none of the 1 images could be read" in capsys.readouterr().err
 
 
 def test_running_out_of_memory_says_what_to_lower(run_folder, digits, tmp_path, monkeypatch, capsys):
@@ -124,4 +124,4 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, digits, tmp_path, 
     monkeypatch.setattr("globalvit.explain.explain", exhausted)
     words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out")]
     assert main(["explain", str(digits / "a.png"), *words]) == 1
-    assert "out of memory with one picture; make the model's input smaller with --img-size" in capsys.readouterr().err
+    assert "out of memory with one image; make the model's input smaller with --img-size" in capsys.readouterr().err

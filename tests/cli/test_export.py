@@ -25,8 +25,8 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "gcvit_xxtiny, softmax" in shown
-    assert "takes 32×32 pixels, one image at a time, float32 NCHW, normalised; gives probabilities" in shown
-    assert "licence of the weights: not stated in the checkpoint" in shown
+    assert "takes 32×32 pixels, one image at a time, float32 NCHW, normalized; gives probabilities" in shown
+    assert "license of the weights: not stated in the checkpoint" in shown
     extra = {"globalvit.json": ""}
     program = torch.export.load(file, extra_files=extra)
     assert json.loads(extra["globalvit.json"])["classes"] == list("0123456789")

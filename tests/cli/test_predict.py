@@ -1,4 +1,4 @@
-"""`globalvit predict`: table, files, labelled pictures, and pictures that cannot be read."""
+"""`globalvit predict`: table, files, labeled images, and images that cannot be read."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def digits(tmp_path):
     (folder / "more").mkdir(parents=True)
     for index, name in enumerate(["a.png", "b[1].png", "more/a.png"]):
         source.read(index).save(folder / name)
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -47,22 +47,22 @@ def test_answers_are_those_of_the_model(run_folder, digits, tmp_path, capsys):
     assert str(digits / "b[1].png") in capsys.readouterr().out
 
 
-def test_unreadable_pictures_are_named_counted_and_left_out(run_folder, digits, tmp_path, capsys):
+def test_unreadable_images_are_named_counted_and_left_out(run_folder, digits, tmp_path, capsys):
     assert main(["predict", str(digits), "--checkpoint", str(run_folder), "--output", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().err
-    assert f"left out: {digits / 'broken.jpg'} cannot be read as a picture" in shown
-    assert "1 of 4 pictures could not be read and were left out" in shown
+    assert f"left out: {digits / 'broken.jpg'} cannot be read as an image" in shown
+    assert "1 of 4 images could not be read and were left out" in shown
     skipped = json.loads((tmp_path / "out" / "predictions.json").read_text())["skipped"]
     assert [entry["image"] for entry in skipped] == [str(digits / "broken.jpg")]
     assert (tmp_path / "out" / "predictions.csv").exists()
 
 
-def test_it_fails_only_where_no_picture_can_be_read(run_folder, digits, capsys):
+def test_it_fails_only_where_no_image_can_be_read(run_folder, digits, capsys):
     assert main(["predict", str(digits / "broken.jpg"), "--checkpoint", str(run_folder)]) == 1
-    assert "globalvit: error: none of the 1 pictures could be read" in capsys.readouterr().err
+    assert "globalvit: error: none of the 1 images could be read" in capsys.readouterr().err
 
 
-def test_labelled_pictures_never_overwrite_each_other(run_folder, digits, tmp_path):
+def test_labeled_images_never_overwrite_each_other(run_folder, digits, tmp_path):
     out = tmp_path / "out"
     words = [str(digits), str(digits / "a.png"), "--checkpoint", str(run_folder), "--output", str(out), "--draw"]
     assert main(["predict", *words]) == 0

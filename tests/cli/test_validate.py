@@ -27,7 +27,7 @@ def summary(folder):
 
 
 def folder_of_classes(root, classes):
-    """A val split with two red pictures a class."""
+    """A val split with two red images a class."""
     for name in classes:
         (root / "val" / name).mkdir(parents=True)
         for i in range(2):
@@ -87,7 +87,7 @@ def test_folders_named_by_wordnet_ids_are_imagenet_classes(tmp_path, capsys):
     assert main(["validate", "--checkpoint", str(checkpoint), "--data-dir", str(data), "--workers", "0"]) == 0
     page = capsys.readouterr().out
     assert "goldfish" in page
-    assert "on 4 pictures" in page
+    assert "on 4 images" in page
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_another_number_of_classes_is_an_error_where_names_are_not_known(tmp_pat
     assert "the model has 3 outputs and" in capsys.readouterr().err
 
 
-def test_unreadable_pictures_are_left_out_and_counted(tmp_path, capsys):
+def test_unreadable_images_are_left_out_and_counted(tmp_path, capsys):
     checkpoint = small_checkpoint(tmp_path / "m.safetensors", ("apple", "plum"))
     data = folder_of_classes(tmp_path / "data", ["apple", "plum"])
     (data / "val" / "plum" / "broken.png").write_bytes(b"")
@@ -128,7 +128,7 @@ def test_unreadable_pictures_are_left_out_and_counted(tmp_path, capsys):
         str(tmp_path / "o"),
     ]
     assert main(["validate", *words]) == 0
-    assert "on 4 pictures, 1 left out" in capsys.readouterr().out
+    assert "on 4 images, 1 left out" in capsys.readouterr().out
     assert list(summary(tmp_path / "o")["skipped"]) == [str(data / "val" / "plum" / "broken.png")]
 
 
@@ -171,7 +171,7 @@ def test_mistakes_are_one_line(words, status, text, capsys):
 
 @pytest.mark.slow
 def test_two_processes_count_what_one_counts(run_folder, tmp_path):
-    # 360 pictures in batches of 11 divide evenly over neither one process nor two.
+    # 360 images in batches of 11 divide evenly over neither one process nor two.
     words = ["validate", "--checkpoint", str(run_folder), "--batch-size", "11", "--precision", "fp32", "--output"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert main([*words, str(one)]) == 0

@@ -11,7 +11,7 @@ from globalvit.data.images import UnreadableImage
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """Make data/SPLIT/CLASS/N.png with different small pictures, as many as {split: {class: number}} says."""
+    """Make data/SPLIT/CLASS/N.png with different small images, as many as {split: {class: number}} says."""
 
     def make(splits):
         random = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def make_folder(tmp_path):
 
 
 class Toys:
-    """Pictures 20 pixels high and 24 wide, each filled with its index; some are unreadable."""
+    """Images 20 pixels high and 24 wide, each filled with its index; some are unreadable."""
 
     classes = ("a", "b", "c")
 
@@ -58,7 +58,7 @@ def toys():
 
 @pytest.fixture
 def make_masks(tmp_path):
-    """Make pictures 24 wide and 20 high, and label pictures of classes 0 … K−1, as many as {split: number} says."""
+    """Make images 24 wide and 20 high, and label maps of classes 0 … K−1, as many as {split: number} says."""
 
     def make(splits, classes=3, layout=("images/{}", "annotations/{}"), names=True):
         root, random = tmp_path / "masks", np.random.default_rng(0)

@@ -18,10 +18,10 @@ def test_a_sound_folder_has_no_problems(make_folder):
     report = check_folder(
         make_folder({"train": {"a": 2, "b": 1}, "val": {"a": 1, "b": 1}}),
         on_start=lambda total: seen.append(f"{total} in all"),
-        on_picture=lambda: seen.append("one"),
+        on_image=lambda: seen.append("one"),
     )
     assert not report.problems
-    assert [(split.name, split.classes, split.pictures) for split in report.splits] == [("train", 2, 3), ("val", 2, 2)]
+    assert [(split.name, split.classes, split.images) for split in report.splits] == [("train", 2, 3), ("val", 2, 2)]
     assert seen == ["5 in all", *["one"] * 5]
 
 
@@ -36,12 +36,12 @@ def test_every_kind_of_problem_is_found_and_named(make_folder):
     report = check_folder(data)
     assert kinds(report) == ["no classes", "empty class", *["other classes"] * 2, "unreadable", "leak", "two labels"]
     texts = [problem.text for problem in report.problems]
-    assert texts[0] == f"{data}/odd holds no class folders, but no pictures; expected {data}/odd/CLASS/PICTURE.jpg"
-    assert texts[1] == f"no pictures in {data}/train/empty"
+    assert texts[0] == f"{data}/odd holds no class folders, but no images; expected {data}/odd/CLASS/IMAGE.jpg"
+    assert texts[1] == f"no images in {data}/train/empty"
     assert texts[3] == "compared with train, val lacks 'b', 'empty' and has besides 'c'"
-    assert texts[4] == f"{data}/train/a/000.png cannot be read as a picture: the file is empty"
-    assert texts[6] == "the same picture is in class 'a', 'b'"
-    assert texts[5] == "the same picture is in train and val"
+    assert texts[4] == f"{data}/train/a/000.png cannot be read as an image: the file is empty"
+    assert texts[6] == "the same image is in class 'a', 'b'"
+    assert texts[5] == "the same image is in train and val"
     assert report.problems[5].files == (f"{data}/train/a/001.png", f"{data}/val/a/leaked.png")
     assert report.repeated == 1
     assert [(split.other_files, split.unreadable) for split in report.splits] == [(1, 1), (0, 0)]
@@ -49,21 +49,21 @@ def test_every_kind_of_problem_is_found_and_named(make_folder):
 
 def test_processes_find_the_same(make_folder, monkeypatch):
     data = make_folder({"train": {"a": 3}, "val": {"a": 2}})
-    (data / "val" / "a" / "001.png").write_bytes(b"no picture")
+    (data / "val" / "a" / "001.png").write_bytes(b"no image")
     alone = check_folder(data)
     monkeypatch.setattr("globalvit.data.check.FEWEST_FOR_PROCESSES", 1)
     assert check_folder(data, workers=2) == alone
     assert kinds(alone) == ["unreadable"]
 
 
-def test_an_oversized_picture_is_a_problem_of_its_own(make_folder, monkeypatch):
+def test_an_oversized_image_is_a_problem_of_its_own(make_folder, monkeypatch):
     data = make_folder({"train": {"a": 1}})
     monkeypatch.setattr("globalvit.data.images.MOST_PIXELS", 100)
     assert kinds(check_folder(data)) == ["oversized"]
 
 
 def test_a_folder_without_splits_and_the_built_in_set(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"holds no splits; expected .*/train/CLASS/PICTURE\.jpg"):
+    with pytest.raises(ValueError, match=r"holds no splits; expected .*/train/CLASS/IMAGE\.jpg"):
         check_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_folder(tmp_path / "gone")

@@ -18,7 +18,7 @@ def annotation(number, image_id, category_id=1, **others):
 
 @pytest.fixture
 def make_sets(tmp_path):
-    """Write COCO files with three different pictures each; `changes` of a split are parts of its file."""
+    """Write COCO files with three different images each; `changes` of a split are parts of its file."""
 
     def make(**changes):
         (tmp_path / "annotations").mkdir()
@@ -43,10 +43,10 @@ def found(report):
 
 def test_a_sound_set_has_no_problems(make_sets):
     seen = []
-    report = check_coco(make_sets(), on_start=lambda total: seen.append(total), on_picture=lambda: seen.append("one"))
+    report = check_coco(make_sets(), on_start=lambda total: seen.append(total), on_image=lambda: seen.append("one"))
     assert not report.problems
     assert seen == [6, *["one"] * 6]
-    splits = [(split.name, split.classes, split.pictures) for split in report.splits]
+    splits = [(split.name, split.classes, split.images) for split in report.splits]
     assert splits == [("train2017", 2, 3), ("val2017", 2, 3)]
 
 
@@ -64,7 +64,7 @@ def test_annotations_that_are_wrong_are_named(make_sets):
     assert problems["other classes"] == "compared with train2017, val2017 has besides 'eel'"
 
 
-def test_pictures_that_are_wrong_are_named(make_sets):
+def test_images_that_are_wrong_are_named(make_sets):
     data = make_sets()
     (data / "train2017" / "0.png").write_bytes(b"")
     (data / "train2017" / "1.png").unlink()
@@ -85,14 +85,14 @@ def test_files_that_cannot_be_used_are_problems_and_the_rest_is_checked(make_set
         (data / "val2017" / f"{at}.png").unlink()
     problems = found(check_coco(data))
     assert "instances_train2017.json: this is not JSON" in problems["annotations"]
-    assert "none of the 3 pictures of" in problems["no pictures"]
+    assert "none of the 3 images of" in problems["no images"]
 
 
-def test_the_same_picture_in_two_splits(make_sets):
+def test_the_same_image_in_two_splits(make_sets):
     data = make_sets()
     (data / "val2017" / "3.png").write_bytes((data / "train2017" / "0.png").read_bytes())
     (problem,) = check_coco(data).problems
-    assert (problem.kind, problem.text) == ("leak", "the same picture is in train2017 and val2017")
+    assert (problem.kind, problem.text) == ("leak", "the same image is in train2017 and val2017")
     assert problem.files == (f"{data}/train2017/0.png", f"{data}/val2017/3.png")
 
 

@@ -1,4 +1,4 @@
-"""What is found in sets of pictures and label pictures."""
+"""What is found in sets of images and label maps."""
 
 import shutil
 
@@ -17,9 +17,9 @@ def kinds(report):
 
 def test_a_sound_set_has_no_problems(make_masks, make_folder):
     data, seen = make_masks({"training": 3, "validation": 2}), []
-    report = check_masks(data, on_start=seen.append, on_picture=lambda: seen.append("one"))
+    report = check_masks(data, on_start=seen.append, on_image=lambda: seen.append("one"))
     assert report.problems == []
-    assert [(split.name, split.classes, split.pictures) for split in report.splits] == [
+    assert [(split.name, split.classes, split.images) for split in report.splits] == [
         ("training", 3, 3),
         ("validation", 3, 2),
     ]
@@ -40,14 +40,14 @@ def test_every_kind_of_problem_is_found(make_masks):
     shutil.copy(images / "006.jpg", data / "images" / "val" / "001.jpg")
     report = check_masks(data)
     assert kinds(report) == sorted(
-        ["unreadable", "unreadable", "wrong labels", "other size", "no labels", "no picture", "leak"]
+        ["unreadable", "unreadable", "wrong labels", "other size", "no labels", "no image", "leak"]
     )
     texts = {problem.kind: problem.text for problem in report.problems}
     assert texts["wrong labels"].startswith(f"{labels / '002.png'} has label 7 but there are 3 classes")
-    assert texts["other size"].startswith(f"{labels / '003.png'} is 20×24, but its picture")
-    assert (texts["no labels"], texts["no picture"]) == (str(images / "004.jpg"), str(labels / "005.png"))
-    assert texts["leak"] == "the same picture is in train and val"
-    assert [(split.pictures, split.unreadable) for split in report.splits] == [(6, 2), (2, 0)]
+    assert texts["other size"].startswith(f"{labels / '003.png'} is 20×24, but its image")
+    assert (texts["no labels"], texts["no image"]) == (str(images / "004.jpg"), str(labels / "005.png"))
+    assert texts["leak"] == "the same image is in train and val"
+    assert [(split.images, split.unreadable) for split in report.splits] == [(6, 2), (2, 0)]
 
 
 def test_classes_that_training_never_shows_are_named(make_masks):
@@ -60,7 +60,7 @@ def test_classes_that_training_never_shows_are_named(make_masks):
 
 
 def test_an_empty_split_is_a_problem(make_masks):
-    assert "no pictures" in kinds(check_masks(make_masks({"train": 1, "val": 0})))
+    assert "no images" in kinds(check_masks(make_masks({"train": 1, "val": 0})))
 
 
 def test_databases_are_looked_over_too(make_masks, tmp_path):
@@ -70,7 +70,7 @@ def test_databases_are_looked_over_too(make_masks, tmp_path):
     build(data, tmp_path / "lmdb")
     report = check_masks(tmp_path / "lmdb")
     assert kinds(report) == ["leak", "wrong labels"]
-    assert [split.pictures for split in report.splits] == [3, 2]
+    assert [split.images for split in report.splits] == [3, 2]
     assert is_mask_set(tmp_path / "lmdb")
 
 
@@ -87,7 +87,7 @@ def test_a_folder_without_splits_is_refused(tmp_path):
         check_masks(tmp_path)
 
 
-def test_the_command_looks_label_pictures_over(make_masks, capsys):
+def test_the_command_looks_label_maps_over(make_masks, capsys):
     data = make_masks({"train": 2}, classes=4, names=False)
     words = ["data", "check", "--data-dir", str(data), "--workers", "0"]
     assert main([*words, "--num-classes", "4"]) == 0

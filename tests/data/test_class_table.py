@@ -10,7 +10,7 @@ OBJECT_INFO = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t2\t3\t1\twall\n2\t0.
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "names", "colours"),
+    ("file", "text", "names", "colors"),
     [
         ("classes.json", '["sky", "road"]', ("sky", "road"), None),
         ("classes.json", '[{"name": "sky"}, {"name": "road"}]', ("sky", "road"), None),
@@ -24,10 +24,10 @@ OBJECT_INFO = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t2\t3\t1\twall\n2\t0.
         ("objectInfo150.txt", OBJECT_INFO, ("wall", "building"), None),
     ],
 )
-def test_every_form_is_read(tmp_path, file, text, names, colours):
+def test_every_form_is_read(tmp_path, file, text, names, colors):
     (tmp_path / file).write_text(text)
     table = resolve_classes(tmp_path)
-    assert (table.names, table.colours) == (names, colours)
+    assert (table.names, table.colors) == (names, colors)
     assert resolve_classes(tmp_path / "elsewhere", class_file=str(tmp_path / file)) == table
 
 
@@ -91,10 +91,10 @@ def test_the_classes_of_ade20k_are_at_hand(tmp_path):
 
 
 @pytest.mark.parametrize("total", [1, 2, 21, 150, 255])
-def test_colours_are_distinct_and_the_first_is_dark(total):
+def test_colors_are_distinct_and_the_first_is_dark(total):
     palette = default_palette(total)
     assert palette.shape == (total, 3)
-    assert len({tuple(colour) for colour in palette.tolist()}) == total
+    assert len({tuple(color) for color in palette.tolist()}) == total
     assert palette[0].max() < 60
     assert total == 1 or palette[1:].max(axis=1).min() > 100
     np.testing.assert_array_equal(palette, default_palette(255)[:total])

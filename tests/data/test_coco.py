@@ -19,7 +19,7 @@ CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "n
 SQUARE = [10.0, 5, 30, 5, 30, 20, 10, 20]
 
 
-def picture(number, name=None, height=40, width=60):
+def make_image(number, name=None, height=40, width=60):
     return {"id": number, "file_name": name or f"{number:04}.png", "height": height, "width": width}
 
 
@@ -29,24 +29,24 @@ def annotation(number, image_id=1, category_id=18, bbox=(10, 5, 20, 15), **other
 
 
 def content(annotations=None, images=None, categories=CATEGORIES):
-    images = [picture(1), picture(2)] if images is None else images
+    images = [make_image(1), make_image(2)] if images is None else images
     annotations = [annotation(1)] if annotations is None else annotations
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 @pytest.fixture
 def make_coco(tmp_path):
-    """Write a data set with one split, pictures and all, and return its folder."""
+    """Write a data set with one split, images and all, and return its folder."""
 
-    def make(data, split="train", pictures="images", file=None):
+    def make(data, split="train", images="images", file=None):
         folder = tmp_path / "data"
         (folder / "annotations").mkdir(parents=True, exist_ok=True)
         text = data if isinstance(data, str) else json.dumps(data)
         (folder / "annotations" / (file or f"instances_{split}.json")).write_text(text)
-        (folder / pictures).mkdir(parents=True, exist_ok=True)
+        (folder / images).mkdir(parents=True, exist_ok=True)
         for row in data["images"] if isinstance(data, dict) else ():
-            colour = (row["id"] % 256, 0, 0)
-            Image.new("RGB", (row["width"], row["height"]), colour).save(folder / pictures / row["file_name"])
+            color = (row["id"] % 256, 0, 0)
+            Image.new("RGB", (row["width"], row["height"]), color).save(folder / images / row["file_name"])
         return folder
 
     return make
@@ -105,8 +105,8 @@ def test_truth_and_metric_give_the_files_own_ids_back(make_coco):
     assert metric.compute()["ap_mask"] == pytest.approx(100)
 
 
-def test_pictures_without_objects_are_kept_unless_told_otherwise(make_coco):
-    data = content([annotation(1), annotation(2, 3, iscrowd=1)], [picture(1), picture(2), picture(3)])
+def test_images_without_objects_are_kept_unless_told_otherwise(make_coco):
+    data = content([annotation(1), annotation(2, 3, iscrowd=1)], [make_image(1), make_image(2), make_image(3)])
     folder = make_coco(data)
     source = open_coco(folder, "train")
     assert [len(source.read(index)[1]) for index in range(3)] == [1, 0, 1]
@@ -130,7 +130,7 @@ def test_a_set_with_boxes_only(make_coco):
 
 
 @pytest.mark.parametrize(
-    ("file", "pictures"),
+    ("file", "images"),
     [
         ("instances_val2017.json", "val2017"),
         ("instances_val.json", "images/val"),
@@ -138,8 +138,8 @@ def test_a_set_with_boxes_only(make_coco):
         ("instances_test2017.json", "."),
     ],
 )
-def test_places_of_files(make_coco, file, pictures):
-    folder = make_coco(content(), pictures=pictures, file=file)
+def test_places_of_files(make_coco, file, images):
+    folder = make_coco(content(), images=images, file=file)
     assert open_coco(folder, "val").read(0)[0].size == (60, 40)
     elsewhere = (folder / "annotations" / file).rename(folder / "mine.json")
     assert len(open_coco(folder, "val", annotations="mine.json")) == 2
@@ -173,13 +173,13 @@ def test_the_built_in_shapes():
 @pytest.mark.parametrize(
     ("turn", "stated", "first_pixel"),
     [
-        (6, (40, 60), "stored"),  # the picture as it is stored has the stated size
+        (6, (40, 60), "stored"),  # the image as it is stored has the stated size
         (6, (60, 40), "upright"),  # turned it has
         (3, (40, 60), "stored"),  # both have
     ],
 )
 def test_a_rotation_in_exif_is_applied_only_where_the_stated_size_asks_for_it(make_coco, turn, stated, first_pixel):
-    folder = make_coco(content(images=[picture(1, "1.png", *stated)]))
+    folder = make_coco(content(images=[make_image(1, "1.png", *stated)]))
     values = np.zeros((40, 60, 3), np.uint8)
     values[:5, :5] = 200
     exif = Image.Exif()
@@ -190,9 +190,9 @@ def test_a_rotation_in_exif_is_applied_only_where_the_stated_size_asks_for_it(ma
     assert (image.getpixel((0, 0))[0] == 200) == (first_pixel == "stored")
 
 
-def test_pictures_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_coco):
+def test_images_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_coco):
     damaged = annotation(2, 3, segmentation={"size": [40, 60], "counts": "c26"})
-    folder = make_coco(content([annotation(1), damaged], [picture(1), picture(2), picture(3)]))
+    folder = make_coco(content([annotation(1), damaged], [make_image(1), make_image(2), make_image(3)]))
     Image.new("RGB", (50, 40)).save(folder / "images" / "0001.png")
     (folder / "images" / "0002.png").unlink()
     source = open_coco(folder, "train")
@@ -247,7 +247,7 @@ BROKEN = [
         "category id 3 stands there twice; give each category",
     ),
     (content(images=[]), "its list of images is empty"),
-    (content(images=[picture(1), picture(1)]), "image id 1 stands there twice; give each image an id of its own"),
+    (content(images=[make_image(1), make_image(1)]), "image id 1 stands there twice; give each image an id of its own"),
     (content([annotation(4), annotation(4)]), "annotation id 4 stands there twice; give each annotation an id of its"),
     (content([annotation("4")]), "annotation id '4' is no whole number; ids are whole numbers"),
     (
@@ -255,7 +255,7 @@ BROKEN = [
         "images[0] has no height and no width; every one needs id, file",
     ),
     (
-        content(images=[picture(1, height=1) | {"height": 0.5}]),
+        content(images=[make_image(1, height=1) | {"height": 0.5}]),
         "image 1 has height 0.5 and width 60; expected numbers of",
     ),
     (
@@ -280,7 +280,7 @@ BROKEN = [
     ),
     (
         content([annotation(3, segmentation={"size": [60, 40], "counts": "c26"})]),
-        "annotation 3 has a mask of size [60, 40], but its picture has [40, 60]",
+        "annotation 3 has a mask of size [60, 40], but its image has [40, 60]",
     ),
     (
         content([annotation(3, segmentation={"size": [40, 60], "counts": [4, 5]})]),
@@ -318,9 +318,7 @@ def test_missing_files_are_told_with_what_was_looked_for(make_coco, tmp_path):
         open_coco(tmp_path / "gone", "train")
     for path in (folder / "images").iterdir():
         path.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"none of the 2 pictures of .* looked for is there, such as '0001.png'"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 images of .* looked for is there, such as '0001.png'"):
         open_coco(folder, "val")
 
 

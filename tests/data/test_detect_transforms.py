@@ -1,4 +1,4 @@
-"""Detection's augmentation: pictures, boxes and masks move alike; a sample is a function of (seed, epoch, index)."""
+"""Detection's augmentation: images, boxes and masks move alike; a sample is a function of (seed, epoch, index)."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ HUES = [(230, 30, 30), (30, 230, 30), (30, 30, 230)]
 
 
 def painted(size, rectangles, **changed):
-    """A black picture with filled rectangles, each its own colour, and the objects that they are."""
+    """A black image with filled rectangles, each its own color, and the objects that they are."""
     height, width = size
     values = np.zeros((height, width, 3), np.uint8)
     bitmaps = np.zeros((len(rectangles), height, width), np.uint8)
@@ -64,7 +64,7 @@ def test_boxes_are_those_of_the_masks_and_masks_lie_on_their_objects(name):
         height, width = target.image.shape[1:]
         assert target.masks.shape == (len(target.boxes), height, width)
         scale = max(height / 128, width / 128, 1)
-        # A pixel of the picture is `scale` wide, and its centre decides.
+        # A pixel of the image is `scale` wide, and its center decides.
         np.testing.assert_allclose(target.boxes.numpy(), extents(target.masks), atol=1.01 + 0.5 * scale)
         assert (target.boxes >= 0).all()
         assert (target.boxes <= torch.tensor([width, height] * 2)).all()
@@ -111,7 +111,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(name):
 
 
 def drawn(transform, size, times=400):
-    """Placements that a transform draws for pictures of a size."""
+    """Placements that a transform draws for images of a size."""
     random = np.random.default_rng(0)
     return [transform._placement(*size, random) for _ in range(times)]
 
@@ -198,7 +198,7 @@ def test_placements_undo_nothing_and_compose():
     ("options", "message"),
     [
         ({"policy": "mosaic"}, "policy='mosaic' must be one of resize, detr, jitter"),
-        ({"policy": "jitter"}, "policy='jitter' needs crop, the side of the square that pictures are fitted into"),
+        ({"policy": "jitter"}, "policy='jitter' needs crop, the side of the square that images are fitted into"),
         ({"policy": "detr", "short_side": 48}, "short_side=48 must be 64 or more for policy='detr'"),
         ({"crop": 16}, "crop=16 must be 32 pixels or more"),
         ({"short_side": 900, "long_side": 800}, "short_side=900, long_side=800 must be 32 pixels or more, the smaller"),
@@ -227,7 +227,7 @@ def test_batches_are_lists_of_what_the_detectors_take():
         assert masks.shape == (len(labels), *image.shape[1:])
 
 
-def test_evaluation_gives_resized_images_and_truths_in_the_pictures_own_pixels():
+def test_evaluation_gives_resized_images_and_truths_in_the_images_own_pixels():
     fit = FitTransform(short_side=64, long_side=100)
     loader = eval_loader(SHAPES, fit, batch_size=3, make=DetectEvalTransform(fit), collate=collate_truths)
     batch = next(iter(loader))
@@ -238,7 +238,7 @@ def test_evaluation_gives_resized_images_and_truths_in_the_pictures_own_pixels()
 
 
 class Sizes:
-    """Pictures of random shapes, of which only the sizes are asked for."""
+    """Images of random shapes, of which only the sizes are asked for."""
 
     def __init__(self, total):
         self.sizes = np.random.default_rng(0).integers(300, 641, (total, 2))

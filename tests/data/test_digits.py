@@ -21,11 +21,11 @@ def test_every_class_is_held_out_alike():
     assert counts.max() <= 38
 
 
-def test_pictures_are_rgb_and_use_the_whole_range():
+def test_images_are_rgb_and_use_the_whole_range():
     train = open_split("digits", "train")
-    pictures = np.stack([np.asarray(train.read(index)) for index in range(200)])
-    assert pictures.shape == (200, 8, 8, 3)
-    assert (pictures.min(), pictures.max()) == (0, 255)
+    images = np.stack([np.asarray(train.read(index)) for index in range(200)])
+    assert images.shape == (200, 8, 8, 3)
+    assert (images.min(), images.max()) == (0, 255)
 
 
 def test_another_split_is_refused():

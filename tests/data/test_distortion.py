@@ -17,13 +17,13 @@ def test_without_strength_nothing_changes():
     assert all((values == np.asarray(image)).all() for values in distorted(image, 0))
 
 
-def test_about_one_picture_in_sixteen_is_left_as_it_is():
+def test_about_one_image_in_sixteen_is_left_as_it_is():
     image = draw_scene("train", 0).image
     same = [(values == np.asarray(image)).all() for values in distorted(image, 1, 320)]
     assert 8 <= sum(same) <= 36
 
 
-def test_grey_stays_grey_and_within_the_stated_changes():
+def test_gray_stays_gray_and_within_the_stated_changes():
     values = np.array(distorted(Image.new("RGB", (2, 2), (100, 100, 100)), 1, 300))[:, 0, 0]
     assert (np.ptp(values, axis=1) <= 1).all()
     assert 100 - 32 - 50 <= values.min() < 50
@@ -32,7 +32,7 @@ def test_grey_stays_grey_and_within_the_stated_changes():
 
 @pytest.mark.parametrize(("strength", "degrees"), [(1, 36), (0.5, 18)])
 def test_hues_turn_by_at_most_their_degrees(strength, degrees):
-    # No channel of this colour reaches 0 or 255, where clipping would turn the hue further.
+    # No channel of this color reaches 0 or 255, where clipping would turn the hue further.
     pixels = np.array(distorted(Image.new("RGB", (1, 1), (120, 60, 60)), strength, 300)).astype(np.uint8)
     hues = np.array([Image.fromarray(pixel).convert("HSV").getpixel((0, 0))[0] for pixel in pixels])
     turns = (hues * 360 / 256 + 180) % 360 - 180

@@ -1,4 +1,4 @@
-"""Boxes, masks and names over pictures."""
+"""Boxes, masks and names over images."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from globalvit.data.preview import MARGIN
 from globalvit.data.shapes import DetectShapes
 
 NAMES = ("circle", "square", "triangle")
-COLOURS = default_palette(4)[1:].astype(int)
-GREY = Image.new("RGB", (400, 400), (100, 100, 100))
+COLORS = default_palette(4)[1:].astype(int)
+GRAY = Image.new("RGB", (400, 400), (100, 100, 100))
 BOX = [[100.0, 100, 300, 300]]
 
 
@@ -22,42 +22,42 @@ def drawn(*arguments, **options):
     return np.asarray(draw_instances(*arguments, **options)).astype(int)
 
 
-def has_colour(values, colour):
-    return (values == np.array(colour)).all(-1)
+def has_color(values, color):
+    return (values == np.array(color)).all(-1)
 
 
 @pytest.mark.parametrize("label", range(3))
-def test_a_box_has_its_class_colour_and_a_name_above(label):
-    values = drawn(GREY, BOX, [label], NAMES)
-    in_colour = has_colour(values, COLOURS[label])
-    assert in_colour[200, 99:103].any()
-    assert in_colour[299:303, 200].any()
-    assert in_colour[88:99, 100:110].any(), "the name's ground stands on the box"
-    assert has_colour(values[120:280, 120:280], (100, 100, 100)).all()
+def test_a_box_has_its_class_color_and_a_name_above(label):
+    values = drawn(GRAY, BOX, [label], NAMES)
+    in_color = has_color(values, COLORS[label])
+    assert in_color[200, 99:103].any()
+    assert in_color[299:303, 200].any()
+    assert in_color[88:99, 100:110].any(), "the name's ground stands on the box"
+    assert has_color(values[120:280, 120:280], (100, 100, 100)).all()
 
 
 def test_a_mask_is_blended_in_and_nothing_else_changes():
     mask = np.zeros((1, 400, 400), bool)
     mask[0, 150:250, 150:250] = True
-    values = drawn(GREY, BOX, [1], NAMES, masks=torch.from_numpy(mask))
-    np.testing.assert_allclose(values[200, 200], 0.55 * 100 + 0.45 * COLOURS[1], atol=1.01)
-    assert has_colour(values[110:140, 110:290], (100, 100, 100)).all()
+    values = drawn(GRAY, BOX, [1], NAMES, masks=torch.from_numpy(mask))
+    np.testing.assert_allclose(values[200, 200], 0.55 * 100 + 0.45 * COLORS[1], atol=1.01)
+    assert has_color(values[110:140, 110:290], (100, 100, 100)).all()
 
 
-def test_scores_and_numpy_arrays_are_taken_and_the_picture_is_left_alone():
-    plain = drawn(GREY, np.array(BOX), np.array([0]), NAMES)
-    scored = drawn(GREY, np.array(BOX), np.array([0]), NAMES, scores=np.array([0.93]))
+def test_scores_and_numpy_arrays_are_taken_and_the_image_is_left_alone():
+    plain = drawn(GRAY, np.array(BOX), np.array([0]), NAMES)
+    scored = drawn(GRAY, np.array(BOX), np.array([0]), NAMES, scores=np.array([0.93]))
     assert (plain != scored).any()
-    assert has_colour(np.asarray(GREY), (100, 100, 100)).all()
-    assert (drawn(GREY, np.array(BOX), np.array([0]), NAMES) == plain).all()
+    assert has_color(np.asarray(GRAY), (100, 100, 100)).all()
+    assert (drawn(GRAY, np.array(BOX), np.array([0]), NAMES) == plain).all()
 
 
 def test_nothing_found_draws_nothing():
     empty = torch.zeros(0, 4)
-    assert (drawn(GREY, empty, empty[:, 0], NAMES, scores=empty[:, 0]) == 100).all()
+    assert (drawn(GRAY, empty, empty[:, 0], NAMES, scores=empty[:, 0]) == 100).all()
 
 
-def test_small_pictures_are_enlarged_with_their_objects():
+def test_small_images_are_enlarged_with_their_objects():
     mask = np.zeros((1, 60, 100), bool)
     mask[0, 10:30, 20:60] = True
     image = draw_instances(Image.new("RGB", (100, 60)), [[20, 10, 60, 30]], [2], NAMES, masks=mask)
@@ -67,20 +67,20 @@ def test_small_pictures_are_enlarged_with_their_objects():
     assert not values[124:, :].any()
 
 
-def test_names_stay_within_the_picture_and_do_not_cover_one_another():
+def test_names_stay_within_the_image_and_do_not_cover_one_another():
     boxes = [[390.0, 0, 399, 40], [388, 0, 399, 42]]
-    one, both = drawn(GREY, boxes[:1], [0], NAMES), drawn(GREY, boxes, [0, 1], NAMES)
-    assert has_colour(one[:12, :385], COLOURS[0]).sum() > 50, "the name reaches to the left of its box"
+    one, both = drawn(GRAY, boxes[:1], [0], NAMES), drawn(GRAY, boxes, [0, 1], NAMES)
+    assert has_color(one[:12, :385], COLORS[0]).sum() > 50, "the name reaches to the left of its box"
     # The second name would cover the first and is left out.
     np.testing.assert_array_equal(both[:, :385], one[:, :385])
 
 
 def test_objects_of_a_single_class_differ_and_have_no_name():
     boxes = [[20.0, 50, 80, 90], [120, 50, 180, 90]]
-    values = drawn(GREY, boxes, [0, 0], ("nucleus",))
+    values = drawn(GRAY, boxes, [0, 0], ("nucleus",))
     assert (values[:49] == 100).all()
     assert (values[70, 20] != values[70, 120]).any()
-    assert (drawn(GREY, boxes, [0, 0], ("nucleus",), scores=[0.5, 0.7])[:49] != 100).any()
+    assert (drawn(GRAY, boxes, [0, 0], ("nucleus",), scores=[0.5, 0.7])[:49] != 100).any()
 
 
 @pytest.mark.parametrize("policy", ["detr", "jitter"])
@@ -91,7 +91,7 @@ def test_a_sheet_shows_the_images_of_a_batch(policy):
     sheet = instance_sheet(batch, NAMES, transform, columns=3)
     assert sheet.width % 3 == MARGIN % 3
     assert 2 * 200 < sheet.height < 2 * 340
-    colours = {tuple(colour) for colour in COLOURS.tolist()}
-    assert colours & set(map(tuple, np.asarray(sheet).reshape(-1, 3).tolist()))
+    colors = {tuple(color) for color in COLORS.tolist()}
+    assert colors & set(map(tuple, np.asarray(sheet).reshape(-1, 3).tolist()))
     without = {key: value for key, value in batch.items() if key != "masks"}
     assert instance_sheet(without, NAMES, transform, columns=3).size == sheet.size

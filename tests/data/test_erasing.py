@@ -69,9 +69,9 @@ def test_what_is_filled_in():
     pixel = erase(images.clone(), [record], "pixel")[0, :, :60, :60]
     assert abs(pixel.mean()) < 0.05
     assert abs(pixel.std() - 1) < 0.05
-    colour = erase(images.clone(), [record], "rand")[0, :, :60, :60]
-    assert colour.std((1, 2)).max() == 0
-    assert colour.mean((1, 2)).unique().numel() == 3
+    color = erase(images.clone(), [record], "rand")[0, :, :60, :60]
+    assert color.std((1, 2)).max() == 0
+    assert color.mean((1, 2)).unique().numel() == 3
     assert not erase(images.clone(), [record], "const")[0, :, :60, :60].any()
 
 

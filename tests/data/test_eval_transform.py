@@ -1,4 +1,4 @@
-"""Evaluation's crop, resize and normalisation: timm's, pixel for pixel."""
+"""Evaluation's crop, resize and normalization: timm's, pixel for pixel."""
 
 from dataclasses import asdict
 
@@ -49,7 +49,7 @@ def test_every_value_equals_timms(transform, width, height):
 
 
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 3)])
-def test_very_long_pictures_cost_no_memory(size):
+def test_very_long_images_cost_no_memory(size):
     assert EvalTransform(image_size=224)(Image.new("RGB", size)).shape == (3, 224, 224)
 
 
@@ -61,28 +61,28 @@ def test_cropping_first_or_last_gives_nearly_the_same(monkeypatch):
     assert (last - first).abs().max() <= 1
 
 
-def test_the_kept_box_is_centred():
+def test_the_kept_box_is_centered():
     assert EvalTransform(image_size=100, crop_ratio=0.5).kept_box(400, 300) == pytest.approx(
         (124.8, 75, 274.9, 225), 1e-2
     )
     assert EvalTransform(image_size=100, crop_mode="squash").kept_box(400, 300) == (0, 0, 400, 300)
 
 
-def test_calling_is_normalising_the_uint8_values():
+def test_calling_is_normalizing_the_uint8_values():
     transform, image = EvalTransform(image_size=16), noise(20, 20)
     values = transform.to_uint8(image)
     assert values.dtype == torch.uint8
-    assert torch.equal(transform(image), transform.normalise(values[None])[0])
-    assert values.max() > 1, "normalising must not change its input"
+    assert torch.equal(transform(image), transform.normalize(values[None])[0])
+    assert values.max() > 1, "normalizing must not change its input"
 
 
-def test_denormalising_gives_the_values_back():
+def test_denormalizing_gives_the_values_back():
     transform = EvalTransform(image_size=16)
     values = transform.to_uint8(noise(16, 16))
-    assert torch.equal(transform.denormalise(transform.normalise(values)), values)
+    assert torch.equal(transform.denormalize(transform.normalize(values)), values)
 
 
-def test_one_mean_makes_grey_images():
+def test_one_mean_makes_gray_images():
     transform = EvalTransform(image_size=16, crop_ratio=1.0, mean=(0.5,), std=(0.25,))
     image = noise(16, 16)
     assert torch.equal(transform.to_uint8(image)[0], torch.from_numpy(np.array(image.convert("L"))))
@@ -96,7 +96,7 @@ def test_statistics_for_another_number_of_channels_are_the_mean():
 
 
 def test_files_with_other_channels_are_refused_with_the_way_out():
-    text = r"picture files give 3 channels, or 1 as grey, not 4; for other data make float tensors \(B, 4, H, W\)"
+    text = r"image files give 3 channels, or 1 as gray, not 4; for other data make float tensors \(B, 4, H, W\)"
     with pytest.raises(ValueError, match=text):
         EvalTransform().for_channels(4)(noise(9, 9))
 

@@ -23,7 +23,7 @@ def test_sides_keep_their_ratio_within_the_bounds(options, size, fitted):
     assert transform.to_uint8(Image.new("RGB", size[::-1])).shape == (3, *fitted)
 
 
-def test_a_picture_of_the_right_size_is_only_normalised():
+def test_a_image_of_the_right_size_is_only_normalized():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     transform = FitTransform(short_side=None, mean=(0.5,) * 3, std=(0.25,) * 3)
     expected = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.25

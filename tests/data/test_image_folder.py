@@ -1,4 +1,4 @@
-"""Folders of labelled pictures, and what a user is told when they are not as expected."""
+"""Folders of labeled images, and what a user is told when they are not as expected."""
 
 import pickle
 
@@ -8,7 +8,7 @@ from globalvit.data.image_folder import ImageFolder, open_split
 from globalvit.data.names import Names
 
 
-def test_classes_are_sorted_by_code_point_and_pictures_by_path(make_folder):
+def test_classes_are_sorted_by_code_point_and_images_by_path(make_folder):
     root = make_folder({"train": {"b": 2, "a": 1, "Z": 1, "10": 1, "9": 1}}) / "train"
     source = ImageFolder(root)
     assert source.classes == ("10", "9", "Z", "a", "b")
@@ -17,7 +17,7 @@ def test_classes_are_sorted_by_code_point_and_pictures_by_path(make_folder):
     assert source.read(5).size == (24, 20)
 
 
-def test_pictures_lie_at_any_depth_and_other_files_are_counted(make_folder):
+def test_images_lie_at_any_depth_and_other_files_are_counted(make_folder):
     root = make_folder({"train": {"a": 1, "b/deep/er": 2}}) / "train"
     (root / "a" / "notes.txt").write_text("x")
     (root / "a" / "._000.png").write_text("left by macOS")
@@ -83,7 +83,7 @@ def test_a_file_is_no_data_folder(tmp_path):
 
 def test_a_missing_split_names_those_there_are(make_folder):
     data = make_folder({"Train": {"a": 1}, "dev": {"a": 1}})
-    text = r"no folder 'train' in .*; it holds 'Train', 'dev'\. Expected .*/train/CLASS/PICTURE\.jpg.*--train-split"
+    text = r"no folder 'train' in .*; it holds 'Train', 'dev'\. Expected .*/train/CLASS/IMAGE\.jpg.*--train-split"
     with pytest.raises(FileNotFoundError, match=text):
         open_split(data, "train")
 
@@ -91,22 +91,22 @@ def test_a_missing_split_names_those_there_are(make_folder):
 def test_a_split_without_class_folders(make_folder):
     data = make_folder({"train": {"a": 1}})
     (data / "val").mkdir()
-    with pytest.raises(ValueError, match=r"val holds no class folders, but no pictures; expected .*/CLASS/PICTURE"):
+    with pytest.raises(ValueError, match=r"val holds no class folders, but no images; expected .*/CLASS/IMAGE"):
         open_split(data, "val")
     (data / "train" / "a" / "000.png").rename(data / "val" / "loose.png")
-    with pytest.raises(ValueError, match="val holds no class folders, but 1 pictures that lie in no class folder"):
+    with pytest.raises(ValueError, match="val holds no class folders, but 1 images that lie in no class folder"):
         open_split(data, "val")
 
 
 def test_an_empty_class_is_named(make_folder):
     data = make_folder({"train": {"a": 1, "pear": 0}})
-    with pytest.raises(ValueError, match=r"no pictures in class 'pear' of .*train; add files ending in .*\.jpg.* or"):
+    with pytest.raises(ValueError, match=r"no images in class 'pear' of .*train; add files ending in .*\.jpg.* or"):
         open_split(data, "train")
 
 
-def test_no_pictures_at_all(make_folder):
+def test_no_images_at_all(make_folder):
     data = make_folder({"train": {"a": 0, "b": 0}})
-    with pytest.raises(ValueError, match=r"no pictures in the class folders of .*train; expected files ending in"):
+    with pytest.raises(ValueError, match=r"no images in the class folders of .*train; expected files ending in"):
         open_split(data, "train")
 
 

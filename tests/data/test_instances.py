@@ -1,4 +1,4 @@
-"""Objects of a picture, and masks as run lengths."""
+"""Objects of an image, and masks as run lengths."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_run_lengths_are_those_of_the_coco_tools():
     assert packed["counts"] == tools.encode(np.asfortranarray(bitmap))["counts"]
 
 
-def test_runs_that_do_not_fill_the_picture_are_refused():
+def test_runs_that_do_not_fill_the_image_are_refused():
     with pytest.raises(ValueError, match=r"run lengths of 5 pixels do not fill a mask of 3×2; expected 6"):
         RunLengths((2, 3), (2, 3))
 

@@ -1,4 +1,4 @@
-"""Label pictures of every kind."""
+"""Label maps of every kind."""
 
 import struct
 import zlib
@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels
-from globalvit.data.label_images import LabelReader, read_labelled
+from globalvit.data.label_images import LabelReader, read_labeled
 
 LABELS = np.array([[0, 1, 2], [3, 255, 0]], np.uint8)
-COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
-ROTATED = 6  # EXIF's orientation of a picture that is to be turned by 90 degrees
+COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+ROTATED = 6  # EXIF's orientation of an image that is to be turned by 90 degrees
 
 
 def png(image, **options):
@@ -22,7 +22,7 @@ def png(image, **options):
     return stream.getvalue()
 
 
-def grey(values, dtype=np.uint8):
+def gray(values, dtype=np.uint8):
     return png(Image.fromarray(np.asarray(values).astype(dtype)))
 
 
@@ -32,8 +32,8 @@ def palette_png(values):
     return png(image)
 
 
-def grey_of_few_bits(rows, depth):
-    """A grey PNG of 1, 2 or 4 bits a pixel, which Pillow does not write."""
+def gray_of_few_bits(rows, depth):
+    """A gray PNG of 1, 2 or 4 bits a pixel, which Pillow does not write."""
     lines = b""
     for row in rows:
         bits = "".join(f"{value:0{depth}b}" for value in row)
@@ -49,45 +49,45 @@ def png_of(*chunks):
     )
 
 
-@pytest.mark.parametrize("data", [grey(LABELS), grey(LABELS, np.uint16), palette_png(LABELS)])
-def test_grey_and_palette_files_hold_numbers(data):
+@pytest.mark.parametrize("data", [gray(LABELS), gray(LABELS, np.uint16), palette_png(LABELS)])
+def test_gray_and_palette_files_hold_numbers(data):
     labels = LabelReader(total=4).read(data, "x.png")
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, LABELS)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_grey_values_of_few_bits_are_not_stretched(depth):
+def test_gray_values_of_few_bits_are_not_stretched(depth):
     rows = (np.arange(12).reshape(3, 4) % 2**depth).tolist()
-    np.testing.assert_array_equal(LabelReader(total=16).read(grey_of_few_bits(rows, depth), "x.png"), rows)
+    np.testing.assert_array_equal(LabelReader(total=16).read(gray_of_few_bits(rows, depth), "x.png"), rows)
 
 
 def test_zero_is_ignored_and_the_others_are_shifted():
-    labels = LabelReader(total=3, reduce_zero_label=True).read(grey(LABELS), "x.png")
+    labels = LabelReader(total=3, reduce_zero_label=True).read(gray(LABELS), "x.png")
     np.testing.assert_array_equal(labels, [[255, 0, 1], [2, 255, 255]])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_colours_are_looked_up(mode):
-    colours = np.array(COLOURS, np.uint8)[[[0, 1, 2], [3, 1, 0]]]
-    labels = LabelReader(total=4, colours=COLOURS).read(png(Image.fromarray(colours).convert(mode)), "x.png")
+def test_colors_are_looked_up(mode):
+    colors = np.array(COLORS, np.uint8)[[[0, 1, 2], [3, 1, 0]]]
+    labels = LabelReader(total=4, colors=COLORS).read(png(Image.fromarray(colors).convert(mode)), "x.png")
     np.testing.assert_array_equal(labels, [[0, 1, 2], [3, 1, 0]])
 
 
-def test_colours_may_be_known_for_files_of_numbers_too():
-    np.testing.assert_array_equal(LabelReader(total=4, colours=COLOURS).read(grey(LABELS), "x.png"), LABELS)
+def test_colors_may_be_known_for_files_of_numbers_too():
+    np.testing.assert_array_equal(LabelReader(total=4, colors=COLORS).read(gray(LABELS), "x.png"), LABELS)
 
 
 @pytest.mark.parametrize(
     ("options", "data", "message"),
     [
-        ({}, grey([[0, 4]]), r"x.png has label 4 but there are 4 classes, 0 … 3, .* count from 1 need reduce_zero"),
-        ({}, grey([[0, 9]]), r"x.png has label 9 but there are 4 classes, 0 … 3, and 255 for pixels to ignore; mend"),
-        ({}, grey([[0, 300]], np.uint16), r"x.png has label 300 but there are 4 classes"),
-        ({"reduce_zero_label": True}, grey([[4, 5]]), r"label 5, less 1 by reduce_zero_label, but there are 4 classes"),
-        ({}, png(Image.new("RGB", (2, 2))), r"x.png holds colours, not class numbers; give each class its colour in"),
-        ({}, png(Image.new("LA", (2, 2))), r"x.png has mode LA; expected a grey or palette PNG"),
-        ({"colours": COLOURS}, png(Image.new("RGB", (2, 2), (9, 8, 7))), r"x.png has the colour 9,8,7 at 0,0, which"),
+        ({}, gray([[0, 4]]), r"x.png has label 4 but there are 4 classes, 0 … 3, .* count from 1 need reduce_zero"),
+        ({}, gray([[0, 9]]), r"x.png has label 9 but there are 4 classes, 0 … 3, and 255 for pixels to ignore; mend"),
+        ({}, gray([[0, 300]], np.uint16), r"x.png has label 300 but there are 4 classes"),
+        ({"reduce_zero_label": True}, gray([[4, 5]]), r"label 5, less 1 by reduce_zero_label, but there are 4 classes"),
+        ({}, png(Image.new("RGB", (2, 2))), r"x.png holds colors, not class numbers; give each class its color in"),
+        ({}, png(Image.new("LA", (2, 2))), r"x.png has mode LA; expected a gray or palette PNG"),
+        ({"colors": COLORS}, png(Image.new("RGB", (2, 2), (9, 8, 7))), r"x.png has the color 9,8,7 at 0,0, which"),
     ],
 )
 def test_labels_that_no_class_has_are_named(options, data, message):
@@ -98,8 +98,8 @@ def test_labels_that_no_class_has_are_named(options, data, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "x.png cannot be read as a picture: the file is empty"),
-        (grey(np.random.default_rng(0).integers(0, 4, (40, 40)))[:200], "x.png cannot be read as a picture"),
+        (b"", "x.png cannot be read as an image: the file is empty"),
+        (gray(np.random.default_rng(0).integers(0, 4, (40, 40)))[:200], "x.png cannot be read as an image"),
         (b"\xff\xd8\xff\xe0 a JPEG", "it is none of PNG"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_decompression_bomb_is_refused():
     [
         ({"total": 256}, "256 classes: expected 1 to 255"),
         ({"total": 0}, "0 classes: expected 1 to 255"),
-        ({"total": 2, "colours": ((1, 2, 3), (1, 2, 3))}, "1 different colours for 2 classes; give each class its own"),
+        ({"total": 2, "colors": ((1, 2, 3), (1, 2, 3))}, "1 different colors for 2 classes; give each class its own"),
     ],
 )
 def test_options_are_checked(options, message):
@@ -136,20 +136,20 @@ def jpeg(width, height, orientation=1):
     return stream.getvalue()
 
 
-def test_labels_are_those_of_the_upright_picture():
-    labels = grey(np.zeros((6, 4)))
-    image, found = read_labelled(jpeg(6, 4, ROTATED), labels, LabelReader(total=2), "a.jpg", "a.png")
+def test_labels_are_those_of_the_upright_image():
+    labels = gray(np.zeros((6, 4)))
+    image, found = read_labeled(jpeg(6, 4, ROTATED), labels, LabelReader(total=2), "a.jpg", "a.png")
     assert image.size == (4, 6)
     assert found.shape == (6, 4)
 
 
 @pytest.mark.parametrize(
-    ("picture", "ending"),
+    ("image", "ending"),
     [
-        (jpeg(8, 4), r"a.png is 6×4, but its picture a.jpg is 8×4: every pixel needs one label$"),
-        (jpeg(6, 4, ROTATED), r"its picture a.jpg is 4×6: .*; EXIF turns the picture, so turn the labels too$"),
+        (jpeg(8, 4), r"a.png is 6×4, but its image a.jpg is 8×4: every pixel needs one label$"),
+        (jpeg(6, 4, ROTATED), r"its image a.jpg is 4×6: .*; EXIF turns the image, so turn the labels too$"),
     ],
 )
-def test_labels_of_another_size_are_an_error(picture, ending):
+def test_labels_of_another_size_are_an_error(image, ending):
     with pytest.raises(WrongLabels, match=ending):
-        read_labelled(picture, grey(np.zeros((4, 6))), LabelReader(total=2), "a.jpg", "a.png")
+        read_labeled(image, gray(np.zeros((4, 6))), LabelReader(total=2), "a.jpg", "a.png")

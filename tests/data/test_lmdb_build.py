@@ -30,12 +30,12 @@ def data(make_folder):
 
 
 def counts(packed):
-    return [(split.split, split.pictures, split.written, split.kept, split.removed) for split in packed]
+    return [(split.split, split.images, split.written, split.kept, split.removed) for split in packed]
 
 
 def test_each_split_becomes_a_database(data, dst):
     seen = []
-    packed = build(data, dst, on_start=seen.append, on_picture=lambda: seen.append("one"))
+    packed = build(data, dst, on_start=seen.append, on_image=lambda: seen.append("one"))
     assert counts(packed) == [("train", 7, 7, 0, 0), ("val", 2, 2, 0, 0)]
     assert packed[0].total_bytes == sum(path.stat().st_size for path in (data / "train").rglob("*.png"))
     assert seen == [9, *["one"] * 9]
@@ -52,7 +52,7 @@ def test_a_folder_of_classes_becomes_one_database(data, dst):
 def test_names_are_taken_as_splits_only_where_that_is_sure(make_folder, caplog):
     data = make_folder({"train": {"a": 1}, "meta": {"notes": 0}, "extra": {"a": 1}})
     assert find_splits(data) == ["extra", "train"]
-    assert "left out, since no class folders with pictures are in them: 'meta' of" in caplog.text
+    assert "left out, since no class folders with images are in them: 'meta' of" in caplog.text
     assert find_splits(data, ("train",)) == ["train"]
     assert find_splits(data / "train") == [""]
 
@@ -98,7 +98,7 @@ def test_a_build_brings_a_database_up_to_date(data, dst):
 
 
 def test_a_build_that_failed_goes_on(data, dst, monkeypatch):
-    monkeypatch.setattr(lmdb_build, "BATCH_PICTURES", 2)
+    monkeypatch.setattr(lmdb_build, "BATCH_IMAGES", 2)
     late = data / "train" / "b" / "002.png"
     content = late.read_bytes()
     late.unlink()
@@ -121,7 +121,7 @@ def test_the_map_grows_by_itself(make_folder, dst, monkeypatch):
     data = make_folder({"train": {"a": 1}})
     for index in range(8):
         (data / "train" / "a" / f"large{index}.jpg").write_bytes(os.urandom(700_000))
-    monkeypatch.setattr(lmdb_build, "BATCH_PICTURES", 3)
+    monkeypatch.setattr(lmdb_build, "BATCH_IMAGES", 3)
     build(data, dst)
     assert verify(dst, data).equal == 9
 
@@ -143,11 +143,11 @@ def test_names_that_are_no_text_are_kept(make_folder, dst):
     assert verify(dst, data).equal == 2
 
 
-def test_files_that_are_no_pictures_are_counted(data, dst, caplog):
+def test_files_that_are_no_images_are_counted(data, dst, caplog):
     (data / "train" / "a" / "notes.txt").touch()
     with caplog.at_level("INFO", logger="globalvit"):
         build(data, dst)
-    assert f"{data}/train: 1 files that are no pictures are left out" in caplog.text
+    assert f"{data}/train: 1 files that are no images are left out" in caplog.text
 
 
 def test_a_name_over_511_bytes_is_an_error_before_anything_is_written(data, dst):
@@ -165,7 +165,7 @@ def test_a_name_over_511_bytes_is_an_error_before_anything_is_written(data, dst)
 
 
 def test_empty_classes_are_refused_before_anything_is_written(make_folder, dst):
-    with pytest.raises(ValueError, match=r"no pictures in class 'b' of .*train"):
+    with pytest.raises(ValueError, match=r"no images in class 'b' of .*train"):
         build(make_folder({"train": {"a": 1, "b": 0}}), dst)
     assert not dst.exists()
 
@@ -184,7 +184,7 @@ def test_databases_of_another_layout_or_kind_are_refused(data, dst):
     build(data / "train", dst)
     with pytest.raises(ValueError, match=r"lmdb is a database without splits, and .*data has splits; give a new or"):
         build(data, dst)
-    with pytest.raises(ValueError, match=r"lmdb holds LMDB databases; give the folder of pictures"):
+    with pytest.raises(ValueError, match=r"lmdb holds LMDB databases; give the folder of images"):
         build(dst, dst.with_name("other"))
     with lmdb.open(str(dst.with_name("foreign"))) as env, env.begin(write=True) as transaction:
         transaction.put(b"total", b"0")
@@ -212,7 +212,7 @@ def test_a_full_disk_is_an_error_and_the_build_goes_on_later(data, dst):
     assert done.returncode == 1
     assert f"globalvit: error: cannot write the database {dst}/train: " in done.stderr
     assert "when that is mended, the same command goes on with what is done" in done.stderr
-    assert build(data, dst)[0].pictures == 16
+    assert build(data, dst)[0].images == 16
     assert verify(dst, data).is_equal
 
 

@@ -39,7 +39,7 @@ def encoded(random, size, mode="RGB", **way):
 def outcome(read, data):
     """The pixels, or the error's text."""
     try:
-        return np.asarray(read(data, "picture")).tolist()
+        return np.asarray(read(data, "image")).tolist()
     except (UnreadableImage, OversizedImage) as error:
         return str(error)
 
@@ -54,7 +54,7 @@ def test_pixels_are_the_same(random, way, mode):
     for size in SIZES:
         data = encoded(random, size, mode, **({} if mode == "L" and "keep_rgb" in way else way))
         assert is_ordinary_jpeg(data)
-        assert np.array_equal(decode(data, "picture"), read_image(data))
+        assert np.array_equal(decode(data, "image"), read_image(data))
 
 
 def test_damaged_files_have_the_same_outcome(random):
@@ -70,7 +70,7 @@ def test_what_is_not_ordinary_goes_to_pillow(random):
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = encoded(random, (8, 6), exif=exif)
-    assert decode(turned, "picture").size == (6, 8)
+    assert decode(turned, "image").size == (6, 8)
     png = io.BytesIO()
     Image.new("RGB", (3, 3)).save(png, "PNG")
     others = [turned, encoded(random, (8, 6), "CMYK"), png.getvalue(), b"", b"\xff\xd8", b"\xff\xd8\xff"]
@@ -102,4 +102,4 @@ def test_without_the_package_or_agreement_pillow_decodes(random, monkeypatch, ca
     monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_: np.zeros((75, 91, 3), np.uint8))
     assert not has_direct.__wrapped__()
     assert "simplejpeg's pixels are not Pillow's here: Pillow decodes" in caplog.text
-    assert np.array_equal(decode(data, "picture", is_direct=False), read_image(data))
+    assert np.array_equal(decode(data, "image", is_direct=False), read_image(data))

@@ -1,4 +1,4 @@
-"""Databases of pictures and label pictures."""
+"""Databases of images and label maps."""
 
 import pickle
 
@@ -22,7 +22,7 @@ def dst(tmp_path):
 
 
 def counts(packed):
-    return [(split.split, split.classes, split.pictures, split.written, split.kept, split.removed) for split in packed]
+    return [(split.split, split.classes, split.images, split.written, split.kept, split.removed) for split in packed]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -48,14 +48,14 @@ def test_options_of_labels_are_chosen_when_it_is_opened(make_masks, dst):
         open_masks(dst, "train")
 
 
-def test_names_and_colours_are_packed_and_brought_up_to_date(make_masks, dst):
+def test_names_and_colors_are_packed_and_brought_up_to_date(make_masks, dst):
     data = make_masks({"train": 2}, classes=2)
     build(data, dst)
     (data / "classes.json").write_text('[{"name": "a", "color": [9, 8, 7]}, {"name": "b", "color": [255, 0, 16]}]')
     assert counts(build(data, dst)) == [("train", 2, 2, 0, 4, 0)]
     source = open_masks(dst, "train")
     assert (source.classes, source.palette.tolist()) == (("a", "b"), [[9, 8, 7], [255, 0, 16]])
-    assert source.reader.colours == ClassTable(("a", "b"), ((9, 8, 7), (255, 0, 16))).colours
+    assert source.reader.colors == ClassTable(("a", "b"), ((9, 8, 7), (255, 0, 16))).colors
     with pytest.raises(ValueError, match="are not those expected: class 0 is 'a' and not 'b'"):
         open_masks(dst, "train", classes=("b", "a"))
 
@@ -73,7 +73,7 @@ def test_changed_and_removed_files_are_brought_up_to_date(make_masks, dst):
 
 def test_a_build_that_was_stopped_goes_on(make_masks, dst, monkeypatch):
     data = make_masks({"train": 6})
-    monkeypatch.setattr(lmdb_build, "BATCH_PICTURES", 3)
+    monkeypatch.setattr(lmdb_build, "BATCH_IMAGES", 3)
 
     def stop(seen=[]):  # noqa: B006 (counts the calls)
         seen.append(1)
@@ -81,7 +81,7 @@ def test_a_build_that_was_stopped_goes_on(make_masks, dst, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(data, dst, on_picture=stop)
+        build(data, dst, on_image=stop)
     with pytest.raises(ValueError, match=r"is half built; finish it by `globalvit data lmdb build"):
         open_masks(dst, "train")
     assert counts(build(data, dst)) == [("train", 3, 6, 6, 6, 0)]
@@ -92,20 +92,20 @@ def test_both_kinds_of_database_are_told_apart(make_masks, make_folder, dst):
     masks, classes = make_masks({"train": 1}), make_folder({"train": {"a": 1, "b": 1}})
     build(masks, dst / "masks")
     build(classes, dst / "classes")
-    with pytest.raises(ValueError, match=r"holds pictures with label pictures, for segmentation, and not classes"):
+    with pytest.raises(ValueError, match=r"holds images with label maps, for segmentation, and not classes"):
         open_split(dst / "masks", "train")
-    with pytest.raises(ValueError, match=r"holds classes of pictures, and no label pictures for segmentation"):
+    with pytest.raises(ValueError, match=r"holds classes of images, and no label maps for segmentation"):
         open_masks(dst / "classes", "train")
-    with pytest.raises(ValueError, match=r"holds pictures with label pictures, unlike the folder to pack; give a new"):
+    with pytest.raises(ValueError, match=r"holds images with label maps, unlike the folder to pack; give a new"):
         build(classes, dst / "masks")
-    with pytest.raises(ValueError, match=r"holds pictures without label pictures, unlike the folder to pack"):
+    with pytest.raises(ValueError, match=r"holds images without label maps, unlike the folder to pack"):
         build(masks, dst / "classes")
 
 
-def test_pictures_without_labels_are_refused_before_anything_is_written(make_masks, dst):
+def test_images_without_labels_are_refused_before_anything_is_written(make_masks, dst):
     data = make_masks({"train": 2, "val": 1})
     (data / "annotations" / "val" / "000.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 1 pictures in .*images/val have no label picture"):
+    with pytest.raises(ValueError, match=r"1 of 1 images in .*images/val have no label map"):
         build(data, dst)
     assert not dst.exists()
     assert counts(build(data, dst, splits=("train",))) == [("train", 3, 2, 4, 0, 0)]

@@ -12,7 +12,7 @@ from globalvit.data.image_folder import open_split
 NAMES = {"n1/x_1.JPEG": 0, "n1/x_2.JPEG": 0, "n2/y_1.JPEG": 1}
 
 
-def picture(number):
+def image(number):
     stream = io.BytesIO()
     Image.new("RGB", (12, 10), (number * 40, 100, 200)).save(stream, "JPEG", quality=95)
     return stream.getvalue()
@@ -28,7 +28,7 @@ def published(tmp_path):
         keys = [name.split("/")[-1] for name in labels] if keys is None else keys
         with lmdb.open(str(root)) as env, env.begin(write=True) as transaction:
             for number, key in enumerate(keys):
-                transaction.put(key.encode(), picture(number))
+                transaction.put(key.encode(), image(number))
             transaction.put(b"total", str(len(keys)).encode())
         if place:
             (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
@@ -40,13 +40,13 @@ def published(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["meta/train.txt", "lmdb/meta/train.txt", "lmdb/train.txt"])
-def test_pictures_and_labels_come_together(published, place):
+def test_images_and_labels_come_together(published, place):
     source = open_split(published(NAMES, place), "train")
     assert source.classes == ("n1", "n2")
     assert [source.label(index) for index in range(len(source))] == [0, 0, 1]
     assert source.name(2).endswith("lmdb/train/y_1.JPEG")
     for number in range(3):
-        expected = Image.open(io.BytesIO(picture(number)))
+        expected = Image.open(io.BytesIO(image(number)))
         assert np.array_equal(source.read(number), expected)
 
 
@@ -91,13 +91,13 @@ def test_a_missing_text_names_the_places(published, tmp_path):
         ),
         ("a.jpg -1\n", r"line 1: expected `name label`.*got 'a\.jpg -1'"),
         ("\n", r"train\.txt is empty; expected lines of `name label`"),
-        ("a.jpg 0\nb.jpg 3\n", r"has labels up to 3, but no picture of label 1; every class needs pictures"),
-        ("a.jpg 0\nc.jpg 0\n", r"train\.txt names 1 pictures that .*train does not hold: 'c\.jpg'"),
+        ("a.jpg 0\nb.jpg 3\n", r"has labels up to 3, but no image of label 1; every class needs images"),
+        ("a.jpg 0\nc.jpg 0\n", r"train\.txt names 1 images that .*train does not hold: 'c\.jpg'"),
         (
             "x/a.jpg 0\ny/a.jpg 1\n",
-            r"names several pictures 'a\.jpg', of which the old form of .* kept one; build a",
+            r"names several images 'a\.jpg', of which the old form of .* kept one; build a",
         ),
-        ("a.jpg 0\n", r"train holds 1 pictures that .*train\.txt does not name: 'b\.jpg'"),
+        ("a.jpg 0\n", r"train holds 1 images that .*train\.txt does not name: 'b\.jpg'"),
         ("x/a.jpg 0\nx/b.jpg 1\n", r"train\.txt: the class folders in its names and its labels do not belong together"),
         ("x/a.jpg 0\ny/b.jpg 0\n", r"train\.txt: the class folders in its names and its labels do not belong together"),
     ],

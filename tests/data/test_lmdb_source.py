@@ -1,4 +1,4 @@
-"""Databases in place of image folders: the same pictures, in any process, and what is said when they are not sound."""
+"""Databases in place of image folders: the same images, in any process, and what is said when they are not sound."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from globalvit.data.images import UnreadableImage
 from globalvit.data.lmdb import Database, forget, located, value
 from globalvit.data.lmdb_build import build
 from globalvit.data.lmdb_index import HEADER, Header, Keys, pack_keys
-from globalvit.data.lmdb_source import LmdbPictures, open_database
+from globalvit.data.lmdb_source import LmdbImages, open_database
 from globalvit.data.loading import eval_loader, train_loader
 from globalvit.data.transforms import EvalTransform, TrainTransform
 
@@ -52,7 +52,7 @@ def same(one, other):
 
 def test_a_database_is_as_its_folder(folder, databases):
     one, other = open_split(folder, "train"), open_split(databases, "train")
-    assert isinstance(other, LmdbPictures)
+    assert isinstance(other, LmdbImages)
     assert same(one, other)
     names = [other.name(index) for index in range(len(other))]
     assert names == [one.name(index).replace(str(folder), str(databases)) for index in range(len(one))]
@@ -79,10 +79,10 @@ def test_keys_are_paths_and_values_the_files_bytes(folder, databases):
     assert header["total_bytes"] == sum(map(len, items.values()))
 
 
-def test_an_unreadable_picture_stays_one(databases):
+def test_an_unreadable_image_stays_one(databases):
     source = open_split(databases, "val")
     (broken,) = [index for index in range(len(source)) if source.name(index).endswith("broken.jpg")]
-    with pytest.raises(UnreadableImage, match=r"lmdb/val/a/broken\.jpg cannot be read as a picture: the file is empty"):
+    with pytest.raises(UnreadableImage, match=r"lmdb/val/a/broken\.jpg cannot be read as an image: the file is empty"):
         source.read(broken)
 
 
@@ -153,7 +153,7 @@ def test_a_folder_that_is_left_and_come_back_to(databases, monkeypatch):
     assert source.read(0).mode == "RGB"
 
 
-def test_a_picture_that_went_meanwhile_is_unreadable(folder, databases):
+def test_a_image_that_went_meanwhile_is_unreadable(folder, databases):
     source = open_split(databases, "train")
     (folder / "train" / "a" / "000.png").unlink()
     build(folder, databases)

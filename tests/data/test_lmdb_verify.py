@@ -43,7 +43,7 @@ def test_every_difference_is_named(data, dst, capsys):
 
 def test_equal_ones_are_said_to_be(data, dst, capsys):
     seen = []
-    assert verify(dst, data, on_start=seen.append, on_picture=lambda: seen.append("one")).is_equal
+    assert verify(dst, data, on_start=seen.append, on_image=lambda: seen.append("one")).is_equal
     assert seen == [9, *["one"] * 9]
     assert main(["data", "lmdb", "verify", str(dst), str(data)]) == 0
     assert capsys.readouterr().out == "9 files are equal, nothing is wrong\n"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 class Blank:
-    """Many plain pictures, for properties that only need indices."""
+    """Many plain images, for properties that only need indices."""
 
     classes = ("a",)
 
@@ -134,7 +134,7 @@ def test_resuming_at_a_batch_gives_the_rest_of_the_epoch(data):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 4))
 def test_the_ranks_batches_together_are_one_large_batch(total, batch_size, world):
-    """World ranks with B pictures each see, side by side, what one rank with world × B pictures sees."""
+    """World ranks with B images each see, side by side, what one rank with world × B images sees."""
     total = max(total, batch_size * world)
     options = {"seed": 3, "epoch": 1}
     alone = train_loader(Blank(total), TRAIN, batch_size=batch_size * world, **options)
@@ -149,7 +149,7 @@ def test_the_ranks_batches_together_are_one_large_batch(total, batch_size, world
         assert [record for part in parts for record in part["erase"]] == whole["erase"]
 
 
-def test_an_epoch_shows_no_picture_twice_and_drops_the_incomplete_batch(toys):
+def test_an_epoch_shows_no_image_twice_and_drops_the_incomplete_batch(toys):
     seen = indices(train_loader(toys(23), TRAIN, batch_size=5, seed=0))
     assert len(seen) == len(set(seen)) == 20
 
@@ -172,7 +172,7 @@ def test_the_image_size_can_change_with_the_epoch(toys):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 7), st.integers(1, 3))
-def test_evaluation_shows_every_picture_once_over_all_ranks(total, batch_size, world):
+def test_evaluation_shows_every_image_once_over_all_ranks(total, batch_size, world):
     seen = []
     for rank in range(world):
         loader = eval_loader(Blank(total), EVAL, batch_size=batch_size, rank=rank, world=world)
@@ -184,7 +184,7 @@ def test_evaluation_shows_every_picture_once_over_all_ranks(total, batch_size, w
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_is_the_transform_of_every_picture(make_folder, workers):
+def test_evaluation_is_the_transform_of_every_image(make_folder, workers):
     source = open_split(make_folder({"val": {"a": 3, "b": 4}}), "val")
     loader = eval_loader(source, EVAL, batch_size=3, workers=workers)
     for _ in range(2):
@@ -195,11 +195,11 @@ def test_evaluation_is_the_transform_of_every_picture(make_folder, workers):
     loader.close()
 
 
-def test_the_device_normalises_and_erases_as_recorded(toys):
+def test_the_device_normalizes_and_erases_as_recorded(toys):
     (batch,) = train_loader(toys(8), TRAIN, batch_size=8, seed=0)
     ready = to_device(batch, TRAIN, "cpu")
     assert ready["images"].dtype == torch.float32
-    plain = TRAIN.normalise(batch["images"])
+    plain = TRAIN.normalize(batch["images"])
     changed = (ready["images"] != plain).flatten(1).any(1)
     assert changed.tolist() == [bool(record.boxes) for record in batch["erase"]]
     assert 0 < changed.sum() < 8
@@ -215,22 +215,22 @@ def test_the_processes_random_state_is_left_alone(toys):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_too_few_pictures_for_a_batch(toys):
-    text = r"5 training pictures do not fill one batch of 3 on 2 process\(es\); lower --batch-size"
+def test_too_few_images_for_a_batch(toys):
+    text = r"5 training images do not fill one batch of 3 on 2 process\(es\); lower --batch-size"
     with pytest.raises(ValueError, match=text):
         train_loader(toys(5), TRAIN, batch_size=3, seed=0, world=2)
 
 
 def test_what_files_cannot_give_is_refused_before_the_first_batch(toys):
     four = EvalTransform().for_channels(4)
-    with pytest.raises(ValueError, match="picture files give 3 channels, or 1 as grey, not 4"):
+    with pytest.raises(ValueError, match="image files give 3 channels, or 1 as gray, not 4"):
         eval_loader(toys(5), four, batch_size=1)
     with pytest.raises(ValueError, match="not understood"):
         train_loader(toys(5), TrainTransform(aa="bogus"), batch_size=1, seed=0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_oversized_picture_stops_the_loop(toys, workers):
+def test_an_oversized_image_stops_the_loop(toys, workers):
     source = toys(4, bad=(2,), error=OversizedImage)
     for loader in (
         train_loader(source, TRAIN, batch_size=4, seed=0, workers=workers),
@@ -243,7 +243,7 @@ def test_an_oversized_picture_stops_the_loop(toys, workers):
 
 def test_a_loader_process_that_dies_is_explained():
     loader = eval_loader(Deadly(4), EVAL, batch_size=2, workers=1)
-    with pytest.raises(OSError, match=r"a loader process died.* lower --workers, now 1, or --batch-size \(DataLoader"):
+    with pytest.raises(OSError, match=r"a worker died.* lower --workers, now 1, or --batch-size \(DataLoader"):
         list(loader)
     loader.close()
 

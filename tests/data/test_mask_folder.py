@@ -1,4 +1,4 @@
-"""Folders of pictures and label pictures."""
+"""Folders of images and label maps."""
 
 import pickle
 import shutil
@@ -41,13 +41,13 @@ def test_folders_within_are_kept_apart(make_masks):
     assert source.label_name(2).endswith("annotations/train/city/001.png")
 
 
-def test_other_files_and_labels_without_a_picture_are_counted(make_masks, caplog):
+def test_other_files_and_labels_without_a_image_are_counted(make_masks, caplog):
     root = make_masks({"train": 2})
     (root / "images" / "train" / "notes.txt").write_text("x")
     (root / "images" / "train" / "000.jpg").unlink()
     source = open_masks(root, "train")
     assert (len(source), source.other_files, source.unused_labels) == (1, 1, 1)
-    assert "1 label pictures have no picture" in caplog.text
+    assert "1 label maps have no image" in caplog.text
 
 
 def test_zero_may_be_ignored(make_masks):
@@ -57,7 +57,7 @@ def test_zero_may_be_ignored(make_masks):
     np.testing.assert_array_equal(reduced, np.where(plain == 0, 255, plain - 1))
 
 
-def test_colours_of_the_class_file_are_the_palette_and_read_colour_files(make_masks):
+def test_colors_of_the_class_file_are_the_palette_and_read_color_files(make_masks):
     root = make_masks({"train": 1}, classes=2, names=False)
     (root / "classes.json").write_text('[{"name": "a", "color": [9, 9, 9]}, {"name": "b", "color": [1, 200, 3]}]')
     Image.new("RGB", (24, 20), (1, 200, 3)).save(root / "annotations" / "train" / "000.png")
@@ -90,19 +90,19 @@ def test_the_built_in_shapes_are_what_they_are(options, message):
 def test_missing_labels_are_listed(make_masks):
     root = make_masks({"train": 3})
     (root / "annotations" / "train" / "001.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 pictures in .*images/train have no label picture in .*: '001.jpg'"):
+    with pytest.raises(ValueError, match=r"1 of 3 images in .*images/train have no label map in .*: '001.jpg'"):
         open_masks(root, "train")
 
 
-def test_two_pictures_of_one_stem_are_refused(make_masks):
+def test_two_images_of_one_stem_are_refused(make_masks):
     root = make_masks({"train": 1})
     Image.new("RGB", (24, 20)).save(root / "images" / "train" / "000.png")
-    with pytest.raises(ValueError, match=r"several pictures in .* share the label picture '000.png'; rename all but"):
+    with pytest.raises(ValueError, match=r"several images in .* share the label map '000.png'; rename all but"):
         open_masks(root, "train")
 
 
 def test_an_empty_split_is_refused(make_masks):
-    with pytest.raises(ValueError, match=r"no pictures in .*images/train; expected .*NAME.jpg and .*NAME.png"):
+    with pytest.raises(ValueError, match=r"no images in .*images/train; expected .*NAME.jpg and .*NAME.png"):
         open_masks(make_masks({"train": 0}), "train")
 
 
@@ -111,7 +111,7 @@ def test_a_missing_split_names_those_there_are(make_masks):
     with pytest.raises(FileNotFoundError, match=r"no split 'val' in .*; it holds 'training'. Expected .*images/val"):
         open_masks(root, "val")
     (root / "images" / "val").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no folder .*annotations/val of label pictures beside .*images/val"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*annotations/val of label maps beside .*images/val"):
         open_masks(root, "val")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_masks(root / "nowhere", "train")
@@ -132,8 +132,8 @@ def test_wrong_labels_and_unreadable_files_are_told_apart(make_masks):
     source = open_masks(root, "train")
     with pytest.raises(WrongLabels, match=r"annotations/train/000.png has label 3 but there are 3 classes"):
         source.read(0)
-    with pytest.raises(WrongLabels, match=r"001.png is 20×24, but its picture .*001.jpg is 24×20"):
+    with pytest.raises(WrongLabels, match=r"001.png is 20×24, but its image .*001.jpg is 24×20"):
         source.read(1)
     for index in (2, 3):
-        with pytest.raises(UnreadableImage, match=f"00{index}.* cannot be read as a picture"):
+        with pytest.raises(UnreadableImage, match=f"00{index}.* cannot be read as an image"):
             source.read(index)

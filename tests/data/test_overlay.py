@@ -1,4 +1,4 @@
-"""Labels drawn over pictures."""
+"""Labels drawn over images."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ PALETTE = default_palette(3)
 PAPER_RGB = tuple(int(PAPER[place : place + 2], 16) for place in (1, 3, 5))
 
 
-def test_colours_are_blended_and_ignored_pixels_striped():
+def test_colors_are_blended_and_ignored_pixels_striped():
     labels = np.array([[0, 1, 2, 2]] * 4 + [[255] * 4] * 8, np.uint8)
     image = Image.new("RGB", (4, 12), (100, 200, 50))
     drawn = np.asarray(overlay_labels(image, labels, PALETTE, alpha=0.25))
@@ -25,7 +25,7 @@ def test_colours_are_blended_and_ignored_pixels_striped():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_alpha_goes_from_the_picture_to_the_palette(alpha):
+def test_alpha_goes_from_the_image_to_the_palette(alpha):
     labels = np.random.default_rng(0).integers(0, 3, (5, 6), dtype=np.uint8)
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (5, 6, 3), dtype=np.uint8))
     expected = PALETTE[labels] if alpha else np.asarray(image)
@@ -33,15 +33,15 @@ def test_alpha_goes_from_the_picture_to_the_palette(alpha):
 
 
 def test_labels_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"labels of 3×2 cannot be laid over a picture of 3×4; resize one of them"):
+    with pytest.raises(ValueError, match=r"labels of 3×2 cannot be laid over an image of 3×4; resize one of them"):
         overlay_labels(Image.new("RGB", (3, 4)), np.zeros((2, 3), np.uint8), PALETTE)
 
 
 def test_the_legend_shows_the_classes_that_occur():
     labels = np.array([[2, 2, 0], [2, 0, 255]], np.uint8)
-    colours = {tuple(pixel) for pixel in np.asarray(draw_legend(labels, PALETTE, "abc", 300)).reshape(-1, 3).tolist()}
-    assert {tuple(PALETTE[0].tolist()), tuple(PALETTE[2].tolist())} <= colours
-    assert tuple(PALETTE[1].tolist()) not in colours
+    colors = {tuple(pixel) for pixel in np.asarray(draw_legend(labels, PALETTE, "abc", 300)).reshape(-1, 3).tolist()}
+    assert {tuple(PALETTE[0].tolist()), tuple(PALETTE[2].tolist())} <= colors
+    assert tuple(PALETTE[1].tolist()) not in colors
 
 
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("a very long name indeed " * 5,) * 3])

@@ -1,4 +1,4 @@
-"""Segmentation's training transform: pictures and labels stay together, and nothing but the key decides."""
+"""Segmentation's training transform: images and labels stay together, and nothing but the key decides."""
 
 import numpy as np
 import pytest
@@ -8,25 +8,25 @@ from PIL import Image
 from globalvit.data.fit import FitTransform
 from globalvit.data.loading import eval_loader, to_device, train_loader
 from globalvit.data.mask_folder import open_masks
-from globalvit.data.segment import SegmentEvalTransform, SegmentTrainTransform, collate_crops, collate_pictures
+from globalvit.data.segment import SegmentEvalTransform, SegmentTrainTransform, collate_crops, collate_images
 from globalvit.data.shapes import SegmentShapes
 
-COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [230, 230, 20]], np.uint8)
+COLORS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [230, 230, 20]], np.uint8)
 PLAIN = {"distortion": 0.0, "max_share": 1.0}
 
 
 def blocks(height, width, cell=24):
-    """A picture whose colours say its labels: square cells of random classes."""
+    """An image whose colors say its labels: square cells of random classes."""
     random = np.random.default_rng(height)
     small = random.integers(0, 4, (-(-height // cell), -(-width // cell)), dtype=np.uint8)
     labels = small.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
-    return Image.fromarray(COLOURS[labels]), labels
+    return Image.fromarray(COLORS[labels]), labels
 
 
 def classes_of(image_CHW):
-    """The class whose colour is nearest, for each pixel."""
+    """The class whose color is nearest, for each pixel."""
     pixels = image_CHW.permute(1, 2, 0).numpy().astype(int)
-    return np.abs(pixels[:, :, None] - COLOURS.astype(int)).sum(axis=3).argmin(axis=2)
+    return np.abs(pixels[:, :, None] - COLORS.astype(int)).sum(axis=3).argmin(axis=2)
 
 
 @pytest.mark.parametrize("size", [(120, 200), (301, 97), (64, 64)])
@@ -38,16 +38,16 @@ def test_labels_stay_with_their_pixels(size, flips):
     sample = blocks(*size)
     for index in range(6):
         image, labels = transform(sample, 0, 0, index)
-        is_labelled = labels.numpy() != 255
+        is_labeled = labels.numpy() != 255
         same = classes_of(image) == labels.numpy()
-        # Bilinear edges are blended over a pixel or two; everywhere else colour and label must say the same.
-        assert same[is_labelled].mean() > 0.93
-        inside = is_labelled & inner(labels.numpy())
+        # Bilinear edges are blended over a pixel or two; everywhere else color and label must say the same.
+        assert same[is_labeled].mean() > 0.93
+        inside = is_labeled & inner(labels.numpy())
         assert same[inside].all()
 
 
 def inner(labels_HW, reach=3):
-    """Pixels whose neighbours within `reach` all have their label."""
+    """Pixels whose neighbors within `reach` all have their label."""
     padded = np.pad(labels_HW, reach, mode="edge")
     height, width = labels_HW.shape
     shifts = [(y, x) for y in range(2 * reach + 1) for x in range(2 * reach + 1)]
@@ -75,9 +75,9 @@ def test_what_is_missing_is_padded_with_the_mean_and_ignored(channels):
     assert (labels == 1).sum() == 30 * 60
     assert (labels[30:] == 255).all()
     assert (labels[:, 60:] == 255).all()
-    normalised = transform.normalise(image)
-    assert normalised[:, labels == 255].abs().max() < 0.01
-    assert normalised[:, labels == 1].min() > 1
+    normalized = transform.normalize(image)
+    assert normalized[:, labels == 255].abs().max() < 0.01
+    assert normalized[:, labels == 1].min() > 1
 
 
 def test_sizes_follow_the_ratio_and_the_longer_side():
@@ -119,7 +119,7 @@ def test_ignored_pixels_do_not_count_as_a_class():
     assert set(crop.unique().tolist()) == {0, 1, 255}
 
 
-def test_distortion_changes_colours_and_nothing_else():
+def test_distortion_changes_colors_and_nothing_else():
     sample = SegmentShapes("train").read(0)
     plain, strong = (SegmentTrainTransform(image_size=96, short_side=128, distortion=value) for value in (0, 1))
     pairs = [(plain(sample, 0, 0, index), strong(sample, 0, 0, index)) for index in range(12)]
@@ -161,9 +161,9 @@ def test_batches_do_not_depend_on_the_loader_processes(workers):
             assert torch.equal(batch["labels"][place], labels)
 
 
-def test_evaluation_has_pictures_resized_and_labels_in_their_own_size():
+def test_evaluation_has_images_resized_and_labels_in_their_own_size():
     source, fit = SegmentShapes("val", 5), FitTransform(short_side=64, long_side=200)
-    loader = eval_loader(source, fit, batch_size=2, make=SegmentEvalTransform(fit), collate=collate_pictures)
+    loader = eval_loader(source, fit, batch_size=2, make=SegmentEvalTransform(fit), collate=collate_images)
     batches = [to_device(batch, fit, "cpu") for batch in loader]
     assert [len(batch["images"]) for batch in batches] == [2, 2, 1]
     assert {tuple(image.shape) for batch in batches for image in batch["images"]} == {(3, 64, 64)}
@@ -172,7 +172,7 @@ def test_evaluation_has_pictures_resized_and_labels_in_their_own_size():
     assert labels[0].dtype == torch.uint8
 
 
-def test_unreadable_pictures_and_labels_are_skipped_and_counted(make_masks):
+def test_unreadable_images_and_labels_are_skipped_and_counted(make_masks):
     root = make_masks({"train": 6})
     (root / "images" / "train" / "002.jpg").write_bytes(b"")
     (root / "annotations" / "train" / "004.png").write_bytes(b"\x89PNG")
@@ -180,7 +180,7 @@ def test_unreadable_pictures_and_labels_are_skipped_and_counted(make_masks):
     train = train_loader(source, SegmentTrainTransform(image_size=32), batch_size=6, seed=0, collate=collate_crops)
     (batch,) = train
     assert sorted(batch["indices"].tolist()) == [0, 1, 3, 3, 5, 5]
-    evaluation = eval_loader(source, fit, batch_size=4, make=SegmentEvalTransform(fit), collate=collate_pictures)
+    evaluation = eval_loader(source, fit, batch_size=4, make=SegmentEvalTransform(fit), collate=collate_images)
     assert [index for batch in evaluation for index in batch["indices"].tolist()] == [0, 1, 3, 5]
     for loader in (train, evaluation):
         assert sorted(name[-7:] for name in loader.skipped.reasons) == ["002.jpg", "004.jpg"]

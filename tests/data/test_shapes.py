@@ -9,7 +9,7 @@ from globalvit.data.image_folder import open_split
 from globalvit.data.shapes import KINDS, ClassifyShapes, DetectShapes, SegmentShapes, draw_scene
 
 
-def test_a_picture_is_a_function_of_seed_split_and_number():
+def test_a_image_is_a_function_of_seed_split_and_number():
     keys = [(0, "train", 0), (0, "train", 1), (0, "val", 0), (1, "train", 0)]
     drawn = [draw_scene(split, index, seed=seed).image.tobytes() for seed, split, index in keys]
     again = [draw_scene(split, index, seed=seed).image.tobytes() for seed, split, index in reversed(keys)]
@@ -52,7 +52,7 @@ def test_there_are_one_to_four_shapes_of_the_stated_sizes_some_of_them_covered()
     assert labels.min() > 0.25 * labels.sum()
 
 
-def test_ids_are_those_of_no_other_picture():
+def test_ids_are_those_of_no_other_image():
     ids = np.concatenate([draw_scene("val", index).instances.ids for index in range(50)])
     assert len(set(ids)) == len(ids)
     assert ids.min() > 0
@@ -74,7 +74,7 @@ def test_segmentation_has_the_background_as_a_class_and_detection_does_not():
     assert SegmentShapes.classes == ("background", *DetectShapes.classes)
 
 
-def test_pictures_to_classify_show_one_shape_as_many_of_each():
+def test_images_to_classify_show_one_shape_as_many_of_each():
     source = open_split("shapes", "train")
     assert source.classes == KINDS
     assert [source.label(index) for index in range(4)] == [0, 1, 2, 0]
@@ -87,7 +87,7 @@ def test_pictures_to_classify_show_one_shape_as_many_of_each():
     ("arguments", "message"),
     [
         ({"split": "dev"}, "shapes have no split 'dev'; there are 'train' and 'val'"),
-        ({"split": "val", "total": 0}, "0 shapes pictures of 128 pixels with seed 0: expected 1 or more"),
+        ({"split": "val", "total": 0}, "0 shapes images of 128 pixels with seed 0: expected 1 or more"),
         ({"split": "val", "side": 8}, "of 8 pixels with seed 0: expected 1 or more, of 32 pixels or more"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The shapes as files: the same pictures, labels and objects as the built-in set has."""
+"""The shapes as files: the same images, labels and objects as the built-in set has."""
 
 import json
 
@@ -109,7 +109,7 @@ def test_a_set_that_fails_leaves_nothing(tmp_path):
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write_shapes(tmp_path / "out", totals=TOTALS, on_picture=full)
+        write_shapes(tmp_path / "out", totals=TOTALS, on_image=full)
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +118,7 @@ def test_the_command_names_what_to_do_next(tmp_path, monkeypatch, capsys):
     (tmp_path / "shapes").mkdir()
     assert main(["data", "shapes", "shapes", "--train", "3", "--val", "2", "--size", "48"]) == 0
     out = capsys.readouterr().out
-    assert "shapes: 3 train, 2 val pictures of 48 pixels. Try:" in out
+    assert "shapes: 3 train, 2 val images of 48 pixels. Try:" in out
     assert "--config shapes_segmentation --data-dir ./shapes\n" in out
     assert "--config shapes_detection --data-dir ./shapes\n" in out
     assert "--data-dir ./shapes/classify\n" in out
@@ -133,11 +133,11 @@ def test_labels_and_objects_of_the_folder_are_checked(folder, tmp_path, capsys):
         == 0
     )
     out = capsys.readouterr().out
-    assert "label pictures" in out
+    assert "label maps" in out
     assert "COCO annotations" in out
     assert "nothing is wrong" in out
     splits = json.loads((tmp_path / "found.json").read_text())["splits"]
-    assert sorted((split["name"], split["classes"], split["pictures"]) for split in splits) == [
+    assert sorted((split["name"], split["classes"], split["images"]) for split in splits) == [
         ("train", 3, 7),
         ("train", 4, 7),
         ("val", 3, 3),

@@ -1,4 +1,4 @@
-"""Unreadable pictures are counted and named; too many stop the run."""
+"""Unreadable images are counted and named; too many stop the run."""
 
 import pytest
 
@@ -10,13 +10,13 @@ TRAIN = TrainTransform(image_size=8, color_jitter=None)
 EVAL = EvalTransform(image_size=8)
 
 
-def test_training_takes_the_next_readable_picture(toys, caplog):
+def test_training_takes_the_next_readable_image(toys, caplog):
     loader = train_loader(toys(12, bad=(3, 4, 11)), TRAIN, batch_size=12, seed=0)
     (batch,) = loader
     seen = batch["indices"].tolist()
     assert sorted(seen) == [0, 0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10]
     assert batch["labels"].tolist() == [index % 3 for index in seen]
-    # The picture belongs to its index: the toys' first channel is filled with it.
+    # The image belongs to its index: the toys' first channel is filled with it.
     assert loader.skipped.reasons.keys() == {"toys/3", "toys/4", "toys/11"}
     assert caplog.text.count("skipped: toys/4 cannot be read") == 1
 
@@ -41,7 +41,7 @@ def test_files_that_vanish_or_are_forbidden_count_as_well(toys):
 def test_too_many_stop_the_run(toys, workers):
     source = toys(40, bad=range(0, 22, 2))
     text = (
-        r"11 of 40 pictures cannot be read, a run stops above 10 and 1%; `globalvit data check` lists them, "
+        r"11 of 40 images cannot be read, a run stops above 10 and 1%; `globalvit data check` lists them, "
         r"the last was: toys/\d+ cannot be read"
     )
     for loader in (
@@ -53,10 +53,10 @@ def test_too_many_stop_the_run(toys, workers):
         loader.close()
 
 
-def test_a_set_without_any_readable_picture_stops_at_once(toys):
-    with pytest.raises(ValueError, match="3 of 3 pictures cannot be read"):
+def test_a_set_without_any_readable_image_stops_at_once(toys):
+    with pytest.raises(ValueError, match="3 of 3 images cannot be read"):
         list(train_loader(toys(3, bad=range(3)), TRAIN, batch_size=1, seed=0))
-    with pytest.raises(ValueError, match="11 of 500 pictures cannot be read"):
+    with pytest.raises(ValueError, match="11 of 500 images cannot be read"):
         list(train_loader(toys(500, bad=range(500)), TRAIN, batch_size=1, seed=0))
 
 
@@ -66,7 +66,7 @@ def test_the_bound_is_ten_files_or_one_in_a_hundred(total, most):
     skipped = SkippedFiles(total)
     skipped.add((str(index), "why") for index in range(most))
     assert len(skipped) == most
-    with pytest.raises(ValueError, match=f"{most + 1} of {total} pictures"):
+    with pytest.raises(ValueError, match=f"{most + 1} of {total} images"):
         skipped.add([("one more", "why")])
 
 

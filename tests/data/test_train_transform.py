@@ -15,25 +15,25 @@ PUBLISHED = TrainTransform(image_size=32, aa="rand-m9-mstd0.5-inc1", reprob=0.25
 
 
 @pytest.fixture
-def picture():
+def image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 
 
-def test_a_sample_is_a_function_of_seed_epoch_and_index(picture):
+def test_a_sample_is_a_function_of_seed_epoch_and_index(image):
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    first = [PUBLISHED(picture, *key) for key in keys]
+    first = [PUBLISHED(image, *key) for key in keys]
     random.seed(5)
-    again = [PUBLISHED(picture, *key) for key in reversed(keys)][::-1]
+    again = [PUBLISHED(image, *key) for key in reversed(keys)][::-1]
     assert all(torch.equal(a, b) and r == s for (a, r), (b, s) in zip(first, again, strict=True))
     assert all(not torch.equal(first[0][0], other) for other, _ in first[1:])
 
 
-def test_the_processes_own_random_state_is_left_alone(picture):
+def test_the_processes_own_random_state_is_left_alone(image):
     def state():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
     before = state()
-    PUBLISHED(picture, 0, 0, 0)
+    PUBLISHED(image, 0, 0, 0)
     with pytest.raises(KeyError), seeded(7):
         raise KeyError
     assert state() == before
@@ -44,7 +44,7 @@ def test_seeds_of_different_purposes_and_keys_differ():
     assert len(seeds) == 4 * len(Purpose)
 
 
-def test_it_is_timms_transform(picture):
+def test_it_is_timms_transform(image):
     from timm.data import create_transform
 
     for aa, jitter in [("rand-m9-mstd0.5-inc1", 0.4), (None, 0.4), (None, None)]:
@@ -55,8 +55,8 @@ def test_it_is_timms_transform(picture):
         )  # fmt: skip
         for index in range(20):
             with seeded(derive(Purpose.AUGMENT, 3, 4, index)):
-                expected = theirs(picture)
-            assert torch.equal(ours(picture, 3, 4, index)[0], expected)
+                expected = theirs(image)
+            assert torch.equal(ours(image, 3, 4, index)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -73,21 +73,21 @@ def test_it_is_timms_transform(picture):
         "3a",
     ],
 )
-def test_no_notation_of_timms_ever_fails(picture, aa):
+def test_no_notation_of_timms_ever_fails(image, aa):
     """Pillow refuses what timm asks of it at the highest magnitudes; that must reach nobody's training."""
     transform = TrainTransform(image_size=16, aa=aa)
     for index in range(60):
-        assert transform(picture, 0, 0, index)[0].shape == (3, 16, 16)
+        assert transform(image, 0, 0, index)[0].shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["Posterize", "PosterizeIncreasing", "PosterizeOriginal"])
 @pytest.mark.parametrize("magnitude", [0, 5, 10])
-def test_posterising_keeps_at_least_one_bit(picture, name, magnitude):
+def test_posterising_keeps_at_least_one_bit(image, name, magnitude):
     pipeline = build_pipeline(
         image_size=(16, 16), scale=(1, 1), ratio=(1, 1), hflip=0, vflip=0, aa="original", color_jitter=None,
         interpolation="bilinear", mean=(0, 0, 0),
     )  # fmt: skip
-    assert pipeline(picture).size == (16, 16)
+    assert pipeline(image).size == (16, 16)
     from timm.data.auto_augment import LEVEL_TO_ARG
 
     from globalvit.data.augment import _posterize
@@ -105,22 +105,22 @@ def test_nonsense_is_refused_with_an_example():
         TrainTransform(color_jitter=(0.1, 0.2)).prepare()
 
 
-def test_without_augmentation_the_picture_is_only_resized(picture):
+def test_without_augmentation_the_image_is_only_resized(image):
     transform = TrainTransform(
         image_size=32, scale=(1, 1), ratio=(1.25, 1.25), hflip=0, color_jitter=None, interpolation="bicubic"
     )
-    expected = EvalTransform(image_size=32, crop_mode="squash").to_uint8(picture)
-    assert torch.equal(transform(picture, 0, 0, 0)[0], expected)
+    expected = EvalTransform(image_size=32, crop_mode="squash").to_uint8(image)
+    assert torch.equal(transform(image, 0, 0, 0)[0], expected)
 
 
-def test_flips_and_colours_happen_as_asked(picture):
+def test_flips_and_colors_happen_as_asked(image):
     plain = {"image_size": (40, 50), "scale": (1, 1), "ratio": (1.25, 1.25), "color_jitter": None, "hflip": 0.0}
-    values = TrainTransform(**plain)(picture, 0, 0, 0)[0]
-    assert torch.equal(TrainTransform(**plain | {"hflip": 1})(picture, 0, 0, 0)[0], values.flip(2))
-    assert torch.equal(TrainTransform(**plain, vflip=1.0)(picture, 0, 0, 0)[0], values.flip(1))
-    assert not torch.equal(TrainTransform(**plain | {"color_jitter": 0.9})(picture, 0, 0, 0)[0], values)
+    values = TrainTransform(**plain)(image, 0, 0, 0)[0]
+    assert torch.equal(TrainTransform(**plain | {"hflip": 1})(image, 0, 0, 0)[0], values.flip(2))
+    assert torch.equal(TrainTransform(**plain, vflip=1.0)(image, 0, 0, 0)[0], values.flip(1))
+    assert not torch.equal(TrainTransform(**plain | {"color_jitter": 0.9})(image, 0, 0, 0)[0], values)
 
 
-def test_grey_images_are_augmented_too(picture):
+def test_gray_images_are_augmented_too(image):
     transform = TrainTransform(image_size=16, aa="rand-m9-mstd0.5-inc1", mean=(0.5,), std=(0.5,))
-    assert transform(picture, 0, 0, 0)[0].shape == (1, 16, 16)
+    assert transform(image, 0, 0, 0)[0].shape == (1, 16, 16)

@@ -1,4 +1,4 @@
-"""Small models with random weights, and pictures as people have them and as they should not be."""
+"""Small models with random weights, and images as people have them and as they should not be."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ def given(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photo():
-    """A picture with something in it, not square."""
+    """An image with something in it, not square."""
     from globalvit.data.shapes import draw_scene
 
     return draw_scene("val", 0).image.resize((192, 128))

@@ -131,7 +131,7 @@ def page(browser, server, request):
 
 
 def send(page, path):
-    page.set_input_files("#picture input[type=file]", path)
+    page.set_input_files("#image input[type=file]", path)
 
 
 def choose_model(page, name):
@@ -156,7 +156,7 @@ def move(page, slider, value):
 
 
 @pytest.fixture
-def picture(photo, tmp_path):
+def image(photo, tmp_path):
     path = tmp_path / "photo.png"
     photo.save(path)
     return path
@@ -171,13 +171,13 @@ def picture(photo, tmp_path):
     indirect=True,
     ids=["desktop", "phone"],
 )
-def test_an_uploaded_picture_gets_the_answer_of_the_model(page, given, photo, picture, tmp_path, server):
-    send(page, picture)
+def test_an_uploaded_image_gets_the_answer_of_the_model(page, given, photo, image, tmp_path, server):
+    send(page, image)
     page.wait_for_selector("#answer .bars")
     (expected,) = open_checkpoint(given.classify).predict(photo)
     assert page.locator("#answer h2").inner_text() == expected["names"][0]
     assert page.locator("#answer .percent").all_inner_texts() == [f"{100 * one:.1f} %" for one in expected["scores"]]
-    assert page.get_by_alt_text("Your picture, photo.png").is_visible()
+    assert page.get_by_alt_text("Your image, photo.png").is_visible()
     page.wait_for_selector("#map img")
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     # Nothing sticks out sideways, and what was sent is gone.
@@ -185,8 +185,8 @@ def test_an_uploaded_picture_gets_the_answer_of_the_model(page, given, photo, pi
     assert not [path for path in server.folder.rglob("photo*") if path.is_file()]
 
 
-def test_sliders_and_clicks_change_the_map(page, picture, tmp_path):
-    send(page, picture)
+def test_sliders_and_clicks_change_the_map(page, image, tmp_path):
+    send(page, image)
     first = changed(page, None)
     page.get_by_label("Local attention").click()
     local = changed(page, first)
@@ -203,13 +203,13 @@ def test_sliders_and_clicks_change_the_map(page, picture, tmp_path):
     page.screenshot(path=tmp_path / "map.png", full_page=True)
     page.locator("#map .is-placed").click(position={"x": 5, "y": 60})
     page.wait_for_selector("#notice [role=alert]")
-    assert "was cropped away before the model saw the picture" in page.locator("#notice").inner_text()
+    assert "was cropped away before the model saw the image" in page.locator("#notice").inner_text()
 
 
-def test_the_threshold_of_a_detector_moves_what_is_shown(page, picture, tmp_path):
+def test_the_threshold_of_a_detector_moves_what_is_shown(page, image, tmp_path):
     choose_model(page, "detect")
     page.wait_for_function("document.querySelector('#about').innerText.includes('finds objects')")
-    send(page, picture)
+    send(page, image)
     page.wait_for_selector("#answer .found")
     page.screenshot(path=tmp_path / "objects.png", full_page=True)
     move(page, "threshold", 0.95)
@@ -219,17 +219,17 @@ def test_the_threshold_of_a_detector_moves_what_is_shown(page, picture, tmp_path
 @pytest.mark.parametrize(
     ("name", "data", "text"),
     [
-        ("script.png", b"<svg onload=alert(1)>", "script.png cannot be read as a picture: it is none of JPEG"),
-        ("<img src=x onerror=alert(1)>.png", b"", "<img src=x onerror=alert(1)>.png cannot be read as a picture"),
-        ("big.png", b"x" * 2_000_000, "big.png has 1.9 MiB, and this page takes 1 MiB at the most; make it smaller"),
+        ("script.png", b"<svg onload=alert(1)>", "script.png cannot be read as an image: it is none of JPEG"),
+        ("<img src=x onerror=alert(1)>.png", b"", "<img src=x onerror=alert(1)>.png cannot be read as an image"),
+        ("big.png", b"x" * 2_000_000, "big.png has 1.9 MiB, and this page takes 1 MiB at most; make it smaller"),
     ],
 )
-def test_what_is_no_picture_is_a_line_on_the_page(page, picture, name, data, text, tmp_path):
-    page.set_input_files("#picture input[type=file]", {"name": name, "mimeType": "image/png", "buffer": data})
+def test_what_is_no_image_is_a_line_on_the_page(page, image, name, data, text, tmp_path):
+    page.set_input_files("#image input[type=file]", {"name": name, "mimeType": "image/png", "buffer": data})
     page.wait_for_selector("#notice [role=alert]")
     assert page.locator("#notice").inner_text().startswith(text)
     page.screenshot(path=tmp_path / "refused.png")
-    send(page, picture)
+    send(page, image)
     page.wait_for_selector("#answer .bars")
     assert page.locator("#notice").inner_text() == ""
 

@@ -65,7 +65,7 @@ def test_the_model_is_there_at_the_end(training):
     made = training(ENDS)
     wait_until(lambda: not made.is_running)
     state = made.progress()
-    assert state.text == "Read handwritten digits: learned. 96.1 % right of the held-out pictures"
+    assert state.text == "Read handwritten digits: learned. 96.1 % right of the held-out images"
     assert (state.made.checkpoint, state.made.data) == (made.run, "digits")
 
 

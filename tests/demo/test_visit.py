@@ -1,4 +1,4 @@
-"""A tab: choosing models and pictures, what is said of them; models on offer."""
+"""A tab: choosing models and images, what is said of them; models on offer."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from globalvit.build import open_checkpoint
 from globalvit.demo.answers import Answer
-from globalvit.demo.pictures import RefusedUpload
+from globalvit.demo.images import RefusedUpload
 from globalvit.demo.shelf import Shelf, of_checkpoint, of_model, of_runs
 from globalvit.demo.visit import Visit, described, examples, examples_html, uploaded
 
@@ -30,7 +30,7 @@ def test_names_of_classes_are_text_in_the_page(models, given, photo):
     visit = Visit()
     visit.show(photo, "<img src=x>.png")
     task = visit.choose(models, str(given.classify))
-    page = visit.answer.html() + visit.picture_html() + described(models, visit.key, task)
+    page = visit.answer.html() + visit.image_html() + described(models, visit.key, task)
     assert "&lt;b&gt;cat&lt;/b&gt;" in page
     assert "dog &amp; ${1+1}" in page
     assert "<b>" not in page
@@ -53,15 +53,15 @@ def test_where_there_is_nothing_to_show_the_reason_stands_there(models, given, p
     assert "<svg" in visit.look_if_any(task)[1] or "<img" in visit.look_if_any(task)[1]
 
     def nothing(*_):
-        raise ValueError("nothing was found in <the> picture")
+        raise ValueError("nothing was found in <the> image")
 
     monkeypatch.setattr("globalvit.demo.looks.look", nothing)
     controls, drawn = visit.look_if_any(task)
     assert controls.wish == visit.wish
-    assert drawn == '<p class="waiting">nothing was found in &lt;the&gt; picture</p>'
+    assert drawn == '<p class="waiting">nothing was found in &lt;the&gt; image</p>'
 
 
-def test_another_model_or_picture_forgets_the_place(models, given, photo):
+def test_another_model_or_image_forgets_the_place(models, given, photo):
     visit = Visit()
     for forget in (lambda: visit.show(photo, "photo.png"), lambda: visit.choose(models, str(given.classify))):
         visit.show(photo, "photo.png")
@@ -97,18 +97,18 @@ def test_runs_are_offered_newest_first_if_they_have_weights(tmp_path, given):
     ]
 
 
-def test_published_weights_say_their_licence():
+def test_published_weights_say_their_license():
     assert of_model("gc_vit_tiny").title == "gcvit_tiny · nvidia_in1k (CC-BY-NC-SA-4.0)"
 
 
 @pytest.mark.parametrize(("data", "size"), [("digits", (8, 8)), ("shapes", (128, 128))])
-def test_examples_are_buttons_with_pictures(data, size):
-    assert {picture.size for _, picture in examples(data)} == {size}
+def test_examples_are_buttons_with_images(data, size):
+    assert {image.size for _, image in examples(data)} == {size}
     assert examples_html(examples(data)).count('<button type="button"') == 8
 
 
 def test_a_file_that_was_not_sent_is_refused(tmp_path):
-    with pytest.raises(RefusedUpload, match=r"big\.png has 2\.0 MiB, and this page takes 1 MiB at the most"):
+    with pytest.raises(RefusedUpload, match=r"big\.png has 2\.0 MiB, and this page takes 1 MiB at most"):
         uploaded(None, "big.png", 2 * 2**20, tmp_path, 2**20)
     with pytest.raises(RefusedUpload, match="did not arrive"):
         uploaded(None, "small.png", 5, tmp_path, 2**20)
@@ -121,13 +121,13 @@ def test_areas_have_a_legend(photo):
     mask_HW[:64] = 1
     prediction = {"mask": mask_HW, "names": ("sky", "<sea>"), "areas": {"sky": 0.5, "<sea>": 0.5}}
     shown = Answer("segment", ("sky", "<sea>"), photo, prediction).html()
-    assert 'alt="The picture coloured by class: sky, &lt;sea&gt;"' in shown
+    assert 'alt="The image colored by class: sky, &lt;sea&gt;"' in shown
     assert shown.count("50.0 %") == shown.count('class="swatch"') == 2
 
 
-def test_no_picture_needs_no_answer(models, given):
+def test_no_image_needs_no_answer(models, given):
     visit = Visit()
     assert visit.look(visit.choose(models, str(given.classify)))[1] == ""
     visit.point(0.5, 0.5)
     assert visit.answer is None
-    assert "<img" not in visit.picture_html()
+    assert "<img" not in visit.image_html()

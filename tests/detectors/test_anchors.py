@@ -25,8 +25,8 @@ def test_order_is_y_then_x_then_ratio_then_scale():
     boxes = anchors.of_level(0, 2, 3)
     assert anchors.per_cell == 4
     assert boxes.shape == (24, 4)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    assert centres[::4].tolist() == [[0, 0], [10, 0], [20, 0], [0, 10], [10, 10], [20, 10]]
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert centers[::4].tolist() == [[0, 0], [10, 0], [20, 0], [0, 10], [10, 10], [20, 10]]
     assert (boxes[:4, 2:] - boxes[:4, :2]).tolist() == [[10, 10], [20, 20], [5, 20], [10, 40]]
 
 

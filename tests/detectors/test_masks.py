@@ -1,4 +1,4 @@
-"""Masks put into pictures, against torch's own sampling of grids."""
+"""Masks put into images, against torch's own sampling of grids."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ BOXES = torch.tensor([[10.0, 5, 40, 45], [-20.3, -9.1, 31.7, 22.2], [50.5, 30.2,
 
 
 def sampled(mask, box, size):
-    """Probabilities of the whole picture by `grid_sample`, zero outside."""
+    """Probabilities of the whole image by `grid_sample`, zero outside."""
     (x1, y1, x2, y2), (height, width) = box.tolist(), size
     x, y = (
         (torch.arange(side) + 0.5 - start) / (end - start) * 2 - 1

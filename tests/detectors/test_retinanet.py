@@ -234,7 +234,7 @@ def test_a_batch_is_divided_by_the_positives_of_all_its_images(head):
         torch.testing.assert_close(value, (sums[0][name] + sums[1][name]) / sum(counts))
 
 
-def test_nothing_labelled_is_an_ordinary_case(head):
+def test_nothing_labeled_is_an_ordinary_case(head):
     maps = [torch.randn(2, 8, -(-64 // stride), -(-64 // stride)) for stride in STRIDES]
     losses = head.losses(*head(maps), [EMPTY, EMPTY])
     assert losses["loss_bbox"].tolist() == [0.0] * 5

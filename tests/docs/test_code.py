@@ -44,7 +44,7 @@ def test_python_runs(page, tmp_path):
 
 PHOTOS = "globalvit train --data-dir photos --model gcvit_tiny --tag photos\n"
 STREETS = "globalvit train --data-dir streets --model gcvit_tiny_segformer --tag streets\n"
-# Pages whose commands are followed in a folder with the pictures they speak of → what has been done before.
+# Pages whose commands are followed in a folder with the images they speak of → what has been done before.
 FOLLOWED = {
     "start": "",
     "classification": "",
@@ -62,20 +62,20 @@ SMALL = "--img-size 64 --short-side 64 --long-side 96 --roi-samples 8 --window r
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty folder with the pictures that the pages speak of: photos, streets, holiday and two files."""
+    """An empty folder with the images that the pages speak of: photos, streets, holiday and two files."""
     monkeypatch.chdir(tmp_path)
     assert main(["data", "shapes", "streets", "--train", "12", "--val", "6", "--size", "64"]) == 0
     for folder in Path("streets/classify").glob("*/*"):
         shutil.copytree(folder, Path("photos", folder.parent.name, FRUIT[folder.name]))
     shutil.copytree("streets/images/val", "holiday")
-    with Image.open("holiday/00000.png") as picture:
-        picture.resize((640, 480)).save("scan.png")
-        picture.save("cat.jpg")
+    with Image.open("holiday/00000.png") as image:
+        image.resize((640, 480)).save("scan.png")
+        image.save("cat.jpg")
     return tmp_path
 
 
 def small(words):
-    """A command as the page has it, made short: the smallest backbone, one step, small pictures."""
+    """A command as the page has it, made short: the smallest backbone, one step, small images."""
     words = [
         "gcvit_xxtiny" + word.removeprefix("gcvit_tiny") if word.startswith("gcvit_tiny") else word for word in words
     ]

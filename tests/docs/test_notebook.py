@@ -21,5 +21,5 @@ def test_the_notebook_runs(root, tmp_path, monkeypatch):
     notebook = nbformat.read(root / "docs" / "finetune.ipynb", as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "finetune_work" / "preview.png").is_file()
-    pictures = [out for cell in notebook.cells for out in cell.get("outputs", ()) if "image/png" in out.get("data", {})]
-    assert len(pictures) >= 4
+    images = [out for cell in notebook.cells for out in cell.get("outputs", ()) if "image/png" in out.get("data", {})]
+    assert len(images) >= 4

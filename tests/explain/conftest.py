@@ -1,4 +1,4 @@
-"""Tiny models of both families, with weights that make their attention uneven, and a picture."""
+"""Tiny models of both families, with weights that make their attention uneven, and a photo."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def gpvit():
 
 
 @pytest.fixture
-def picture():
+def photo():
     """101×70 pixels: neither square nor even."""
     return np.random.default_rng(0).integers(0, 256, (70, 101, 3), np.uint8)
 

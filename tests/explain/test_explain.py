@@ -1,4 +1,4 @@
-"""What can be asked, where maps lie in the picture, and that a model is left as it was."""
+"""What can be asked, where maps lie in the photo, and that a model is left as it was."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_what_has_no_maps_is_no_view():
     assert {view.block for view in found if view.kind == "local"} == {0, 2, 4}
 
 
-def test_the_model_is_left_as_it_was(classifier, picture):
+def test_the_model_is_left_as_it_was(classifier, photo):
     classifier.head.eval()
     for parameter in classifier.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -58,7 +58,7 @@ def test_the_model_is_left_as_it_was(classifier, picture):
     for name, value in classifier.state_dict().items():
         value.copy_(state[name])
     for kind in kinds(classifier):
-        explain(classifier, picture, kind)
+        explain(classifier, photo, kind)
     assert [module.training for module in classifier.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in classifier.state_dict().items())
     assert all((parameter.grad == 1).all() for parameter in classifier.parameters())
@@ -66,25 +66,25 @@ def test_the_model_is_left_as_it_was(classifier, picture):
     assert torch.equal(outputs(), before)
 
 
-def test_maps_of_half_precision_are_close(classifier, picture):
+def test_maps_of_half_precision_are_close(classifier, photo):
     # With weights as large as the other tests want them, every rounding is a hundred times larger by the last block.
     for parameter in classifier.backbone.parameters():
         parameter.data.mul_(0.5)
     kind = kinds(classifier)[0]
-    known = explain(classifier, picture, kind).values
-    found = explain(classifier.bfloat16(), picture, kind).values
+    known = explain(classifier, photo, kind).values
+    found = explain(classifier.bfloat16(), photo, kind).values
     assert found.dtype in (np.float32, np.float64)
     assert np.abs(found - known).max() < 0.01
 
 
 def seen(values, **changes):
-    shape = {"stride": 8, "offset": 4, "input_size": (16, 24), "crop": (0, 0, 24, 16), "picture_size": (16, 24)}
+    shape = {"stride": 8, "offset": 4, "input_size": (16, 24), "crop": (0, 0, 24, 16), "original_size": (16, 24)}
     return Explanation(kind="rollout", title="t", values=np.asarray(values, np.float32), **{**shape, **changes})
 
 
 def test_a_map_lies_where_the_model_looked():
-    """Of a picture of 40×20 the model saw the middle 20×20 at 16×16, in 2×2 cells."""
-    found = seen([[1, 0], [0, 0]], input_size=(16, 16), crop=(10, 0, 30, 20), picture_size=(20, 40))
+    """Of an image of 40×20 the model saw the middle 20×20 at 16×16, in 2×2 cells."""
+    found = seen([[1, 0], [0, 0]], input_size=(16, 16), crop=(10, 0, 30, 20), original_size=(20, 40))
     assert found.map.shape == (20, 40)
     assert not found.map[:, :10].any()
     assert not found.map[:, 30:].any()
@@ -93,9 +93,9 @@ def test_a_map_lies_where_the_model_looked():
     assert not found.map[15:].any()
 
 
-def test_a_cell_that_overhangs_the_picture_keeps_its_size():
+def test_a_cell_that_overhangs_the_image_keeps_its_size():
     """20 pixels are 2½ cells: the last one begins at pixel 16."""
-    found = seen([[0, 0, 1]], input_size=(8, 20), crop=(0, 0, 20, 8), picture_size=(8, 20))
+    found = seen([[0, 0, 1]], input_size=(8, 20), crop=(0, 0, 20, 8), original_size=(8, 20))
     assert found.map[0].argmax() == 19
     assert found.map[0, 12] == pytest.approx(1 / 16)
 
@@ -110,7 +110,7 @@ def strided(model):
     return [(4 * 2**stage, convs[: 2 + stage]) for stage in range(len(stages))]
 
 
-def test_a_cell_lies_in_the_middle_of_what_it_is_computed_from(classifier, picture):
+def test_a_cell_lies_in_the_middle_of_what_it_is_computed_from(classifier, photo):
     for stride, convs in strided(classifier):
         image = torch.zeros(1, 3, 8 * stride, 8 * stride, requires_grad=True)
         x = image
@@ -120,7 +120,7 @@ def test_a_cell_lies_in_the_middle_of_what_it_is_computed_from(classifier, pictu
         x[0, 0, 4, 4].backward()
         reach = image.grad.sum((0, 1, 3))
         middle = float((reach * (torch.arange(len(reach)) + 0.5)).sum() / reach.sum())
-        assert middle == pytest.approx(4 * stride + Scene.of(classifier, picture).offset, abs=1e-3)
+        assert middle == pytest.approx(4 * stride + Scene.of(classifier, photo).offset, abs=1e-3)
 
 
 def test_the_preprocessing_is_honoured(gcvit):
@@ -135,28 +135,28 @@ def test_the_preprocessing_is_honoured(gcvit):
     assert (drawn[:, 30:90] != 50).any()
 
 
-def test_pictures_of_which_less_than_a_pixel_is_seen(classifier):
+def test_images_of_which_less_than_a_pixel_is_seen(classifier):
     for size in ((300, 1), (1, 300)):
         found = explain(classifier, np.zeros((*size, 3), np.uint8), "local")
         assert found.values.sum() + found.padding_share == pytest.approx(1, abs=1e-4)
 
 
-def test_size_of_the_input(classifier, picture):
-    assert explain(classifier, picture, "rollout", image_size=(40, 72)).input_size == (40, 72)
-    assert explain(classifier, picture, "rollout").input_size == (64, 64)
+def test_size_of_the_input(classifier, photo):
+    assert explain(classifier, photo, "rollout", image_size=(40, 72)).input_size == (40, 72)
+    assert explain(classifier, photo, "rollout").input_size == (64, 64)
 
 
-def test_pictures_come_as_predict_takes_them(gcvit, picture, tmp_path):
+def test_images_come_as_predict_takes_them(gcvit, photo, tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(picture).save(path)
-    maps = [explain(gcvit, one, "global").map for one in (picture, Image.fromarray(picture), path)]
+    Image.fromarray(photo).save(path)
+    maps = [explain(gcvit, one, "global").map for one in (photo, Image.fromarray(photo), path)]
     assert (maps[0] == maps[1]).all()
     assert (maps[0] == maps[2]).all()
 
 
-def test_a_sheet_has_a_tile_for_the_picture_and_each_map(classifier, picture):
-    found = [explain(classifier, picture, kind) for kind in kinds(classifier)]
-    sheet = contact_sheet(picture, found, columns=2)
+def test_a_sheet_has_a_tile_for_the_image_and_each_map(classifier, photo):
+    found = [explain(classifier, photo, kind) for kind in kinds(classifier)]
+    sheet = contact_sheet(photo, found, columns=2)
     tiles = len(found) + 1
     assert sheet.width == 2 * 310 + 10
     assert sheet.height == -(-tiles // 2) * (300 + 42 + 10) + 10
@@ -172,10 +172,10 @@ MISTAKES = [
     ("gcvit", {"kind": "rollout", "block": 0}, "in stage 3 has no blocks to choose from; leave it out"),
     ("gcvit", {"kind": "local", "head": 8}, "head=8 is not there;"),
     ("gpvit", {"kind": "grad_cam", "head": 0}, "of gpvit_l1, block 11 has no heads to choose from"),
-    ("gcvit", {"kind": "local", "pixel": (101, 3)}, "is not in the picture; x goes from 0 to 100, y from 0 to 69"),
-    ("gcvit", {"kind": "local", "pixel": (2, 3)}, "was cropped away before the model saw the picture; it saw x 15"),
+    ("gcvit", {"kind": "local", "pixel": (101, 3)}, "is not in the image; x goes from 0 to 100, y from 0 to 69"),
+    ("gcvit", {"kind": "local", "pixel": (2, 3)}, "was cropped away before the model saw the image; it saw x 15"),
     ("gcvit", {"kind": "local", "region": (0, 0, 4, 4)}, "region=0,0,4,4 was cropped away"),
-    ("gcvit", {"kind": "local", "region": (9, 9, 9, 20)}, "is not in the picture; give left,top,right,bottom"),
+    ("gcvit", {"kind": "local", "region": (9, 9, 9, 20)}, "is not in the image; give left,top,right,bottom"),
     ("gcvit", {"kind": "local", "pixel": (40, 40), "region": (30, 30, 40, 40)}, "pixel and region were both given"),
     ("gcvit", {"kind": "local", "target": 1}, "target means nothing for kind='local' here; it takes head,"),
     ("gpvit", {"kind": "groups", "group": 16}, "group=16 is not there; block 10 has groups 0 to 15"),
@@ -188,9 +188,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("family", "asked", "text"), MISTAKES)
-def test_mistakes_say_what_there_is(request, picture, family, asked, text):
+def test_mistakes_say_what_there_is(request, photo, family, asked, text):
     with pytest.raises(ValueError, match=r"\w") as error:
-        explain(request.getfixturevalue(family), picture, **asked)
+        explain(request.getfixturevalue(family), photo, **asked)
     assert text in str(error.value)
 
 
@@ -202,16 +202,16 @@ def test_classes_by_name_or_number(gcvit):
         find_class(gcvit, "zebra")
 
 
-def test_a_deployed_copy_is_refused(gcvit, picture):
+def test_a_deployed_copy_is_refused(gcvit, photo):
     with pytest.raises(ValueError, match="a deployed copy tells neither attention nor gradients; explain the model it"):
-        explain(gcvit.deploy(), picture, "global")
+        explain(gcvit.deploy(), photo, "global")
 
 
-def test_drawing_refuses_what_does_not_fit(gcvit, picture):
-    found = explain(gcvit, picture, "rollout")
+def test_drawing_refuses_what_does_not_fit(gcvit, photo):
+    found = explain(gcvit, photo, "rollout")
     with pytest.raises(ValueError, match=r"opacity=2 must be in 0 … 1"):
-        overlay(picture, found, opacity=2)
-    with pytest.raises(ValueError, match="a picture of 50×50 came with an explanation of one of 101×70"):
+        overlay(photo, found, opacity=2)
+    with pytest.raises(ValueError, match="an image of 50×50 came with an explanation of one of 101×70"):
         overlay(np.zeros((50, 50, 3), np.uint8), found)
     with pytest.raises(ValueError, match="no explanations came"):
-        contact_sheet(picture, [])
+        contact_sheet(photo, [])

@@ -24,8 +24,8 @@ def linear(layer, x):
 
 
 def norm(layer, x):
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + layer.eps)
+    centered = x - x.mean(-1, keepdims=True)
+    scaled = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + layer.eps)
     return scaled * double(layer.weight) + double(layer.bias)
 
 
@@ -130,9 +130,9 @@ def pairs(q, k, heads):
     return np.stack([softmax(a @ b.T / np.sqrt(a.shape[-1])) for a, b in parts])
 
 
-def recorded(model, picture, size, view):
+def recorded(model, photo, size, view):
     """The blocks of a view with a float64 copy of what reaches them, and the scene."""
-    scene = Scene.of(model, picture, size)
+    scene = Scene.of(model, photo, size)
     blocks = blocks_of(scene, view)
     with evaluating(model):
         inputs, maps = run_backbone(scene, blocks)
@@ -156,16 +156,16 @@ def window_matrix(block, *inputs):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("place", [{"pixel": PIXEL}, {"region": REGION}])
-def test_local_attention(classifier, picture, size, place):
+def test_local_attention(classifier, photo, size, place):
     for view in of_kind(classifier, "local")[::2]:
-        scene, ((block, *inputs),), _ = recorded(classifier, picture, size, view)
+        scene, ((block, *inputs),), _ = recorded(classifier, photo, size, view)
         matrix, grid = window_matrix(block, *inputs)
         real = inputs[0].shape[:2]
         stride = 8 if view.stage is None else 4 * 2**view.stage
         weights = scene.start(stride, real, place.get("pixel"), place.get("region")).numpy()
         for head in (None, 0, view.heads - 1):
             found = explain(
-                classifier, picture, "local", stage=view.stage, block=view.block, head=head, image_size=size, **place
+                classifier, photo, "local", stage=view.stage, block=view.block, head=head, image_size=size, **place
             )
             wanted = row_of(weights, grid) @ (matrix.mean(0) if head is None else matrix[head])
             np.testing.assert_allclose(found.values, wanted.reshape(grid)[: real[0], : real[1]], **EQUAL)
@@ -173,45 +173,45 @@ def test_local_attention(classifier, picture, size, place):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_global_attention(gcvit, picture, size):
+def test_global_attention(gcvit, photo, size):
     for view in of_kind(gcvit, "global"):
-        _, ((block, x, query),), _ = recorded(gcvit, picture, size, view)
+        _, ((block, x, query),), _ = recorded(gcvit, photo, size, view)
         matrix, grid = gcvit_block(block, x, query)
         side = block.attention.window
         windows = grid[0] * grid[1] // side**2
         for head in (None, view.heads - 1):
             given = {"stage": view.stage, "block": view.block, "head": head, "image_size": size}
-            found = explain(gcvit, picture, "global", **given)
+            found = explain(gcvit, photo, "global", **given)
             mean = matrix.mean(0) if head is None else matrix[head]
             wanted = mean.sum(0) / side**2
             np.testing.assert_allclose(found.values, wanted.reshape(grid)[: x.shape[0], : x.shape[1]], **EQUAL)
             assert found.values.sum() / windows + found.padding_share == pytest.approx(1, abs=2e-6)
-            corner = explain(gcvit, picture, "global", pixel=gcvit_corner(gcvit, picture, size), **given)
+            corner = explain(gcvit, photo, "global", pixel=gcvit_corner(gcvit, photo, size), **given)
             first = np.concatenate([cells[:1] for cells in tiles(*grid, side, side)])
             np.testing.assert_allclose(
                 corner.values, mean[first].sum(0).reshape(grid)[: x.shape[0], : x.shape[1]], **EQUAL
             )
 
 
-def gcvit_corner(model, picture, size):
+def gcvit_corner(model, photo, size):
     """The first pixel that the model sees."""
-    left, top, _, _ = Scene.of(model, picture, size).crop
+    left, top, _, _ = Scene.of(model, photo, size).crop
     return int(np.ceil(left)), int(np.ceil(top))
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("head", [None, 5])
-def test_group_tokens(gpvit, picture, size, head):
+def test_group_tokens(gpvit, photo, size, head):
     for view in of_kind(gpvit, "groups")[::3]:
-        scene, ((block, x),), _ = recorded(gpvit, picture, size, view)
+        scene, ((block, x),), _ = recorded(gpvit, photo, size, view)
         gathered, scattered = (m.mean(0) if head is None else m[head] for m in group_block(copy.deepcopy(block), x))
         weights = scene.start(8, x.shape[:2], PIXEL, None).numpy().ravel()
         given = {"block": view.block, "head": head, "image_size": size}
         maps = {
-            "gathers": explain(gpvit, picture, "groups", group=3, **given),
-            "of the pixel": explain(gpvit, picture, "groups", pixel=PIXEL, **given),
-            "taken": explain(gpvit, picture, "propagation", group=3, **given),
-            "through": explain(gpvit, picture, "propagation", pixel=PIXEL, **given),
+            "gathers": explain(gpvit, photo, "groups", group=3, **given),
+            "of the pixel": explain(gpvit, photo, "groups", pixel=PIXEL, **given),
+            "taken": explain(gpvit, photo, "propagation", group=3, **given),
+            "through": explain(gpvit, photo, "propagation", pixel=PIXEL, **given),
         }
         main = int((weights @ scattered).argmax())
         assert maps["of the pixel"].group == main
@@ -227,9 +227,9 @@ def test_group_tokens(gpvit, picture, size, head):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("place", [{}, {"pixel": PIXEL}])
-def test_rollout_is_the_product_of_all_matrices(classifier, picture, size, place):
+def test_rollout_is_the_product_of_all_matrices(classifier, photo, size, place):
     for view in of_kind(classifier, "rollout"):
-        scene, blocks, maps = recorded(classifier, picture, size, view)
+        scene, blocks, maps = recorded(classifier, photo, size, view)
         real = blocks[0][1].shape[:2]
         stride = 8 if view.stage is None else 4 * 2**view.stage
         start = np.full(real, 1 / (real[0] * real[1]))
@@ -240,7 +240,7 @@ def test_rollout_is_the_product_of_all_matrices(classifier, picture, size, place
         product = np.eye(start.size)
         for block, *inputs in blocks:
             product = (0.5 * np.eye(start.size) + 0.5 * real_matrix(block, inputs)) @ product
-        found = explain(classifier, picture, "rollout", stage=view.stage, image_size=size, **place)
+        found = explain(classifier, photo, "rollout", stage=view.stage, image_size=size, **place)
         np.testing.assert_allclose(found.values.ravel(), start.ravel() @ product, **EQUAL)
 
 
@@ -255,15 +255,15 @@ def real_matrix(block, inputs):
     return matrix.mean(0)[np.ix_(real, real)]
 
 
-def test_maps_are_the_same_however_few_windows_are_computed_at_a_time(classifier, picture, monkeypatch):
-    whole = explain(classifier, picture, "local", region=REGION)
+def test_maps_are_the_same_however_few_windows_are_computed_at_a_time(classifier, photo, monkeypatch):
+    whole = explain(classifier, photo, "local", region=REGION)
     monkeypatch.setattr("globalvit.explain.trace.MOST_NUMBERS", 1)
-    np.testing.assert_allclose(explain(classifier, picture, "local", region=REGION).values, whole.values, **EQUAL)
+    np.testing.assert_allclose(explain(classifier, photo, "local", region=REGION).values, whole.values, **EQUAL)
 
 
-def test_pooling_of_the_classifier(gpvit, picture):
+def test_pooling_of_the_classifier(gpvit, photo):
     """The map of GPViT's group pool is what its vector is made with."""
-    scene = Scene.of(gpvit, picture)
+    scene = Scene.of(gpvit, photo)
     gpvit.eval()
     x = gpvit.backbone(scene.images)[-1]
     pool = gpvit.head.pool

@@ -26,7 +26,7 @@ def properties(path):
 def test_an_onnx_file_takes_any_batch_and_size_and_says_what_it_is(tiny, tmp_path):
     model = tiny("gpvit_l1", classes=("a", "b", "c"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report = export_model(model, tmp_path / "tiny.onnx", licence="MIT")
+    report = export_model(model, tmp_path / "tiny.onnx", license="MIT")
     assert report.difference < 1e-4
     assert {(one.batch, (one.height, one.width)) for one in report.checks} == {(b, s) for b in (1, 2, 3) for s in SIZES}
     assert model.training
@@ -41,7 +41,7 @@ def test_an_onnx_file_takes_any_batch_and_size_and_says_what_it_is(tiny, tmp_pat
     said = properties(report.path)
     assert json.loads(said["classes"]) == ["a", "b", "c"]
     assert json.loads(said["mean"]) == list(model.preprocessing.mean)
-    assert (said["model"], said["weights_licence"]) == ("gpvit_l1", "MIT")
+    assert (said["model"], said["weights_license"]) == ("gpvit_l1", "MIT")
     assert list(tmp_path.iterdir()) == [report.path]
 
 

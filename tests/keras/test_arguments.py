@@ -1,4 +1,4 @@
-"""Arguments that do not fit are refused as Keras refuses them; the licence is told once."""
+"""Arguments that do not fit are refused as Keras refuses them; the license is told once."""
 
 import logging
 import re
@@ -101,13 +101,13 @@ def test_weights_of_keras_files_from_elsewhere_are_refused(tmp_path):
         gk.GCViTXXTiny(weights=tmp_path / "other.weights.h5")
 
 
-def test_default_weights_are_the_published_ones_and_their_licence_is_told_once(monkeypatch, tmp_path, golden, caplog):
+def test_default_weights_are_the_published_ones_and_their_license_is_told_once(monkeypatch, tmp_path, golden, caplog):
     monkeypatch.undo()  # the real variants: the file is of one
     vectors = golden("gcvit_cls_xxtiny")
     torch.save({"state_dict": vectors.state_dict()}, tmp_path / "file.pth.tar")
     asked = []
     monkeypatch.setattr(load, "download", lambda record: asked.append(record) or tmp_path / "file.pth.tar")
-    load._say_licence.cache_clear()
+    load._say_license.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             model = gk.GCViTXXTiny()

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.backends]
 SIZES = [(64, 64), (75, 109)]
 
 
-def pictures(*size, count=2):
+def make_images(*size, count=2):
     return np.random.default_rng(0).normal(size=(count, *size, 3)).astype("float32")
 
 
@@ -26,7 +26,7 @@ def test_one_graph_takes_images_of_every_size_and_number(name, relative):
         return model(images, training=False)
 
     for count, size in enumerate(SIZES, start=1):
-        images = pictures(*size, count=count)
+        images = make_images(*size, count=count)
         for found, expected in zip(graph(images), model(images, training=False), strict=True):
             assert relative(found, expected) < 1e-5
     assert len(traced) == 1
@@ -50,7 +50,7 @@ def test_an_exported_model_runs_without_this_package(tmp_path, relative):
     model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(tmp_path / "served")
     for size in SIZES:
-        images = pictures(*size)
+        images = make_images(*size)
         assert relative(served.serve(images), model.predict(images, verbose=0)) < 1e-5
 
 
@@ -58,5 +58,5 @@ def test_channels_first_images_train_on_a_cpu():
     keras.config.set_image_data_format("channels_first")
     model = gk.GCViTXXTiny(weights=None, classes=3, input_shape=(3, 32, 32))
     model.compile("sgd", "sparse_categorical_crossentropy")
-    images = np.ascontiguousarray(pictures(32, 32, count=4).transpose(0, 3, 1, 2))
+    images = np.ascontiguousarray(make_images(32, 32, count=4).transpose(0, 3, 1, 2))
     assert np.isfinite(model.fit(images, np.array([0, 1, 2, 0]), verbose=0).history["loss"]).all()

@@ -12,21 +12,21 @@ SIDE = 32
 
 
 def digits(split, count=None):
-    """Pictures (N, 32, 32, 3), uint8, and labels."""
+    """Images (N, 32, 32, 3), uint8, and labels."""
     source = Digits(split)
     chosen = range(count or len(source))
-    pictures = [np.asarray(source.read(i).resize((SIDE, SIDE))) for i in chosen]
-    return np.stack(pictures), np.array([source.label(i) for i in chosen])
+    images = [np.asarray(source.read(i).resize((SIDE, SIDE))) for i in chosen]
+    return np.stack(images), np.array([source.label(i) for i in chosen])
 
 
 @pytest.mark.usefixtures("toy")
 @pytest.mark.backends
 @pytest.mark.parametrize("build", [gk.GCViTXXTiny, gk.GPViTL1], ids=["gcvit", "gpvit"])
 def test_fit_learns_the_digits(build):
-    pictures, labels = digits("train", 512)
+    images, labels = digits("train", 512)
     model = build(weights=None, classes=10, input_shape=(SIDE, SIDE, 3))
     model.compile(keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = model.fit(gk.preprocess_input(pictures), labels, batch_size=64, epochs=4, verbose=0).history
+    history = model.fit(gk.preprocess_input(images), labels, batch_size=64, epochs=4, verbose=0).history
     held_out, answers = digits("val", 128)
     loss, accuracy = model.evaluate(gk.preprocess_input(held_out), answers, batch_size=64, verbose=0)
     print(keras.backend.backend(), history, loss, accuracy)
@@ -37,10 +37,10 @@ def test_fit_learns_the_digits(build):
 @pytest.mark.slow
 @pytest.mark.backends
 def test_the_smallest_variant_learns_the_digits_well():
-    pictures, labels = digits("train")
+    images, labels = digits("train")
     model = gk.GCViTXXTiny(weights=None, classes=10, input_shape=(SIDE, SIDE, 3))
     model.compile(keras.optimizers.AdamW(5e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(gk.preprocess_input(pictures), labels, batch_size=64, epochs=8, verbose=0)
+    model.fit(gk.preprocess_input(images), labels, batch_size=64, epochs=8, verbose=0)
     held_out, answers = digits("val")
     _, accuracy = model.evaluate(gk.preprocess_input(held_out), answers, batch_size=60, verbose=0)
     print(keras.backend.backend(), accuracy)

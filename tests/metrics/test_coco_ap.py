@@ -46,7 +46,7 @@ def random_boxes(random, total, size):
 
 
 def ground_truth(random, image_id, total):
-    """Objects of one picture, one in five of them a crowd; none of class 2."""
+    """Objects of one image, one in five of them a crowd; none of class 2."""
     size = (int(random.integers(120, 200)), int(random.integers(120, 220)))
     boxes = random_boxes(random, total, size)
     bitmaps = ellipses(boxes, size)
@@ -78,7 +78,7 @@ def perturbed(random, truth, noise=0.08):
 
 
 def made_set(seed):
-    """Predictions and annotations of nine pictures: one without objects, one without detections."""
+    """Predictions and annotations of nine images: one without objects, one without detections."""
     random = np.random.default_rng(seed)
     annotations = [ground_truth(random, 10 * (9 - at), 0 if at == 2 else 6) for at in range(9)]
     predictions = [perturbed(random, truth) for truth in annotations]
@@ -173,7 +173,7 @@ def test_merged_states_in_any_order_equal_one_process():
         assert merged.results(CATEGORY_IDS) == whole.results(CATEGORY_IDS)
 
 
-def test_a_picture_seen_twice_counts_once():
+def test_a_image_seen_twice_counts_once():
     predictions, annotations = made_set(0)
     once, twice = (scored(predictions * times, annotations * times) for times in (1, 2))
     other = scored(predictions[:2], annotations[:2])

@@ -10,14 +10,14 @@ LABELS = torch.tensor([[0, 0, 0, 1], [1, 1, IGNORE, 1], [2, 2, 1, IGNORE]], dtyp
 PREDICTIONS = torch.tensor([[0, 0, 1, 1], [1, 0, 3, 1], [0, 0, 1, 2]])
 
 
-def scored(*pictures):
+def scored(*images):
     metric = MeanIoU(CLASSES)
-    for predictions, labels in pictures:
+    for predictions, labels in images:
         metric.update(predictions, labels)
     return metric
 
 
-def pictures(count):
+def images(count):
     for index in range(count):
         generator = torch.Generator().manual_seed(index)
         shape = (9, 7 + index)
@@ -61,7 +61,7 @@ def test_torchmetrics_agrees():
     from torchmetrics import JaccardIndex
 
     metric, oracle = MeanIoU(CLASSES), JaccardIndex("multiclass", num_classes=4, ignore_index=IGNORE, average="none")
-    for predictions, labels in pictures(5):
+    for predictions, labels in images(5):
         metric.update(predictions, labels)
         oracle.update(predictions, labels.long())
     ious = oracle.compute()
@@ -71,7 +71,7 @@ def test_torchmetrics_agrees():
 
 @pytest.mark.parametrize("cuts", [(0, 7), (1, 3), (2, 2), (4, 6)])
 def test_merged_states_equal_one_process(cuts):
-    shown = list(pictures(7))
+    shown = list(images(7))
     parts = [shown[: cuts[0]], shown[cuts[0] : cuts[1]], shown[cuts[1] :]]
     merged = MeanIoU(CLASSES)
     for part in parts:

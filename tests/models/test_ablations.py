@@ -109,7 +109,7 @@ def test_an_axis_with_one_window_is_not_shifted():
     assert shift_mask(torch.empty(1, 4, 4, 1), 4, 0, 0).all()
 
 
-def test_patch_merging_puts_neighbours_side_by_side():
+def test_patch_merging_puts_neighbors_side_by_side():
     merging = PatchMerging(1, 4)
     merging.norm = nn.Identity()
     nn.init.eye_(merging.reduction.weight)

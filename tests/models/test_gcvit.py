@@ -14,7 +14,7 @@ from globalvit.models.variants import GCVIT, GCViTConfig, choose_window, ratio_w
 SMALLEST = "gcvit_xxtiny"
 
 
-def test_parts_between_blocks_have_the_depth_of_their_neighbours():
+def test_parts_between_blocks_have_the_depth_of_their_neighbors():
     backbone = create_backbone(SMALLEST)
     assert backbone.depth_of("stages.1.global_query.blocks.0.depthwise.weight") == 3
     assert (
@@ -120,7 +120,7 @@ def test_drop_path_grows_linearly_over_the_network():
     assert rates == pytest.approx([0.02 * i for i in range(12)])
 
 
-def test_initialisation_follows_the_table():
+def test_initialization_follows_the_table():
     backbone = create_backbone("gcvit_small")
     attention = backbone.stages[2].blocks[0].attention
     for tensor in (attention.qkv.weight, attention.bias_table):

@@ -20,7 +20,7 @@ def pixel(value_HWd, row, column):
 
 
 def bilinear(value_HWd, x, y):
-    """The value of a map between its pixels, whose centres are at +0.5."""
+    """The value of a map between its pixels, whose centers are at +0.5."""
     column, row = x - 0.5, y - 0.5
     left, top = floor(column), floor(row)
     weights = {(0, 0): 1, (0, 1): 1, (1, 0): 1, (1, 1): 1}
@@ -52,7 +52,7 @@ def test_samples_follow_the_formula_inside_and_outside_of_the_maps():
     torch.testing.assert_close(ours, by_loops(values, at, offsets, weights), rtol=1e-5, atol=1e-5)
 
 
-def test_places_are_centres_x_before_y_on_each_map_of_its_own():
+def test_places_are_centers_x_before_y_on_each_map_of_its_own():
     at = places([(1, 2), (2, 1)], torch.device("cpu"))
     assert at.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]
 

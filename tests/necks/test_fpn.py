@@ -50,7 +50,7 @@ def test_images_do_not_mix(norm):
             torch.testing.assert_close(both[index : index + 1], one, rtol=1e-5, atol=1e-5)
 
 
-def test_each_lateral_gets_the_coarser_sum_by_nearest_neighbours():
+def test_each_lateral_gets_the_coarser_sum_by_nearest_neighbors():
     fpn, given = pyramid(), maps()
     lateral = [conv(x) for conv, x in zip(fpn.laterals, given, strict=True)]
     third = lateral[2] + lateral[3].repeat_interleave(2, -2).repeat_interleave(2, -1)

@@ -1,4 +1,4 @@
-"""What a classifier answers, whatever its pictures come as and whatever comes with them."""
+"""What a classifier answers, whatever its images come as and whatever comes with them."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ SMALL = {"num_classes": 6, "image_size": 32, "classes": tuple("abcdef")}
 @pytest.fixture
 def model():
     made = gv.create_model("gcvit_xxtiny", **SMALL)
-    # Fresh weights answer much alike for all pictures; a livelier head makes mistakes visible.
+    # Fresh weights answer much alike for all images; a livelier head makes mistakes visible.
     torch.nn.init.normal_(made.head.linear.weight, std=1.0)
     return made
 
 
-def picture(seed, size=(40, 30)):
+def make_image(seed, size=(40, 30)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
@@ -28,8 +28,8 @@ def close(first, second):
     assert first["scores"] == pytest.approx(second["scores"], abs=1e-5)
 
 
-def test_predict_takes_paths_pictures_and_arrays_alike(model, tmp_path):
-    image = picture(0)
+def test_predict_takes_paths_images_and_arrays_alike(model, tmp_path):
+    image = make_image(0)
     image.save(tmp_path / "one.png")
     (expected,) = model.predict(image)
     for form in (tmp_path / "one.png", str(tmp_path / "one.png"), np.asarray(image), model.preprocessing(image)):
@@ -40,12 +40,12 @@ def test_predict_takes_paths_pictures_and_arrays_alike(model, tmp_path):
     assert expected["scores"] == sorted(expected["scores"], reverse=True)
 
 
-def test_see_through_pictures_stand_on_white(model):
+def test_see_through_images_stand_on_white(model):
     clear = Image.new("RGBA", (40, 30), (9, 9, 9, 0))
     close(model.predict(clear)[0], model.predict(Image.new("RGB", (40, 30), "white"))[0])
 
 
-def test_an_answer_does_not_depend_on_its_neighbours(model):
+def test_an_answer_does_not_depend_on_its_neighbors(model):
     tensors = [torch.randn(3, *size) for size in ((32, 32), (48, 33), (32, 32), (64, 40), (48, 33))]
     together = model.predict(tensors, batch_size=2)
     for tensor, answer in zip(tensors, together, strict=True):
@@ -54,29 +54,29 @@ def test_an_answer_does_not_depend_on_its_neighbours(model):
 
 def test_predict_leaves_the_mode_as_it_was(model):
     model.train()
-    first = model.predict(picture(0))
+    first = model.predict(make_image(0))
     assert model.training
-    assert model.eval().predict(picture(0)) == first
+    assert model.eval().predict(make_image(0)) == first
     assert not model.training
 
 
 def test_top_k_is_bounded_by_the_classes(model):
-    assert len(model.predict(picture(0), top_k=50)[0]["labels"]) == 6
-    assert len(model.predict(picture(0), top_k=1)[0]["labels"]) == 1
+    assert len(model.predict(make_image(0), top_k=50)[0]["labels"]) == 6
+    assert len(model.predict(make_image(0), top_k=1)[0]["labels"]) == 1
     with pytest.raises(ValueError, match="top_k=0 must be at least 1"):
-        model.predict(picture(0), top_k=0)
+        model.predict(make_image(0), top_k=0)
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
         (torch.zeros(3, 32, 32, dtype=torch.uint8), r"a torch.uint8 tensor of shape \(3, 32, 32\) came"),
-        (np.zeros((32, 32), np.uint8), r"a picture came as uint8 array of shape \(32, 32\)"),
-        (np.zeros((32, 32, 3)), "a picture came as float64 array"),
-        (7, "a picture came as int; give a path, a PIL image or an RGB uint8 array"),
+        (np.zeros((32, 32), np.uint8), r"an image came as uint8 array of shape \(32, 32\)"),
+        (np.zeros((32, 32, 3)), "an image came as float64 array"),
+        (7, "an image came as int; give a path, a PIL image or an RGB uint8 array"),
     ],
 )
-def test_other_pictures_are_refused(model, image, message):
+def test_other_images_are_refused(model, image, message):
     with pytest.raises(ValueError, match=message):
         model.predict(image)
 

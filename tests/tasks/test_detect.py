@@ -128,7 +128,7 @@ def close(first, second):
         assert (first["masks"] != second["masks"]).float().mean() < 1e-3
 
 
-def picture(size=(100, 75), seed=0):
+def make_image(size=(100, 75), seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
@@ -142,8 +142,8 @@ def test_forward_gives_maps_of_the_padded_image(lively):
         assert all(torch.equal(a, b) for a, b in zip(levels, padded[name], strict=True)), name
 
 
-def test_predict_takes_paths_pictures_and_arrays_alike(lively, tmp_path):
-    image = picture()
+def test_predict_takes_paths_images_and_arrays_alike(lively, tmp_path):
+    image = make_image()
     image.save(tmp_path / "one.png")
     (expected,) = lively.predict(image)
     for form in (tmp_path / "one.png", np.asarray(image)):
@@ -160,9 +160,9 @@ def test_predict_takes_paths_pictures_and_arrays_alike(lively, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(200, 150), (40, 51), (90, 300)], ids=str)
-def test_answers_are_in_the_pictures_own_pixels(lively, size):
-    # The picture is made smaller or larger for the model; its tensor alone is answered in the tensor's pixels.
-    image = picture(size)
+def test_answers_are_in_the_images_own_pixels(lively, size):
+    # The image is made smaller or larger for the model; its tensor alone is answered in the tensor's pixels.
+    image = make_image(size)
     tensor = lively.preprocessing(image)
     (ours,), (direct,) = lively.predict(image), lively.predict(tensor)
     scale = torch.tensor([size[0] / tensor.shape[2], size[1] / tensor.shape[1]]).repeat(2)
@@ -173,7 +173,7 @@ def test_answers_are_in_the_pictures_own_pixels(lively, size):
     assert not lively.needs_masks or direct["masks"].shape[1:] == tensor.shape[1:]
 
 
-def test_an_answer_does_not_depend_on_its_neighbours(lively):
+def test_an_answer_does_not_depend_on_its_neighbors(lively):
     sizes = [(64, 64), (50, 70), (64, 64), (40, 90), (33, 65), (64, 64)]
     tensors = [torch.randn(3, *size) for size in sizes]
     for tensor, answer in zip(tensors, lively.predict(tensors, batch_size=2), strict=True):
@@ -187,7 +187,7 @@ def test_a_forward_pass_holds_images_of_one_padded_size():
 
 
 def test_scores_exceed_the_threshold(lively):
-    image = picture()
+    image = make_image()
     (everything,) = lively.predict(image, score_threshold=0.0)
     threshold = float(everything["scores"][len(everything["scores"]) // 2])
     (some,) = lively.predict(image, score_threshold=threshold)
@@ -201,7 +201,7 @@ def test_scores_exceed_the_threshold(lively):
 
 
 def test_evaluation_scores_what_predict_answers(lively):
-    pictures = [draw_scene("val", index, side=side) for index, side in enumerate((64, 96, 64))]
+    images = [draw_scene("val", index, side=side) for index, side in enumerate((64, 96, 64))]
     annotations = [
         {
             "image_id": index,
@@ -212,17 +212,17 @@ def test_evaluation_scores_what_predict_answers(lively):
             "areas": scene.instances.areas,
             "masks": None,
         }
-        for index, scene in enumerate(pictures)
+        for index, scene in enumerate(images)
     ]
     batch = {
-        "images": [lively.preprocessing(scene.image) for scene in pictures],
+        "images": [lively.preprocessing(scene.image) for scene in images],
         "sizes": [annotation["size"] for annotation in annotations],
         "annotations": annotations,
     }
     ours, direct = lively.metric(), lively.metric()
     with torch.inference_mode():
         lively.evaluate(batch, ours)
-    direct.update(lively.predict([scene.image for scene in pictures]), annotations)
+    direct.update(lively.predict([scene.image for scene in images]), annotations)
     assert ours.count == 3
     first, second = ours.results((1, 2, 3)), direct.results((1, 2, 3))
     assert [(row["image_id"], row["category_id"]) for row in first] == [
@@ -371,7 +371,7 @@ def test_names_and_shapes_of_the_heads_are_stable(name):
     assert listed == (KEYS / f"{name}.txt").read_text()
 
 
-def test_no_pictures_no_answers():
+def test_no_images_no_answers():
     assert make("gcvit_xxtiny_retinanet").predict([]) == []
 
 

@@ -99,7 +99,7 @@ def test_one_view_is_judged_by_its_scores_and_several_by_their_mean_softmax(monk
     assert torch.equal(likeliest([Held(first), Held(second)], CLASSES).long(), expected)
 
 
-def test_whole_pictures_go_through_the_size_that_was_seen():
+def test_whole_images_go_through_the_size_that_was_seen():
     scores = torch.randn(CLASSES, 8, 12)
     expected = resize_bilinear(resize_bilinear(scores[None], 64, 96), 41, 50)[0]
     close(in_bands(whole(scores, (64, 96), (41, 50)), 6), expected)

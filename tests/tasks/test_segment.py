@@ -1,4 +1,4 @@
-"""What a segmenter learns from and answers, whatever its pictures come as and whatever comes with them."""
+"""What a segmenter learns from and answers, whatever its images come as and whatever comes with them."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def batch(size=(64, 48), images=2):
     return {"images": torch.randn(images, 3, *size), "labels": labels}
 
 
-def picture(seed, size=(60, 50)):
+def make_image(seed, size=(60, 50)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
@@ -232,7 +232,7 @@ def test_evaluation_scores_labels_in_their_own_size(model, options):
     assert metric.count == 3
 
 
-def test_windows_as_large_as_the_picture_answer_as_the_whole(model):
+def test_windows_as_large_as_the_image_answer_as_the_whole(model):
     image = torch.randn(3, 64, 48)
     (expected,) = model.predict(image)
     model.inference = SegmentInference(mode="slide", crop=64, stride=40)
@@ -241,7 +241,7 @@ def test_windows_as_large_as_the_picture_answer_as_the_whole(model):
     assert not torch.equal(model.predict(image)[0]["mask"], expected["mask"])
 
 
-def test_an_answer_does_not_depend_on_its_neighbours(model):
+def test_an_answer_does_not_depend_on_its_neighbors(model):
     tensors = [torch.randn(3, *size) for size in ((32, 32), (48, 33), (32, 32), (64, 40), (48, 33))]
     together = model.predict(tensors, batch_size=2)
     for tensor, answer in zip(tensors, together, strict=True):
@@ -249,8 +249,8 @@ def test_an_answer_does_not_depend_on_its_neighbours(model):
         assert agreed > 0.999
 
 
-def test_predict_takes_paths_pictures_and_arrays_and_answers_in_their_size(tmp_path):
-    model, image = segmenter(), picture(0)
+def test_predict_takes_paths_images_and_arrays_and_answers_in_their_size(tmp_path):
+    model, image = segmenter(), make_image(0)
     image.save(tmp_path / "one.png")
     (expected,) = model.predict(image)
     assert expected["mask"].shape == (50, 60)
@@ -268,7 +268,7 @@ def test_predict_takes_paths_pictures_and_arrays_and_answers_in_their_size(tmp_p
 
 def test_predict_leaves_the_mode_as_it_was():
     model = segmenter().train()
-    model.predict(picture(0))
+    model.predict(make_image(0))
     assert model.training
 
 
@@ -308,7 +308,7 @@ print((peak() - before) / 1024)
 
 
 @pytest.mark.slow
-def test_a_large_picture_is_answered_in_bounded_memory():
+def test_a_large_image_is_answered_in_bounded_memory():
     here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(here)], capture_output=True, text=True, timeout=600, check=False

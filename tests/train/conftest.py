@@ -1,4 +1,4 @@
-"""A tiny variant, a small learnable set of pictures, and ways to train on them here or in processes of their own."""
+"""A tiny variant, a small learnable set of images, and ways to train on them here or in processes of their own."""
 
 import json
 import os
@@ -18,27 +18,27 @@ from globalvit.models.variants import VARIANTS
 from globalvit.train import plots
 
 SAVE_FIGURE = plots._save
-COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
+COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
 TRAIN_EACH, VAL_EACH = 9, 3
 
 
-def write_pictures(root, split, each, extra=0):
-    """Noisy pictures of one colour a class; the first class has `extra` more."""
+def write_images(root, split, each, extra=0):
+    """Noisy images of one color a class; the first class has `extra` more."""
     random = np.random.default_rng(len(split))
-    for number, (name, colour) in enumerate(COLOURS.items()):
+    for number, (name, color) in enumerate(COLORS.items()):
         folder = root / split / name
         folder.mkdir(parents=True)
         for index in range(each + (extra if number == 0 else 0)):
             noise = random.normal(0, 50, (32, 32, 3))
-            Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+            Image.fromarray(np.clip(noise + color, 0, 255).astype(np.uint8)).save(folder / f"{index}.png")
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """27 pictures to train on and 11 to evaluate on, which no two processes share evenly, of three classes."""
-    root = tmp_path_factory.mktemp("pictures")
-    write_pictures(root, "train", TRAIN_EACH)
-    write_pictures(root, "val", VAL_EACH, extra=2)
+def images(tmp_path_factory):
+    """27 images to train on and 11 to evaluate on, which no two processes share evenly, of three classes."""
+    root = tmp_path_factory.mktemp("images")
+    write_images(root, "train", TRAIN_EACH)
+    write_images(root, "val", VAL_EACH, extra=2)
     return root
 
 
@@ -66,19 +66,19 @@ def _quick_plots(monkeypatch):
 
 @pytest.fixture
 def rendered(monkeypatch):
-    """Curves become pictures."""
+    """Curves become images."""
     monkeypatch.setattr("globalvit.train.plots._save", SAVE_FIGURE)
 
 
 @pytest.fixture
-def settings(pictures, tmp_path):
+def settings(images, tmp_path):
     """Settings of a short run as flags; keyword arguments replace some."""
-    return lambda **changes: short_run(pictures, tmp_path / "runs") | changes
+    return lambda **changes: short_run(images, tmp_path / "runs") | changes
 
 
-def short_run(pictures, output):
+def short_run(images, output):
     return {
-        "data_dir": str(pictures),
+        "data_dir": str(images),
         "img_size": 32,
         "batch_size": 4,
         "epochs": 2,
@@ -115,12 +115,12 @@ def rich():
 
 
 @pytest.fixture(scope="session")
-def straight(pictures, tmp_path_factory):
+def straight(images, tmp_path_factory):
     """The folder of the rich run, which nothing interrupted."""
     from globalvit.train.fields import TrainConfig
     from globalvit.train.loop import train
 
-    settings = short_run(pictures, tmp_path_factory.mktemp("straight")) | RICH
+    settings = short_run(images, tmp_path_factory.mktemp("straight")) | RICH
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         patch.setitem(VARIANTS, "gcvit_xxtiny", toy_script.TOYS["gcvit_xxtiny"])
         return train(TrainConfig(**settings))

@@ -71,7 +71,7 @@ def test_a_full_disk_at_the_first_checkpoint_says_that_there_is_none(checkpoints
 
 @pytest.mark.parametrize("size", [100, 50_000, 700_000])
 def test_every_file_of_a_checkpoint_survives_a_full_disk(toy, checkpoints, size):
-    """The limit hits the state, the weights or the optimiser's state, which different libraries write."""
+    """The limit hits the state, the weights or the optimizer's state, which different libraries write."""
     task = create_model("gcvit_xxtiny", num_classes=3, image_size=32)
     optimizer = create_optimizer(task, TrainConfig())
     task.losses({"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1])})["loss"].backward()
@@ -145,7 +145,7 @@ def test_a_damaged_state_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("opt", ["adamw", "sgd", "lamb", "adafactor"])
-def test_model_and_optimiser_go_on_bit_for_bit(toy, tmp_path, opt):
+def test_model_and_optimizer_go_on_bit_for_bit(toy, tmp_path, opt):
     config = TrainConfig(opt=opt, lr=1e-3, layer_decay=0.7)
     batch = {"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1])}
 

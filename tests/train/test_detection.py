@@ -19,14 +19,14 @@ SIZES = {"img_size": 64, "short_side": 64, "long_side": 96, "window": "ratio"}
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """12 pictures to train on and 5 to evaluate on, which no two processes share evenly."""
+    """12 images to train on and 5 to evaluate on, which no two processes share evenly."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     write_shapes(root, totals={"train": 12, "val": 5}, side=64)
     return root
 
 
 @pytest.fixture
-def pictures(shapes):
+def images(shapes):
     """The folder that runs of this file train on."""
     return shapes
 
@@ -44,10 +44,10 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
     assert {key: measured[key] for key in scores} == scores
     assert f"ap_box {summary['ap_box']:.3f} %" in capsys.readouterr().out
 
-    picture = tmp_path / "odd.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (67, 101, 3), np.uint8)).save(picture)
+    image = tmp_path / "odd.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (67, 101, 3), np.uint8)).save(image)
     words = ["--score-threshold", "0", "--output", str(tmp_path / "drawn"), "--draw"]
-    assert main(["predict", "--checkpoint", str(run), str(picture), *words]) == 0
+    assert main(["predict", "--checkpoint", str(run), str(image), *words]) == 0
     (answer,) = json.loads((tmp_path / "drawn" / "predictions.json").read_text())["predictions"]
     assert answer["objects"]
     assert all(item["mask"]["size"] == [67, 101] and sum(item["mask"]["counts"]) == 6767 for item in answer["objects"])
@@ -85,5 +85,5 @@ def test_two_processes_train_and_evaluate_as_one(config, command, run_pair, metr
 
 
 def test_batches_are_not_searched_for_detectors(config, toy):
-    with pytest.raises(ValueError, match="auto_batch is not offered for detectors, whose pictures differ in size"):
+    with pytest.raises(ValueError, match="auto_batch is not offered for detectors, whose images differ in size"):
         train(config(model="gcvit_xxtiny_retinanet", **SIZES, auto_batch=True))

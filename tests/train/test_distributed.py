@@ -36,7 +36,7 @@ def test_two_processes_train_and_evaluate_as_one_which_may_go_on_for_them(
     run_pair(*command(tag="two", batch_size=4, checkpoint_every=2, checkpoint_hist=99, **PLAIN))
     both = one, two = one, tmp_path / "runs" / "two"
     losses = [[record["loss"] for record in metrics(folder, "train")] for folder in both]
-    assert len(losses[0]) == len(losses[1]) == 21  # 27 pictures: the last incomplete step is dropped
+    assert len(losses[0]) == len(losses[1]) == 21  # 27 images: the last incomplete step is dropped
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     for alone, shared in zip(metrics(one, "evaluate"), metrics(two, "evaluate"), strict=True):
         assert (shared["count"], shared["top1"], shared["top5"]) == (11, alone["top1"], alone["top5"])

@@ -13,11 +13,11 @@ pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.filterwarnings("ignore
 
 
 @pytest.fixture(scope="module")
-def photos(pictures, tmp_path_factory):
-    """The pictures as JPEGs, which are decoded directly, but for one class, which stays PNG."""
+def photos(images, tmp_path_factory):
+    """The images as JPEGs, which are decoded directly, but for one class, which stays PNG."""
     root = tmp_path_factory.mktemp("photos")
-    for path in pictures.rglob("*.png"):
-        name = path.relative_to(pictures)
+    for path in images.rglob("*.png"):
+        name = path.relative_to(images)
         target = root / (name if name.parts[1] == "red" else name.with_suffix(".jpg"))
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).save(target)

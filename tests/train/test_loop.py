@@ -219,15 +219,15 @@ def test_other_errors_of_a_step_stay_what_they_are(config, monkeypatch):
         train(config())
 
 
-def test_too_few_pictures_for_a_step_are_refused(config):
-    with pytest.raises(ValueError, match="27 training pictures do not fill one batch of 28"):
+def test_too_few_images_for_a_step_are_refused(config):
+    with pytest.raises(ValueError, match="27 training images do not fill one batch of 28"):
         train(config(batch_size=28))
     with pytest.raises(ValueError, match=r"do not fill one step of 4 images × 1 process\(es\) × 7 passes; lower"):
         train(config(grad_accum_steps=7))
 
 
-def test_another_number_of_classes_is_refused(config, pictures):
-    with pytest.raises(ValueError, match=rf"num_classes=1000, but {pictures} has 3 classes; leave --num-classes out"):
+def test_another_number_of_classes_is_refused(config, images):
+    with pytest.raises(ValueError, match=rf"num_classes=1000, but {images} has 3 classes; leave --num-classes out"):
         train(config(num_classes=1000))
 
 

@@ -1,4 +1,4 @@
-"""Parameter groups, schedule, optimisers by name and the moving average."""
+"""Parameter groups, schedule, optimizers by name and the moving average."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_every_schedule_reaches_its_peak_and_never_exceeds_it(task, sched):
 
 
 @pytest.mark.parametrize(("opt", "lr"), [("adamw", 3e-4), ("sgd", 0.01), ("lamb", 3e-3), ("lion", 1e-4)])
-def test_an_optimiser_of_timm_lowers_the_loss(task, opt, lr):
+def test_an_optimizer_of_timm_lowers_the_loss(task, opt, lr):
     optimizer = create_optimizer(task.eval(), TrainConfig(opt=opt, lr=lr))
     batch = {"images": torch.randn(4, 3, 32, 32), "labels": torch.tensor([0, 1, 2, 0])}
     losses = []
@@ -89,12 +89,12 @@ def test_an_optimiser_of_timm_lowers_the_loss(task, opt, lr):
     assert losses[-1] < losses[0]
 
 
-def test_an_unknown_optimiser_names_the_closest(task):
+def test_an_unknown_optimizer_names_the_closest(task):
     with pytest.raises(ValueError, match=r"opt='adamv' is not known to timm\. Did you mean 'adam"):
         create_optimizer(task, TrainConfig(opt="adamv"))
 
 
-def test_an_option_that_an_optimiser_lacks_is_named(task):
+def test_an_option_that_an_optimizer_lacks_is_named(task):
     with pytest.raises(ValueError, match="opt='sgd' has no betas; leave --opt-betas out"):
         create_optimizer(task, TrainConfig(opt="sgd", opt_betas=(0.9, 0.99)))
 

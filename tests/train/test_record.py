@@ -69,8 +69,8 @@ def test_folders_are_numbered_and_tags_are_never_taken_twice(tmp_path):
 def test_curves_are_drawn(tmp_path):
     plot_run(tmp_path, RECORDS)
     for name in ("loss.png", "accuracy.png", "lr.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert len(picture.convert("RGB").getcolors(10**6)) > 10, name
+        with Image.open(tmp_path / name) as image:
+            assert len(image.convert("RGB").getcolors(10**6)) > 10, name
 
 
 @pytest.mark.usefixtures("rendered")
@@ -78,11 +78,11 @@ def test_curves_are_drawn(tmp_path):
 def test_a_confusion_matrix_is_drawn_with_the_names_that_fit(tmp_path, classes):
     counts = [[3 if row == column else row % 2 for column in range(classes)] for row in range(classes)]
     plot_confusion(tmp_path / "matrix.png", counts, [f"class {number}" for number in range(classes)])
-    with Image.open(tmp_path / "matrix.png") as picture:
-        assert picture.size[0] > 300
+    with Image.open(tmp_path / "matrix.png") as image:
+        assert image.size[0] > 300
 
 
-def test_a_class_without_pictures_does_not_spoil_the_matrix(tmp_path):
+def test_a_class_without_images_does_not_spoil_the_matrix(tmp_path):
     plot_confusion(tmp_path / "matrix.png", [[0, 0], [1, 4]], ["none", "some"])
     assert (tmp_path / "matrix.png").exists()
 

@@ -125,7 +125,7 @@ def test_a_signal_during_evaluation_gives_it_up_and_repeats_it(config, monkeypat
 
 @pytest.mark.usefixtures("toy")
 @pytest.mark.parametrize(
-    "crash", [(Trainer, "_keep_best"), (Checkpoints, "mark_best"), (Reporter, "summarise")], ids=lambda crash: crash[1]
+    "crash", [(Trainer, "_keep_best"), (Checkpoints, "mark_best"), (Reporter, "summarize")], ids=lambda crash: crash[1]
 )
 def test_a_crash_between_evaluation_and_its_traces_is_mended(config, monkeypatch, runs, rich, straight, same, crash):
 

@@ -17,14 +17,14 @@ PLAIN = {"opt": "sgd", "lr": 0.02, "weight_decay": 0.0, "drop_path": 0.0, "freez
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """12 pictures to train on and 5 to evaluate on, which no two processes share evenly."""
+    """12 images to train on and 5 to evaluate on, which no two processes share evenly."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     write_shapes(root, totals={"train": 12, "val": 5}, side=64)
     return root
 
 
 @pytest.fixture
-def pictures(shapes):
+def images(shapes):
     """The folder that runs of this file train on."""
     return shapes
 

@@ -9,8 +9,8 @@ from globalvit.models.variants import PUBLISHED, VARIANTS
 from globalvit.weights import catalog
 from globalvit.weights.catalog import RECORDS, Preprocessing, preprocessing_from_dict
 
-CENTRE_1 = ("gcvit_xxtiny", "gcvit_tiny", "gcvit_base", "gcvit_large")
-CENTRE_0875 = ("gcvit_xtiny", "gcvit_tiny2", "gcvit_small", "gcvit_small2")
+CENTER_1 = ("gcvit_xxtiny", "gcvit_tiny", "gcvit_base", "gcvit_large")
+CENTER_0875 = ("gcvit_xtiny", "gcvit_tiny2", "gcvit_small", "gcvit_small2")
 
 
 def test_eleven_official_gcvit_files_five_of_timm_and_four_of_gpvit():
@@ -38,7 +38,7 @@ def test_addresses_are_the_published_ones():
 
 
 def test_evaluation_crops_are_those_of_each_file():
-    for models, ratio in ((CENTRE_1, 1.0), (CENTRE_0875, 0.875)):
+    for models, ratio in ((CENTER_1, 1.0), (CENTER_0875, 0.875)):
         for model in models:
             given = catalog.find(model, "nvidia_in1k").preprocessing
             assert (given.crop_mode, given.crop_ratio, given.image_size) == ("center", ratio, (224, 224))
@@ -58,9 +58,9 @@ def test_timm_evaluates_its_files_as_ours_say():
             assert (cfg.crop_pct, cfg.mean, cfg.std) == (given.crop_ratio, given.mean, given.std)
 
 
-def test_scores_and_licences():
+def test_scores_and_licenses():
     for record in RECORDS:
-        assert record.licence == ("Apache-2.0" if record.model.startswith("gpvit") else "CC-BY-NC-SA-4.0")
+        assert record.license == ("Apache-2.0" if record.model.startswith("gpvit") else "CC-BY-NC-SA-4.0")
         if record.weights in ("nvidia_in1k", "gpvit_in1k"):
             assert record.top1 == PUBLISHED[record.model].top1
     assert catalog.find("gcvit_large", "nvidia_in21k_ft_in1k").top1 == 86.6

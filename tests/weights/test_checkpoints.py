@@ -49,11 +49,11 @@ def test_a_file_says_what_it_holds(tmp_path, task):
     assert (found.spec, found.classes, found.preprocessing, found.config) == (SPEC, CLASSES, GIVEN, None)
 
 
-def test_licence_and_origin_are_written(tmp_path, task):
-    path = write(tmp_path / "model.safetensors", task, licence="CC-BY-NC-SA-4.0", origin="somewhere")
+def test_license_and_origin_are_written(tmp_path, task):
+    path = write(tmp_path / "model.safetensors", task, license="CC-BY-NC-SA-4.0", origin="somewhere")
     with safetensors.safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["globalvit"])
-    assert (metadata["licence"], metadata["origin"]) == ("CC-BY-NC-SA-4.0", "somewhere")
+    assert (metadata["license"], metadata["origin"]) == ("CC-BY-NC-SA-4.0", "somewhere")
 
 
 def test_a_saved_model_opens_as_it_was(tmp_path, task):
@@ -131,7 +131,7 @@ def test_what_is_not_there_is_told(run, tmp_path):
         resolve_checkpoint(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("change", [lambda m: m.pop("spec"), lambda m: m["spec"].update(colour="blue")])
+@pytest.mark.parametrize("change", [lambda m: m.pop("spec"), lambda m: m["spec"].update(color="blue")])
 def test_files_of_another_version_are_told(tmp_path, task, change):
     path = write(tmp_path / "model.safetensors", task)
     with safetensors.safe_open(path, "pt") as file:

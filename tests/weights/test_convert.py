@@ -14,7 +14,7 @@ from globalvit.cli.options import UsageError
 from globalvit.weights import gcvit_official
 from globalvit.weights.load import save_weights
 
-LICENCE = "GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever converts them"
+LICENSE = "GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever converts them"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_round_trips_are_exact(go, published_file, official, tmp_path, is_equal)
     assert is_equal(load_file(ours), gcvit_official.to_ours(official))
 
 
-def test_the_report_lists_source_target_model_and_licence(go, published_file, tmp_path):
+def test_the_report_lists_source_target_model_and_license(go, published_file, tmp_path):
     out = go(published_file, tmp_path / "x.safetensors", "--to", "official")
     assert out.splitlines()[:5] == [
         f"source: {published_file}, the official GC ViT form, its state_dict_ema (state_dict passed over), 238 entries",
@@ -54,10 +54,10 @@ def test_the_report_lists_source_target_model_and_licence(go, published_file, tm
         "left out by name: levels.*.blocks.*.attn.relative_position_index (12)",
         "written anew: levels.*.blocks.*.attn.relative_position_index (12)",
     ]
-    assert LICENCE in out
+    assert LICENSE in out
 
 
-def test_our_file_knows_classes_crop_and_licence(go, published_file, tmp_path):
+def test_our_file_knows_classes_crop_and_license(go, published_file, tmp_path):
     go(published_file, tmp_path / "x.safetensors", "--to", "ours")
     task = open_checkpoint(tmp_path / "x.safetensors")
     assert task.spec.model == "gcvit_xxtiny"
@@ -66,7 +66,7 @@ def test_our_file_knows_classes_crop_and_licence(go, published_file, tmp_path):
     assert task.preprocessing.crop_ratio == 1.0
     with safetensors.safe_open(tmp_path / "x.safetensors", "pt") as file:
         metadata = json.loads(file.metadata()["globalvit"])
-    assert metadata["licence"] == "CC-BY-NC-SA-4.0"
+    assert metadata["license"] == "CC-BY-NC-SA-4.0"
     assert metadata["origin"].endswith("nvidia/GCViT/resolve/main/gcvit_1k_xxtiny.pth.tar")
 
 

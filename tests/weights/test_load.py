@@ -87,7 +87,7 @@ def test_other_windows_resize_the_tables(official):
 
 
 def test_a_resized_table_is_bicubic_with_a_of_minus_three_quarters():
-    """From 2 to 4 steps the centre of new step 1 is at 0.25: weights of a = −0.75 at distances 1.25, .25, .75, 1.75."""
+    """From 2 to 4 steps the center of new step 1 is at 0.25: weights of a = −0.75 at distances 1.25, .25, .75, 1.75."""
     a, rows = -0.75, torch.tensor([0.0, 1.0])
 
     def near(x):
@@ -123,13 +123,13 @@ def test_input_channels_are_adapted_as_timm_does(official, channels):
     torch.testing.assert_close(model.state_dict()[STEM], adapt_channels(kernel, channels))
 
 
-def test_a_grey_picture_is_answered_as_in_colour(official):
-    colour, grey = (create_model(MODEL, in_channels=n, image_size=32).eval() for n in (3, 1))
-    for model in (colour, grey):
+def test_a_gray_image_is_answered_as_in_color(official):
+    color, gray = (create_model(MODEL, in_channels=n, image_size=32).eval() for n in (3, 1))
+    for model in (color, gray):
         load_weights(model, official)
-    picture = torch.randn(1, 1, 32, 32)
+    image = torch.randn(1, 1, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(grey(picture), colour(picture.expand(1, 3, 32, 32)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gray(image), color(image.expand(1, 3, 32, 32)), rtol=1e-4, atol=1e-5)
 
 
 def test_classification_weights_go_into_the_detection_form(golden):
@@ -220,7 +220,7 @@ def test_half_precision_weights_become_the_models_precision(official):
     assert model.backbone.norm.weight.dtype == torch.float32
 
 
-def test_a_name_of_the_catalogue_is_looked_up_for_the_model(no_hub, official):
+def test_a_name_of_the_catalog_is_looked_up_for_the_model(no_hub, official):
     no_hub.mkdir(parents=True)
     torch.save({"state_dict": official}, no_hub / "gcvit_1k_xxtiny.pth.tar")
     for model in (create_model(MODEL, "nvidia_in1k"), create_backbone(MODEL)):

@@ -54,7 +54,7 @@ class Cell:
 
     Attributes:
         model: one of ours.
-        mode: `inference`, a forward pass; `train`, forward, loss, backward and optimiser.
+        mode: `inference`, a forward pass; `train`, forward, loss, backward and optimizer.
         precision: in inference of weights and images; in training autocast's, over float32 weights.
         batch_size: images of a run.
         image_size: height and width in pixels; None is the model's own.

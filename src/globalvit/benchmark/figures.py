@@ -1,11 +1,11 @@
-"""From seconds to figures: medians, spreads, and ratios of neighbouring repetitions."""
+"""From seconds to figures: medians, spreads, and ratios of neighboring repetitions."""
 
 import statistics
 from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of the values lie, interpolated between neighbours."""
+    """The value below which `share` (0 to 1) of the values lie, interpolated between neighbors."""
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     below = int(place)

@@ -20,16 +20,16 @@ from globalvit.train.feeds import feed_for
 
 GENERATED = "generated"
 # ImageNet's usual size; noise makes the file as large as a photograph's.
-PICTURE, QUALITY, DISTINCT, CLASSES = (500, 375), 90, 100, 10
-PICTURES = 2000
+IMAGE, QUALITY, DISTINCT, CLASSES = (500, 375), 90, 100, 10
+IMAGES = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feeding:
-    """What loader processes give.
+    """What workers give.
 
     Attributes:
-        workers: loader processes; 0 loads in the process itself.
+        workers: workers; 0 loads in the process itself.
         first_batch_s: until the first batch is there, processes started.
         images: counted after the batches that were prepared while nobody waited.
         images_per_second: of those.
@@ -51,14 +51,14 @@ def measure_loader(
     seconds: float,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Feeding]:
-    """Measure the input of a model's fine-tuning recipe, once for each number of loader processes.
+    """Measure the input of a model's fine-tuning recipe, once for each number of workers.
 
     Args:
         data: a data folder, or `generated`.
         model: decides the task, and with it what the data are.
         size: of the images in pixels.
         batch_size: images of a batch.
-        workers: numbers of loader processes.
+        workers: numbers of workers.
         seconds: to count for, once batches flow.
         advance: called after each number.
 
@@ -114,14 +114,14 @@ def _folder(data: str, model: str, batch_size: int) -> Iterator[str]:
         return
     if ModelSpec(model=model).kind != "classify":
         raise ValueError(
-            f"generated pictures have one class each, which {model} cannot learn from; give a data folder, or shapes"
+            f"generated images have one class each, which {model} cannot learn from; give a data folder, or shapes"
         )
     with TemporaryDirectory() as folder:
-        make_pictures(Path(folder), max(PICTURES, batch_size))
+        make_images(Path(folder), max(IMAGES, batch_size))
         yield folder
 
 
-def make_pictures(root: Path, count: int) -> None:
+def make_images(root: Path, count: int) -> None:
     """Write `count` JPEGs of 500×375 pixels and about 110 kB, of a hundred different ones, to `root/train/CLASS/`."""
     random = np.random.default_rng(0)
     contents = [_jpeg(random) for _ in range(min(DISTINCT, count))]
@@ -134,9 +134,9 @@ def make_pictures(root: Path, count: int) -> None:
 def _jpeg(random: np.random.Generator) -> bytes:
     """Coarse and fine noise."""
     coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
-        PICTURE, Image.Resampling.BICUBIC
+        IMAGE, Image.Resampling.BICUBIC
     )
-    values = np.asarray(coarse) + random.normal(0, 17, (PICTURE[1], PICTURE[0], 3))
+    values = np.asarray(coarse) + random.normal(0, 17, (IMAGE[1], IMAGE[0], 3))
     stream = io.BytesIO()
     Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()

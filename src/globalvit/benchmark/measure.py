@@ -59,7 +59,7 @@ class Result:
         seconds: of each repetition, in the order in which they ran.
         first_s: of the first run, compiling included.
         run_bytes: most that a run adds to memory; None where nothing tells.
-        state_bytes: of weights, buffers and what the optimiser remembers.
+        state_bytes: of weights, buffers and what the optimizer remembers.
         params: number of parameters.
         grids: tokens and padding of one of ours.
         profile: where the time goes, if that was asked for.

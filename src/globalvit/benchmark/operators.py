@@ -9,7 +9,7 @@ KINDS = (
     "GELU",
     "copies",
     "elementwise",
-    "optimiser",
+    "optimizer",
     "compiled",
     "rest",
     "outside torch",
@@ -21,7 +21,7 @@ PRODUCTS = ("linear", "attention products", "convolution")
 # Parts of an operator's name, without library and overload → kind; the first one that fits counts.
 _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compiled", ("cpp_fused", "triton_", "compiledfx", "torch-compiled")),
-    ("optimiser", ("fused_adam", "foreach", "amp_non_finite", "amp_update")),
+    ("optimizer", ("fused_adam", "foreach", "amp_non_finite", "amp_update")),
     (
         "attention products",
         ("attention", "bmm", "native_windows", "native_stripes", "triton_windows", "triton_stripes"),

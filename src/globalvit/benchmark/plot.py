@@ -1,4 +1,4 @@
-"""Results as a picture: images a second over batch or image size, or as bars where there is one of each."""
+"""Results as an image: images a second over batch or image size, or as bars where there is one of each."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -110,7 +110,7 @@ class Training(Step):
 
     @property
     def state_bytes(self) -> int:
-        """Parameters, buffers, and what the optimiser remembers."""
+        """Parameters, buffers, and what the optimizer remembers."""
         kept = (value for state in self.optimizer.state.values() for value in state.values())
         return super().state_bytes + _bytes(value for value in kept if isinstance(value, Tensor))
 
@@ -202,7 +202,7 @@ def _objects(images_BCHW: Tensor) -> Batch:
 
 
 def _optimizer(module: nn.Module, model: str) -> Optimizer:
-    """Training's own optimiser for ours, and the same one in timm's groups for peers."""
+    """Training's own optimizer for ours, and the same one in timm's groups for peers."""
     config = TrainConfig(model=model)
     if isinstance(module, Task):
         return create_optimizer(module, config)

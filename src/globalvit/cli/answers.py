@@ -1,4 +1,4 @@
-"""What `predict` makes of each kind of task's predictions: table rows, JSON, CSV lines, drawn pictures."""
+"""What `predict` makes of each kind of task's predictions: table rows, JSON, CSV lines, drawn images."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,7 +16,7 @@ Answer = dict[str, Any]
 
 
 class Read(NamedTuple):
-    """A picture that was read: what the model gets, and what answers are drawn on (None where nothing is drawn)."""
+    """An image that was read: what the model gets, and what answers are drawn on (None where nothing is drawn)."""
 
     given: Any
     seen: "Image.Image | None"
@@ -27,7 +27,7 @@ class Answers(ABC):
 
     Attributes:
         columns: headings of the CSV file.
-        most_at_once: pictures in a forward pass at the most.
+        most_at_once: images in a forward pass at most.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -37,7 +37,7 @@ class Answers(ABC):
         self.task = task
 
     def read(self, image: "Image.Image", *, is_drawn: bool) -> Read:
-        """What is kept of a picture until its turn comes."""
+        """What is kept of an image until its turn comes."""
         return Read(image, image if is_drawn else None)
 
     @abstractmethod
@@ -50,23 +50,23 @@ class Answers(ABC):
 
     @abstractmethod
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """A plain answer as CSV lines, without the picture's name."""
+        """A plain answer as CSV lines, without the image's name."""
 
     @abstractmethod
     def row(self, answer: Answer) -> dict[str, str]:
-        """A plain answer as a row of the table, without the picture's name."""
+        """A plain answer as a row of the table, without the image's name."""
 
     @abstractmethod
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The picture with its prediction."""
+        """The image with its prediction."""
 
     def raster(self, prediction: Answer) -> "Image.Image | None":  # noqa: ARG002 - only some have one
-        """A prediction that is a picture itself."""
+        """A prediction that is an image itself."""
         return None
 
 
 class Classes(Answers):
-    """The likeliest classes of each picture."""
+    """The likeliest classes of each image."""
 
     columns = ("image", "rank", "label", "name", "score")
 
@@ -104,10 +104,10 @@ class Classes(Answers):
         return {"class": answer["names"][0], "%": scores[0], "then": others}
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The classes and their bars below the picture."""
-        from globalvit.cli.drawing import label_picture
+        """The classes and their bars below the image."""
+        from globalvit.cli.drawing import label_map
 
-        return label_picture(image, readable(prediction["names"]), prediction["scores"])
+        return label_map(image, readable(prediction["names"]), prediction["scores"])
 
 
 class Areas(Answers):
@@ -121,7 +121,7 @@ class Areas(Answers):
         return self.task.predict(list(images), batch_size=len(images))
 
     def to_json(self, prediction: Answer) -> Answer:
-        """The classes that were found, and their parts of the picture, largest first."""
+        """The classes that were found, and their parts of the image, largest first."""
         labels = {name: label for label, name in enumerate(prediction["names"])}
         areas = [{"label": labels[name], "name": name, "share": share} for name, share in prediction["areas"].items()]
         height, width = prediction["mask"].shape
@@ -133,12 +133,12 @@ class Areas(Answers):
             yield rank, area["label"], area["name"], area["share"]
 
     def row(self, answer: Answer) -> dict[str, str]:
-        """The parts of the picture in one cell."""
+        """The parts of the image in one cell."""
         shares = ", ".join(f"{area['name']} {100 * area['share']:.1f}" for area in answer["areas"])
         return {"size": f"{answer['width']}×{answer['height']}", "classes, % of the pixels": shares}
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The picture coloured by class, with a legend."""
+        """The image colored by class, with a legend."""
         from globalvit.data.overlay import overlay_labels
         from globalvit.data.palette import default_palette
 
@@ -146,7 +146,7 @@ class Areas(Answers):
         return overlay_labels(image, prediction["mask"].numpy(), default_palette(len(names)), names=names)
 
     def raster(self, prediction: Answer) -> "Image.Image":
-        """Labels as the values of an indexed picture, in the size of the picture that was given."""
+        """Labels as the values of an indexed image, in the size of the image that was given."""
         from PIL import Image
 
         from globalvit.data.palette import default_palette
@@ -201,7 +201,7 @@ class Objects(Answers):
         return {"objects": str(len(objects)), "found": found or "nothing", "best %": best}
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The picture with boxes, names, scores and masks."""
+        """The image with boxes, names, scores and masks."""
         from globalvit.data.draw_instances import draw_instances
 
         return draw_instances(

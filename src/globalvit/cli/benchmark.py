@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SUMMARY = "Measure images a second, latency, memory and where time goes; beside other networks in the same process"
 WORK, RUNNING, LOADER, FILES = "work", "running", "input pipeline", "files"
-# Numbers of loader processes that are tried, as far as there are processors.
+# Numbers of workers that are tried, as far as there are processors.
 WORKERS = (0, 1, 2, 4, 8, 16, 32)
 
 
@@ -97,7 +97,7 @@ class BenchmarkOptions:
         | {"metavar": "DATA_DIR|generated"},
     )
     workers: tuple[int, ...] | None = field(
-        default=None, metadata=_several(LOADER, "numbers of loader processes; 0 to the number of processors")
+        default=None, metadata=_several(LOADER, "numbers of workers; 0 to the number of processors")
     )
 
     json: Path | None = field(default=None, metadata=about(FILES, "write settings, machine and all times to this file"))
@@ -121,7 +121,7 @@ class BenchmarkOptions:
                 )
         tables.check_plot(self.plot)
         if self.workers and self.loader is None:
-            raise ValueError("--workers are loader processes; say what they load with --loader DATA_DIR or generated")
+            raise ValueError("--workers are workers; say what they load with --loader DATA_DIR or generated")
 
     @property
     def modes(self) -> tuple[str, ...]:

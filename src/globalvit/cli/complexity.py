@@ -81,7 +81,7 @@ def plot(path: Path, found: Sequence[Row]) -> None:
     """Draw multiply-adds, activations and memory over the images' sides, both axes logarithmic.
 
     Raises:
-        ValueError: the path's ending is no picture's.
+        ValueError: the path's ending is no image's.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

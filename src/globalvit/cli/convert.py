@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from globalvit.weights.load import Resolved, Weights
 
 SUMMARY = "Write a checkpoint in another form: ours (safetensors), the official one, timm's or Keras'"
-LICENCE_NOTE = (
-    "Licence: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever "
+LICENSE_NOTE = (
+    "License: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever "
     "converts them. Weights that you trained from scratch are yours."
 )
 SAFETENSORS = ".safetensors"
@@ -131,7 +131,7 @@ def _write_ours(target: Path, weights: "Weights", found: "Resolved", task: "Task
         found.spec,
         found.classes or (imagenet_names() if record else None),
         found.preprocessing or task.preprocessing,
-        licence=saved.get("licence") or (record.licence if record else None),
+        license=saved.get("license") or (record.license if record else None),
         origin=saved.get("origin") or (record.address if record else found.file.name),
     )
     return weights.state
@@ -201,4 +201,4 @@ def _report(options: ConvertOptions, weights: "Weights", found: "Resolved", writ
     if options.to == "timm" and not any(record.form == "timm" for record in catalog.records(spec.model)):
         yield f"timm has no {spec.model}; `import globalvit.timm_plugin` gives it globalvit_{spec.model}"
     if spec.backbone not in GPVIT:
-        yield LICENCE_NOTE
+        yield LICENSE_NOTE

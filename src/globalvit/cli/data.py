@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from globalvit.data.check import Problem, Report
 
-SUMMARY = "Check a data folder, preview what training sees, pack pictures into LMDB databases, or draw a small set"
+SUMMARY = "Check a data folder, preview what training sees, pack images into LMDB databases, or draw a small set"
 COMMANDS = {
-    "check": "Find unreadable pictures, empty or differing classes, and pictures that lie in two splits",
-    "preview": "Draw a sheet of augmented training pictures, as a recipe makes them",
+    "check": "Find unreadable images, empty or differing classes, and images that lie in two splits",
+    "preview": "Draw a sheet of augmented training images, as a recipe makes them",
     "lmdb": data_lmdb.SUMMARY,
     "shapes": data_shapes.SUMMARY,
 }
@@ -33,7 +33,7 @@ MOST_PRINTED = 20
 COCO_FILES = "annotations/instances_*.json"
 # Kinds of problems whose text does not name the files.
 UNNAMED = ("leak", "two labels")
-# Settings of training, beside augmentation, that decide about its pictures.
+# Settings of training, beside augmentation, that decide about its images.
 SHOWN = (
     *("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "num_classes"),
     *("short_side", "long_side", "mean", "std", "seed"),
@@ -48,13 +48,13 @@ class CheckOptions:
         metadata={"help": "folder with a folder for each split, or with images/ and annotations/ of them"}
     )
     num_classes: int | None = field(
-        default=None, metadata={"help": "classes of label pictures, where no class file tells them"}
+        default=None, metadata={"help": "classes of label maps, where no class file tells them"}
     )
     reduce_zero_label: bool = field(
-        default=False, metadata={"help": "label 0 of label pictures stands for what is not to be learned"}
+        default=False, metadata={"help": "label 0 of label maps stands for what is not to be learned"}
     )
     class_file: str | None = field(
-        default=None, metadata={"help": "file with the names of label pictures' classes; that of the data unless given"}
+        default=None, metadata={"help": "file with the names of label maps' classes; that of the data unless given"}
     )
     workers: int | None = field(
         default=None, metadata={"help": "processes that read; one a processor unless given, 0 reads in this one"}
@@ -75,7 +75,7 @@ class PreviewOptions:
         metadata={"help": "a shipped recipe or a YAML file; fine-tuning for the model's kind of task unless given"},
     )
     output: Path = field(default=Path("preview.png"), metadata={"help": "PNG file to write"})
-    images: int = field(default=32, metadata={"help": "pictures to draw"})
+    images: int = field(default=32, metadata={"help": "images to draw"})
     epoch: int = field(default=0, metadata={"help": "epoch to look at"})
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ def run_check(argv: Sequence[str], prog: str) -> int:
 
 
 def run_preview(argv: Sequence[str], prog: str) -> int:
-    """Draw a sheet of pictures as training sees them."""
+    """Draw a sheet of images as training sees them."""
     given = parse_flags(_preview_flags(), argv, prog, COMMANDS["preview"])
     own = [item.name for item in fields(PreviewOptions)]
     try:
@@ -123,14 +123,14 @@ def run_preview(argv: Sequence[str], prog: str) -> int:
 
 
 def draw(config: TrainConfig, options: PreviewOptions) -> "Image.Image":
-    """The first pictures of an epoch, augmented, erased and mixed as the config says."""
+    """The first images of an epoch, augmented, erased and mixed as the config says."""
     import torch
 
     from globalvit.train.feeds import feed_for
     from globalvit.train.inputs import Inputs, Splits, evaluation_transform
 
     source = feed_for(config).open_split(config.train_split)
-    # An even number, since pictures are mixed in pairs.
+    # An even number, since images are mixed in pairs.
     count = min(options.images + options.images % 2, len(source) // 2 * 2) or 1
     config = replace(config, batch_size=count, grad_accum_steps=1, workers=0, channels_last=False)
     inputs = Inputs(config, Splits(source, source), evaluation_transform(config), torch.device("cpu"), 0, 1)
@@ -139,7 +139,7 @@ def draw(config: TrainConfig, options: PreviewOptions) -> "Image.Image":
 
 
 def _preview_flags() -> type:
-    """The preview's own flags, and those settings of training that decide about its pictures."""
+    """The preview's own flags, and those settings of training that decide about its images."""
     groups = (AUGMENTATION, SEGMENTATION, DETECTION)
     shown = [item for item in fields(TrainConfig) if item.metadata["group"] in groups or item.name in SHOWN]
     flags: list[Any] = [(item.name, item.type, field(default=item.default, metadata=item.metadata)) for item in shown]
@@ -154,7 +154,7 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
     checks: dict[str, Callable[..., Report]] = {}
     if options.data_dir.is_dir() and is_mask_set(options.data_dir):
         labels = {name: getattr(options, name) for name in ("num_classes", "reduce_zero_label", "class_file")}
-        checks["label pictures"] = partial(check_masks, **labels)
+        checks["label maps"] = partial(check_masks, **labels)
     if any(options.data_dir.glob(COCO_FILES)):
         from globalvit.data.check_coco import check_coco
 
@@ -163,7 +163,7 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
 
 
 def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":
-    """Check with a progress bar, which starts once the pictures are counted."""
+    """Check with a progress bar, which starts once the images are counted."""
     from globalvit.data.check import default_workers
 
     with ExitStack() as stack:
@@ -172,7 +172,7 @@ def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report
             options.data_dir,
             workers=default_workers() if options.workers is None else options.workers,
             on_start=lambda total: bars.append(stack.enter_context(Progress(total, "reading"))),
-            on_picture=lambda: bars[0].advance(),
+            on_image=lambda: bars[0].advance(),
         )
 
 
@@ -204,6 +204,6 @@ def _tell(report: "Report") -> None:
         if len(problems) > MOST_PRINTED:
             tables.write_line(f"{kind}: {len(problems) - MOST_PRINTED} more; --json FILE writes all")
     if report.repeated:
-        tables.write_line(f"note: {report.repeated} pictures lie more than once in their class")
+        tables.write_line(f"note: {report.repeated} images lie more than once in their class")
     counts = ", ".join(f"{len(problems)} × {kind}" for kind, problems in by_kind.items())
     tables.write_line(f"problems: {counts}" if counts else "nothing is wrong")

@@ -21,7 +21,7 @@ COMMANDS = {
 }
 SPLITS = "splits to take, as in train,val; all unless given"
 WORKERS = "files read at a time"
-# Pictures of one kind that are printed.
+# Images of one kind that are printed.
 MOST_PRINTED = 20
 MEBIBYTE = 2**20
 
@@ -48,7 +48,7 @@ class BuildOptions(LmdbOptions):
 
     src: Path = field(
         metadata={
-            "help": "image folder: CLASS/PICTURE or SPLIT/CLASS/PICTURE in it, or images/SPLIT and annotations/SPLIT",
+            "help": "image folder: CLASS/IMAGE or SPLIT/CLASS/IMAGE in it, or images/SPLIT and annotations/SPLIT",
             "metavar": "SRC",
         }
     )
@@ -94,12 +94,12 @@ def run_verify(argv: Sequence[str], prog: str) -> int:
 
 @contextmanager
 def _bar(description: str) -> Iterator[dict[str, Callable[..., None]]]:
-    """The arguments that move a progress bar, which starts once the pictures are counted."""
+    """The arguments that move a progress bar, which starts once the images are counted."""
     with ExitStack() as stack:
         bars: list[Progress] = []
         yield {
             "on_start": lambda total: bars.append(stack.enter_context(Progress(total, description))),
-            "on_picture": lambda: bars[0].advance(),
+            "on_image": lambda: bars[0].advance(),
         }
 
 
@@ -107,7 +107,7 @@ def _row(split: "Packed") -> dict[str, str]:
     values: dict[str, Any] = {
         "split": split.split or "(none)",
         "classes": split.classes,
-        "pictures": split.pictures,
+        "images": split.images,
         "MiB": f"{split.total_bytes / MEBIBYTE:.1f}",
         "written now": split.written,
         "there before": split.kept,

@@ -1,4 +1,4 @@
-"""`globalvit data shapes`: write a small labelled set of drawn pictures for all three tasks."""
+"""`globalvit data shapes`: write a small labeled set of drawn images for all three tasks."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from globalvit.cli import tables
 from globalvit.cli.options import parse
 from globalvit.cli.progress import Progress
 
-SUMMARY = "Draw a small labelled set of shapes, in one folder for all three tasks"
+SUMMARY = "Draw a small labeled set of shapes, in one folder for all three tasks"
 # What can be done with the folder.
 NEXT = (
     "globalvit train --config shapes_segmentation --data-dir {}",
@@ -28,10 +28,10 @@ class ShapesOptions:
     """
 
     out: Path = field(metadata={"help": "folder to write; it must not exist, or be empty", "metavar": "OUT"})
-    train: int = field(default=800, metadata={"help": "pictures to train on; as many more to classify"})
-    val: int = field(default=100, metadata={"help": "pictures held out; as many more to classify"})
-    size: int = field(default=128, metadata={"help": "side of the pictures in pixels"})
-    seed: int = field(default=0, metadata={"help": "another one gives other pictures"})
+    train: int = field(default=800, metadata={"help": "images to train on; as many more to classify"})
+    val: int = field(default=100, metadata={"help": "images held out; as many more to classify"})
+    size: int = field(default=128, metadata={"help": "side of the images in pixels"})
+    seed: int = field(default=0, metadata={"help": "another one gives other images"})
 
     def __post_init__(self) -> None:
         if self.train < 1 or self.val < 1:
@@ -54,10 +54,10 @@ def run(argv: Sequence[str], prog: str) -> int:
             side=options.size,
             seed=options.seed,
             on_start=lambda total: bars.append(stack.enter_context(Progress(total, "drawing"))),
-            on_picture=lambda: bars[0].advance(),
+            on_image=lambda: bars[0].advance(),
         )
     counts = ", ".join(f"{number} {split}" for split, number in totals.items())
-    tables.write_line(f"{options.out}: {counts} pictures of {options.size} pixels. Try:")
+    tables.write_line(f"{options.out}: {counts} images of {options.size} pixels. Try:")
     for command in NEXT:
         tables.write_line(f"  {command.format(_quoted(options.out))}")
     return 0

@@ -12,7 +12,7 @@ from globalvit.cli.options import parse
 if TYPE_CHECKING:
     from globalvit.demo.shelf import Choice
 
-SUMMARY = "A local web page: drop a picture, see classes, boxes, masks, attention and Grad-CAM"
+SUMMARY = "A local web page: drop an image, see classes, boxes, masks, attention and Grad-CAM"
 DESCRIPTION = SUMMARY + (
     ". On offer are the models given here, the runs in --runs, published weights that are at hand, and small models "
     "that the page trains in a minute or two. Nothing leaves this machine."
@@ -47,7 +47,7 @@ class DemoOptions:
     )
     host: str = field(default="127.0.0.1", metadata=about(PAGE, "address to listen at; other machines reach 0.0.0.0"))
     port: int = field(default=7860, metadata=about(PAGE, "port to listen at; 0 takes any that is free"))
-    max_upload_mb: float = field(default=20, metadata=about(PAGE, "largest picture file in MiB") | {"metavar": "MIB"})
+    max_upload_mb: float = field(default=20, metadata=about(PAGE, "largest image file in MiB") | {"metavar": "MIB"})
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -95,7 +95,7 @@ def offered(options: DemoOptions) -> list["Choice"]:
         assert choice.weights is not None
         download(catalog.find(choice.model, choice.weights))
         choices.append(choice)
-    return [*choices, *shelf.of_runs(options.runs or RUNS), *shelf.of_catalogue()]
+    return [*choices, *shelf.of_runs(options.runs or RUNS), *shelf.of_catalog()]
 
 
 def _require_gradio() -> None:

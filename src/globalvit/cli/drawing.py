@@ -1,4 +1,4 @@
-"""Pictures with what a classifier says of them written below."""
+"""Images with what a classifier says of them written below."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-# Small pictures are enlarged and big ones reduced, so that the text has the same size on all.
+# Small images are enlarged and big ones reduced, so that the text has the same size on all.
 SHORTEST_WIDTH, LONGEST_SIDE = 480, 1024
 LINE, MARGIN, TEXT = 34, 14, 19
 PAPER, INK, FAINT, BAR = "#ffffff", "#1a1a1a", "#e8edf2", "#9ec5f4"
 
 
-def label_picture(picture: "Image.Image", names: Sequence[str], scores: Sequence[float]) -> "Image.Image":
-    """Put a panel under a picture: a line for each class, its bar as long as its probability (0 … 1)."""
+def label_map(image: "Image.Image", names: Sequence[str], scores: Sequence[float]) -> "Image.Image":
+    """Put a panel under an image: a line for each class, its bar as long as its probability (0 … 1)."""
     from PIL import Image, ImageDraw
 
-    picture = fit(picture)
+    image = fit(image)
     panel = 2 * MARGIN + LINE * len(names)
-    page = Image.new("RGB", (max(picture.width, SHORTEST_WIDTH), picture.height + panel), PAPER)
-    page.paste(picture, ((page.width - picture.width) // 2, 0))
+    page = Image.new("RGB", (max(image.width, SHORTEST_WIDTH), image.height + panel), PAPER)
+    page.paste(image, ((page.width - image.width) // 2, 0))
     pen = ImageDraw.Draw(page)
     for i, (name, score) in enumerate(zip(names, scores, strict=True)):
-        _draw_line(pen, page.width, picture.height + MARGIN + i * LINE, name, score)
+        _draw_line(pen, page.width, image.height + MARGIN + i * LINE, name, score)
     return page
 
 
@@ -46,16 +46,16 @@ def _shorten(pen: "ImageDraw.ImageDraw", text: str, room: float) -> str:
     return text + "…"
 
 
-def fit(picture: "Image.Image") -> "Image.Image":
+def fit(image: "Image.Image") -> "Image.Image":
     """A copy of a size that text can be written under; one that has such a size keeps it."""
     from PIL import Image
 
-    scale = LONGEST_SIDE / max(picture.size)
+    scale = LONGEST_SIDE / max(image.size)
     if scale > 1:
-        scale = min(scale, max(1.0, SHORTEST_WIDTH / picture.width))
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    # Bicubic would blur the few pixels of a very small picture into a stain.
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC)
+        scale = min(scale, max(1.0, SHORTEST_WIDTH / image.width))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # Bicubic would blur the few pixels of a very small image into a stain.
+    return image.resize(size, Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC)
 
 
 def font() -> "ImageFont.FreeTypeFont":

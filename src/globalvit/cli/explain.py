@@ -1,4 +1,4 @@
-"""`globalvit explain`: what a model looks at in pictures, as overlays, contact sheets and arrays."""
+"""`globalvit explain`: what a model looks at in images, as overlays, contact sheets and arrays."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli import tables
+from globalvit.cli.images import Reader, Source, Writer, find_images
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
 from globalvit.cli.options import parse
-from globalvit.cli.pictures import Picture, Reader, Writer, find_pictures
 from globalvit.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-SUMMARY = "Show what a model looks at in pictures: attention, group tokens, Grad-CAM, as overlays and arrays"
-LOOK, WHERE, FILES = "what to look at; counted from 0", "where to look from, in the pictures' own pixels", "files"
+SUMMARY = "Show what a model looks at in images: attention, group tokens, Grad-CAM, as overlays and arrays"
+LOOK, WHERE, FILES = "what to look at; counted from 0", "where to look from, in the images' own pixels", "files"
 Kind = Literal["local", "global", "groups", "propagation", "rollout", "grad_cam", "all"]
-OUT_OF_MEMORY = "out of memory with one picture; make the model's input smaller with --img-size or --short-side"
+OUT_OF_MEMORY = "out of memory with one image; make the model's input smaller with --img-size or --short-side"
 # Objects of a lower score are not drawn.
 SHOWN_FROM = 0.5
 # Kinds of the sheet that is made unless a kind is asked for, and how many views of each, the last ones.
@@ -33,7 +33,7 @@ SHEET = {"grad_cam": 2, "global": 2, "groups": 2}
 class ExplainOptions(ModelOptions):
     """What `globalvit explain` is asked for."""
 
-    images: tuple[str, ...] = field(metadata={"help": "pictures, folders or http(s) addresses", "metavar": "PICTURES"})
+    images: tuple[str, ...] = field(metadata={"help": "images, folders or http(s) addresses", "metavar": "IMAGES"})
     kind: Kind | None = field(
         default=None, metadata=about(LOOK, "all: each one the model has; else Grad-CAM, global attention or groups")
     )
@@ -50,55 +50,55 @@ class ExplainOptions(ModelOptions):
         default=None, metadata=about(LOOK, "class by name or number, for grad_cam; the model's answer unless given")
     )
     pixel: tuple[int, int] | None = field(
-        default=None, metadata=about(WHERE, "x,y: where attention starts from; the centre unless given")
+        default=None, metadata=about(WHERE, "x,y: where attention starts from; the center unless given")
     )
     region: tuple[int, int, int, int] | None = field(
         default=None, metadata=about(WHERE, "left,top,right,bottom, in place of a pixel")
     )
     output: Path = field(default=Path("explained"), metadata=about(FILES, "folder for overlays and contact sheets"))
-    npz: bool = field(default=False, metadata=about(FILES, "write the numbers, too: an .npz file a picture"))
+    npz: bool = field(default=False, metadata=about(FILES, "write the numbers, too: an .npz file an image"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size is not None:
-            raise ValueError("--batch-size means nothing here: pictures are explained one at a time; leave it out")
+            raise ValueError("--batch-size means nothing here: images are explained one at a time; leave it out")
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Explain what the model sees in the pictures; return the exit status."""
+    """Explain what the model sees in the images; return the exit status."""
     options = parse(ExplainOptions, argv, prog, SUMMARY, positional=("images",))
     # Not before the options are read: --help stays quick.
     from globalvit.train.inputs import set_up
 
-    pictures = find_pictures(options.images)
+    images = find_images(options.images)
     task = open_model(options)
     settings = replace(options.settings(), model=task.spec.model)
     set_up(task, settings)
     looks, autocast, writer = _looks(task, options), place(task, settings), Writer(options.output)
     rows: list[dict[str, str]] = []
     refused: list[str] = []
-    with Progress(len(pictures), "explaining") as progress:
+    with Progress(len(images), "explaining") as progress:
         reader = Reader(progress)
-        for picture, image in reader.read(pictures):
+        for source, image in reader.read(images):
             with autocast(), explained_memory(OUT_OF_MEMORY):
-                found = _explain(task, picture, image, looks, refused)
+                found = _explain(task, source, image, looks, refused)
                 if found:
-                    rows.extend(_write(task, picture, image, found, writer, has_arrays=options.npz))
+                    rows.extend(_write(task, source, image, found, writer, has_arrays=options.npz))
     if refused and not rows:
         raise ValueError(refused[0])
     for reason in dict.fromkeys(refused):
         logger.warning("left out: %s", reason)
     if not rows:
-        raise ValueError(f"none of the {len(pictures)} pictures could be read")
+        raise ValueError(f"none of the {len(images)} images could be read")
     tables.show(rows)
     if reader.skipped:
-        logger.warning("%d of %d pictures could not be read and were left out", len(reader.skipped), len(pictures))
+        logger.warning("%d of %d images could not be read and were left out", len(reader.skipped), len(images))
     logger.info("contact sheets and overlays are in %s", options.output)
     return 0
 
 
 def _looks(task: "Task", options: ExplainOptions) -> "list[tuple[View, dict[str, Any]]]":
-    """What to show of every picture: views, and what `explain` is asked of each besides stage and block.
+    """What to show of every source: views, and what `explain` is asked of each besides stage and block.
 
     Raises:
         ValueError: the model has no such view, or something was given that none of them takes.
@@ -169,12 +169,12 @@ def _refused(task: "Task", options: ExplainOptions) -> "list[View]":
 
 def _explain(
     task: "Task",
-    picture: Picture,
+    source: Source,
     image: "Image.Image",
     looks: "Sequence[tuple[View, dict[str, Any]]]",
     refused: list[str],
 ) -> "list[Explanation]":
-    """What there is to show of one picture; why there is no more, such as no object to explain, goes to `refused`."""
+    """What there is to show of one image; why there is no more, such as no object to explain, goes to `refused`."""
     from globalvit.explain import explain
 
     found = []
@@ -182,35 +182,35 @@ def _explain(
         try:
             found.append(explain(task, image, view.kind, stage=view.stage, block=view.block, **asked))
         except ValueError as error:
-            refused.append(f"{picture.name}: {error}")
+            refused.append(f"{source.name}: {error}")
     return found
 
 
 def _write(
     task: "Task",
-    picture: Picture,
+    source: Source,
     image: "Image.Image",
     found: "Sequence[Explanation]",
     writer: Writer,
     *,
     has_arrays: bool,
 ) -> Iterator[dict[str, str]]:
-    """Write one picture's overlays, sheet and arrays; yield a row of the table for each overlay."""
+    """Write one image's overlays, sheet and arrays; yield a row of the table for each overlay."""
     from globalvit.cli.drawing import fit
     from globalvit.explain import contact_sheet, overlay
 
     title, beside = _answer(task, image)
-    writer.write(picture, contact_sheet(image, found, title=title, beside=beside), "-sheet")
+    writer.write(source, contact_sheet(image, found, title=title, beside=beside), "-sheet")
     fitted = fit(image)
     for one in found:
-        writer.write(picture, overlay(fitted, one), f"-{_slug(one)}")
-        yield _row(picture, one)
+        writer.write(source, overlay(fitted, one), f"-{_slug(one)}")
+        yield _row(source, one)
     if has_arrays:
-        _write_arrays(writer.place(picture, ".npz"), found)
+        _write_arrays(writer.place(source, ".npz"), found)
 
 
 def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.Image, str]]]":
-    """What the model says of the picture: a caption, and drawn where its answer lies in the picture."""
+    """What the model says of the source: a caption, and drawn where its answer lies in the source."""
     from globalvit.data.imagenet import readable
 
     (answer,) = task.predict([image])
@@ -222,12 +222,12 @@ def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.
         from globalvit.data.palette import default_palette
 
         drawn = overlay_labels(image, answer["mask"].numpy(), default_palette(len(answer["names"])))
-        return "picture", [(drawn, ", ".join(answer["areas"]))]
+        return "image", [(drawn, ", ".join(answer["areas"]))]
     from globalvit.data.draw_instances import draw_instances
 
     kept = (answer["scores"] > SHOWN_FROM).nonzero()[:, 0]
     drawn = draw_instances(image, answer["boxes"][kept], answer["labels"][kept], task.class_names)
-    return "picture", [(drawn, f"{len(kept)} objects above {SHOWN_FROM:g}")]
+    return "image", [(drawn, f"{len(kept)} objects above {SHOWN_FROM:g}")]
 
 
 def _slug(one: "Explanation") -> str:
@@ -236,9 +236,9 @@ def _slug(one: "Explanation") -> str:
     return "-".join([one.kind, *(f"{name}-{value}" for name, value in parts if value is not None)])
 
 
-def _row(picture: Picture, one: "Explanation") -> dict[str, str]:
+def _row(source: Source, one: "Explanation") -> dict[str, str]:
     return {
-        "picture": picture.name,
+        "image": source.name,
         "kind": one.kind,
         "shows": one.title if one.head is None else f"{one.title}, head {one.head}",
         "on padding, %": tables.number(100 * one.padding_share, 1),
@@ -247,7 +247,7 @@ def _row(picture: Picture, one: "Explanation") -> dict[str, str]:
 
 
 def _write_arrays(path: Path, found: "Sequence[Explanation]") -> None:
-    """The token grids by name, the part that fell on padding, and where in the picture the model looked."""
+    """The token grids by name, the part that fell on padding, and where in the image the model looked."""
     import numpy as np
 
     from globalvit.atomic import replace_with
@@ -255,7 +255,7 @@ def _write_arrays(path: Path, found: "Sequence[Explanation]") -> None:
     arrays: dict[str, Any] = {
         "crop": np.array(found[0].crop),
         "input_size": np.array(found[0].input_size),
-        "picture_size": np.array(found[0].picture_size),
+        "original_size": np.array(found[0].original_size),
     }
     for one in found:
         arrays[_slug(one)] = one.values

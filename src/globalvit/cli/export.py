@@ -57,7 +57,7 @@ class ExportOptions:
         | {"metavar": "WORDS"},
     )
     preprocessing: Literal["none", "nchw", "nhwc"] = field(
-        default=NONE, metadata=about(GRAPH, "take uint8 images in this layout and normalise them inside")
+        default=NONE, metadata=about(GRAPH, "take uint8 images in this layout and normalize them inside")
     )
     postprocessing: bool = field(
         default=False, metadata=about(GRAPH, "answer with probabilities, label maps or boxes instead of raw maps")
@@ -102,7 +102,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         raise IsADirectoryError(f"{options.output} is a folder; give --output the name of a file")
     if options.output.exists() and not options.force:
         raise FileExistsError(f"{options.output} exists; give --force to replace it, or another name")
-    task, licence = _open(options)
+    task, license = _open(options)
     from globalvit.export import export_model
 
     report = export_model(
@@ -116,7 +116,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         postprocessing=options.postprocessing,
         opset=options.opset,
         score_threshold=options.score_threshold,
-        licence=licence,
+        license=license,
         progress=logger.info,
     )
     tables.show([_row(check) for check in report.checks])
@@ -126,7 +126,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def _open(options: ExportOptions) -> "tuple[Task, str | None]":
-    """The model and the licence of its weights, as far as it is known."""
+    """The model and the license of its weights, as far as it is known."""
     from globalvit import build
     from globalvit.weights.load import find_file
     from globalvit.weights.read import read_metadata
@@ -135,7 +135,7 @@ def _open(options: ExportOptions) -> "tuple[Task, str | None]":
         task = build.open_checkpoint(options.checkpoint, model=options.model, use_ema=options.ema)
         file = find_file(options.checkpoint, use_ema=options.ema)
         record = catalog.find_file(file.name)
-        return task, read_metadata(file).get("licence") or (record.licence if record else None)
+        return task, read_metadata(file).get("license") or (record.license if record else None)
     assert options.model is not None
     model = build.resolve_name(options.model)
     if options.weights == NONE:
@@ -147,7 +147,7 @@ def _open(options: ExportOptions) -> "tuple[Task, str | None]":
             f"--weights none"
         )
     record = catalog.find(model, options.weights)
-    return build.create_model(model, record.weights).eval(), record.licence
+    return build.create_model(model, record.weights).eval(), record.license
 
 
 def _row(check: "Check") -> dict[str, str]:
@@ -169,4 +169,4 @@ def _lines(report: "ExportReport") -> Iterator[str]:
             "no object was found in the random images of the checks, so no boxes were compared; a lower "
             "--score-threshold shows some"
         )
-    yield f"licence of the weights: {report.metadata['weights_licence']}"
+    yield f"license of the weights: {report.metadata['weights_license']}"

@@ -13,7 +13,7 @@ from globalvit.models.systems import SYSTEMS
 from globalvit.models.variants import ALIASES, MODELS, PUBLISHED, VARIANTS, as_size, split_name
 from globalvit.weights import catalog
 
-SUMMARY = "The table of models: counted and published sizes, scores, weights and licences"
+SUMMARY = "The table of models: counted and published sizes, scores, weights and licenses"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class ModelsOptions:
     image_size: tuple[int, ...] | None = field(
         default=None, metadata={"help": "sides of the images for --complexity, in pixels", "aliases": ("img_size",)}
     )
-    plot: Path | None = field(default=None, metadata={"help": "draw the curves of --complexity into this picture"})
+    plot: Path | None = field(default=None, metadata={"help": "draw the curves of --complexity into this image"})
     csv: Path | None = field(default=None, metadata={"help": "write the table of --complexity to this file"})
 
     def __post_init__(self) -> None:
@@ -183,9 +183,9 @@ def _as_printed(figure: float | None) -> str:
 
 def _weights(record: dict[str, Any] | None) -> dict[str, str]:
     if record is None:
-        return {"weights": "–", "top-1": "–", "licence": "–"}
+        return {"weights": "–", "top-1": "–", "license": "–"}
     return {
         "weights": record["weights"],
         "top-1": tables.number(record["top1"], 1),
-        "licence": record["licence"],
+        "license": record["license"],
     }

@@ -54,14 +54,14 @@ class ModelOptions:
     )
     crop_pct: float | None = field(default=None, metadata=about(CROP, "part of the image to keep"))
     crop_mode: Literal["center", "squash"] | None = field(
-        default=None, metadata=about(CROP, "cut out the centre, or squash the whole image")
+        default=None, metadata=about(CROP, "cut out the center, or squash the whole image")
     )
     interpolation: Literal["bilinear", "bicubic"] | None = field(
         default=None, metadata=about(CROP, "how images are resized")
     )
 
     short_side: int | None = field(
-        default=None, metadata=about(CROP, "shorter side of pictures to segment or to find objects in, in pixels")
+        default=None, metadata=about(CROP, "shorter side of images to segment or to find objects in, in pixels")
     )
     long_side: int | None = field(default=None, metadata=about(CROP, "most that the longer side may then have"))
     size_multiple: int | None = field(default=None, metadata=about(CROP, "make both sides multiples of this"))
@@ -139,7 +139,7 @@ def _check_crop(task: "Task", options: ModelOptions) -> None:
 
     is_fitted = isinstance(task.preprocessing, FitTransform)
     meaningless = ("crop_pct", "crop_mode") if is_fitted else ("short_side", "long_side", "size_multiple")
-    # Of segmenters it is the side of the windows that slide over a picture.
+    # Of segmenters it is the side of the windows that slide over an image.
     for name in (*meaningless, *(("img_size",) if task.kind == "detect" else ())):
         if getattr(options, name) is not None:
             flag, remedy = f"--{name.replace('_', '-')}", "--short-side" if is_fitted else "--img-size"

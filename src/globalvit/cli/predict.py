@@ -1,4 +1,4 @@
-"""`globalvit predict`: what is in pictures, as a table, as files and drawn."""
+"""`globalvit predict`: what is in images, as a table, as files and drawn."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from globalvit.cli import tables
 from globalvit.cli.answers import Answer, Answers, Areas, Classes, Objects
+from globalvit.cli.images import Reader, Source, Writer, find_images
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place, too_many
 from globalvit.cli.options import parse
-from globalvit.cli.pictures import Picture, Reader, Writer, find_pictures
 from globalvit.cli.progress import Progress
 from globalvit.train.fields import TrainConfig
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-SUMMARY = "Say what is in pictures: classes, areas or objects, as a table, JSON, CSV and drawn pictures"
+SUMMARY = "Say what is in images: classes, areas or objects, as a table, JSON, CSV and drawn images"
 ANSWERS = "answers"
 
 
@@ -29,8 +29,8 @@ ANSWERS = "answers"
 class PredictOptions(ModelOptions):
     """What `globalvit predict` is asked for."""
 
-    images: tuple[str, ...] = field(metadata={"help": "pictures, folders or http(s) addresses", "metavar": "IMAGES"})
-    top_k: int = field(default=5, metadata=about(ANSWERS, "classes that a classifier names for each picture"))
+    images: tuple[str, ...] = field(metadata={"help": "images, folders or http(s) addresses", "metavar": "IMAGES"})
+    top_k: int = field(default=5, metadata=about(ANSWERS, "classes that a classifier names for each image"))
     score_threshold: float = field(
         default=0.5, metadata=about(ANSWERS, "score that an object has to exceed, 0 to 1, in detection")
     )
@@ -38,9 +38,9 @@ class PredictOptions(ModelOptions):
     csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file, a line each"))
     output: Path | None = field(
         default=None,
-        metadata=about(ANSWERS, "folder for predictions.json, predictions.csv, label pictures and drawn pictures"),
+        metadata=about(ANSWERS, "folder for predictions.json, predictions.csv, label maps and drawn images"),
     )
-    draw: bool = field(default=False, metadata=about(ANSWERS, "draw the answers on the pictures (PNG, in --output)"))
+    draw: bool = field(default=False, metadata=about(ANSWERS, "draw the answers on the images (PNG, in --output)"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,23 +49,23 @@ class PredictOptions(ModelOptions):
         if not 0 <= self.score_threshold < 1:
             raise ValueError(f"--score-threshold {self.score_threshold} must be 0 or more and under 1")
         if self.draw and self.output is None:
-            raise ValueError("--draw needs --output DIR, the folder for the drawn pictures")
+            raise ValueError("--draw needs --output DIR, the folder for the drawn images")
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Say what is in the pictures; return the exit status."""
+    """Say what is in the images; return the exit status."""
     options = parse(PredictOptions, argv, prog, SUMMARY, positional=("images",))
-    pictures = find_pictures(options.images)
+    images = find_images(options.images)
     made, settings = _open(options)
-    with Progress(len(pictures), "predicting") as progress:
+    with Progress(len(images), "predicting") as progress:
         reader = Reader(progress)
-        answers = list(_answers(made, settings, reader.read(pictures), options))
+        answers = list(_answers(made, settings, reader.read(images), options))
     _write(made, answers, reader.skipped, options)
     if not answers:
-        raise ValueError(f"none of the {len(pictures)} pictures could be read")
-    tables.show([{"picture": answer["image"]} | made.row(answer) for answer in answers])
+        raise ValueError(f"none of the {len(images)} images could be read")
+    tables.show([{"image": answer["image"]} | made.row(answer) for answer in answers])
     if reader.skipped:
-        logger.warning("%d of %d pictures could not be read and were left out", len(reader.skipped), len(pictures))
+        logger.warning("%d of %d images could not be read and were left out", len(reader.skipped), len(images))
     return 0
 
 
@@ -80,22 +80,22 @@ def _open(options: PredictOptions) -> tuple[Answers, TrainConfig]:
 
 
 def _answers(
-    made: Answers, settings: TrainConfig, read: Iterator[tuple[Picture, "Image.Image"]], options: PredictOptions
+    made: Answers, settings: TrainConfig, read: Iterator[tuple[Source, "Image.Image"]], options: PredictOptions
 ) -> Iterator[Answer]:
-    """Predict batch by batch; few pictures are held at a time."""
+    """Predict batch by batch; few images are held at a time."""
     writer = Writer(options.output) if options.output else None
-    ready = ((picture, made.read(image, is_drawn=options.draw)) for picture, image in read)
+    ready = ((source, made.read(image, is_drawn=options.draw)) for source, image in read)
     autocast = place(made.task, settings)
     batch_size = min(settings.batch_size, made.most_at_once or settings.batch_size)
     while batch := list(islice(ready, batch_size)):
         with autocast(), explained_memory(too_many(batch_size)):
             predictions = made.predict([one.given for _, one in batch])
-        for (picture, one), prediction in zip(batch, predictions, strict=True):
-            answer = {"image": picture.name} | made.to_json(prediction)
+        for (source, one), prediction in zip(batch, predictions, strict=True):
+            answer = {"image": source.name} | made.to_json(prediction)
             if writer is not None and (raster := made.raster(prediction)) is not None:
-                answer["mask"] = writer.write(picture, raster, "-mask")
+                answer["mask"] = writer.write(source, raster, "-mask")
             if writer is not None and one.seen is not None:
-                answer["drawn"] = writer.write(picture, made.draw(one.seen, prediction))
+                answer["drawn"] = writer.write(source, made.draw(one.seen, prediction))
             yield answer
 
 

@@ -48,7 +48,7 @@ def _detected(scores: Mapping[str, float]) -> str:
 
 LAYOUTS: dict[Kind, Layout] = {
     "classify": Layout(
-        columns={"pictures": ("images", None), "recall %": ("recall", 1), "precision %": ("precision", 1)},
+        columns={"images": ("images", None), "recall %": ("recall", 1), "precision %": ("precision", 1)},
         judged="recall",
         summary=_classified,
     ),

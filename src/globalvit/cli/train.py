@@ -17,7 +17,7 @@ from globalvit.train.config import (
 from globalvit.train.fields import LAYOUTS
 from globalvit.weights.pointers import follow
 
-SUMMARY = "Train or fine-tune a model on labelled pictures"
+SUMMARY = "Train or fine-tune a model on labeled images"
 DESCRIPTION = (
     "Train a model as a recipe says; every other flag changes one setting of it. "
     "The same command runs under torchrun. Recipes: " + ", ".join(available_recipes())

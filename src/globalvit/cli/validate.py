@@ -1,4 +1,4 @@
-"""`globalvit validate`: how well a model does on labelled pictures, exactly, on one process or under torchrun."""
+"""`globalvit validate`: how well a model does on labeled images, exactly, on one process or under torchrun."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from globalvit.train.engine import Engine
 
 logger = logging.getLogger(__name__)
-SUMMARY = "Measure accuracy, mIoU or AP on labelled pictures, class by class"
+SUMMARY = "Measure accuracy, mIoU or AP on labeled images, class by class"
 SEGMENTATION = "segmentation; as in the checkpoint's run unless given"
 DATA = "data; as in the checkpoint's run unless given"
 # More rows than this are not read on a screen; files hold them all.
@@ -34,12 +34,12 @@ class ValidateOptions(ModelOptions):
     """What `globalvit validate` is asked for."""
 
     data_dir: str | None = field(
-        default=None, metadata=about(DATA, "folder that holds val/CLASS/PICTURE, or digits or shapes, built in")
+        default=None, metadata=about(DATA, "folder that holds val/CLASS/IMAGE, or digits or shapes, built in")
     )
     val_split: str | None = field(
         default=None, metadata=about(DATA, "name of the folder to measure on; val, validation or test unless given")
     )
-    workers: int | None = field(default=None, metadata=about(DATA, "loader processes of each process"))
+    workers: int | None = field(default=None, metadata=about(DATA, "workers of each process"))
     output: Path | None = field(
         default=None,
         metadata=about(
@@ -50,11 +50,11 @@ class ValidateOptions(ModelOptions):
     reduce_zero_label: bool | None = field(
         default=None, metadata=about(DATA, "label 0 stands for what is not to be scored, as in ADE20K")
     )
-    class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colours"))
+    class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colors"))
 
     eval_mode: Literal["whole", "slide"] | None = field(
         default=None,
-        metadata=about(SEGMENTATION, "score whole pictures, or by a window as large as training's crops"),
+        metadata=about(SEGMENTATION, "score whole images, or by a window as large as training's crops"),
     )
     eval_stride: int | None = field(
         default=None, metadata=about(SEGMENTATION, "pixels between windows; two thirds of their side unless given")
@@ -63,7 +63,7 @@ class ValidateOptions(ModelOptions):
         default=None, metadata=about(SEGMENTATION, "sizes to average, as factors")
     )
     eval_flip: bool | None = field(
-        default=None, metadata=about(SEGMENTATION, "average each picture and its mirror image")
+        default=None, metadata=about(SEGMENTATION, "average each image and its mirror image")
     )
 
 
@@ -74,8 +74,8 @@ class Result:
     Attributes:
         kind: of the task.
         model: its name.
-        metric: over all pictures.
-        skipped: the pictures left out, name → reason.
+        metric: over all images.
+        skipped: the images left out, name → reason.
         category_ids: of detection, the data set's own id of each label.
     """
 
@@ -94,7 +94,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         raise UsageError(f"{prog} needs --data-dir; only a run folder knows the data it was trained on")
     from globalvit.train.engine import start_engine
 
-    # Sharding is for training: a model that could be trained fits a device without its optimiser.
+    # Sharding is for training: a model that could be trained fits a device without its optimizer.
     with start_engine(replace(settings, fsdp=False)) as engine:
         task = open_model(options)
         settings = replace(settings, model=task.spec.model)
@@ -108,7 +108,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def open_source(task: "Task", settings: TrainConfig) -> Any:
-    """The validation pictures, labelled as the model's outputs are.
+    """The validation images, labeled as the model's outputs are.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -127,7 +127,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
 
 
 def measure(task: "Task", source: Any, settings: TrainConfig, engine: "Engine") -> Result:
-    """Score the model on all pictures of `source`, each counted once over all processes."""
+    """Score the model on all images of `source`, each counted once over all processes."""
     from globalvit.train.evaluate import evaluate
     from globalvit.train.feeds import feed_for
 
@@ -182,7 +182,7 @@ def show(result: Result) -> None:
         logger.info("the %d worst of %d classes; --output writes all", MOST_ROWS, len(all_rows))
     tables.show([layout.cells(row) for row in rows])
     left_out = f", {len(result.skipped)} left out" if result.skipped else ""
-    tables.write_line(f"{layout.summary(scores)}  on {scores['count']:.0f} pictures{left_out}")
+    tables.write_line(f"{layout.summary(scores)}  on {scores['count']:.0f} images{left_out}")
 
 
 def write(folder: Path, result: Result, checkpoint: Path | None) -> None:

@@ -1,6 +1,6 @@
-"""Looks over a data folder: unreadable pictures, empty classes, splits of other classes, pictures in two places.
+"""Looks over a data folder: unreadable images, empty classes, splits of other classes, images in two places.
 
-Every picture is read whole, as training reads it. Needs no torch, so it starts at once.
+Every image is read whole, as training reads it. Needs no torch, so it starts at once.
 """
 
 import os
@@ -14,19 +14,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from globalvit.data.image_folder import BUILT_IN, class_folders, is_database, list_pictures, listed, split_folders
+from globalvit.data.image_folder import BUILT_IN, class_folders, is_database, list_images, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 
-# Below this many pictures, starting processes takes longer than reading.
+# Below this many images, starting processes takes longer than reading.
 FEWEST_FOR_PROCESSES = 200
-PICTURES_AT_ONCE = 16
+IMAGES_AT_ONCE = 16
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """Where a picture lies: in a file, or under a key of a database."""
+class Image:
+    """Where an image lies: in a file, or under a key of a database."""
 
     split: str
     class_name: str
@@ -58,14 +58,14 @@ class Split:
 
     name: str
     classes: int
-    pictures: int
+    images: int
     other_files: int
     unreadable: int = 0
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found; `repeated` counts pictures that lie more than once in one class, which is no problem."""
+    """What was found; `repeated` counts images that lie more than once in one class, which is no problem."""
 
     splits: list[Split] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -81,15 +81,15 @@ def check_folder(
     *,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Report:
     """Look over all splits of a data folder.
 
     Args:
         data_dir: a folder with a folder for each split.
         workers: processes that read; 0 reads in this one.
-        on_start: called with the number of pictures before the first is read.
-        on_picture: called after each picture.
+        on_start: called with the number of images before the first is read.
+        on_image: called after each image.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -101,21 +101,21 @@ def check_folder(
     report = Report()
     names = split_folders(data_dir)
     if not names:
-        raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/PICTURE.jpg")
-    pictures: list[Picture] = []
+        raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/IMAGE.jpg")
+    images: list[Image] = []
     classes: dict[str, set[str]] = {}
     for name in names:
         classes[name], found = _look_into(data_dir / name, report)
-        pictures += found
+        images += found
     report.problems += differing_classes(classes)
-    on_start(len(pictures))
-    places = _read_all(pictures, workers, report, on_picture)
+    on_start(len(images))
+    places = _read_all(images, workers, report, on_image)
     _find_doubles(places.values(), report)
     return report
 
 
-def _look_into(root: Path, report: Report) -> tuple[set[str], list[Picture]]:
-    """Classes and pictures of one split; empty classes are problems."""
+def _look_into(root: Path, report: Report) -> tuple[set[str], list[Image]]:
+    """Classes and images of one split; empty classes are problems."""
     try:
         if is_database(root):
             return _look_into_database(root, report)
@@ -123,28 +123,28 @@ def _look_into(root: Path, report: Report) -> tuple[set[str], list[Picture]]:
     except ValueError as error:
         report.problems.append(Problem("database" if is_database(root) else "no classes", str(error)))
         return set(), []
-    pictures: list[Picture] = []
+    images: list[Image] = []
     others = 0
     for folder in folders:
-        found, strange = list_pictures(root, folder)
-        pictures += [Picture(root.name, folder, str(root / name)) for name in found]
+        found, strange = list_images(root, folder)
+        images += [Image(root.name, folder, str(root / name)) for name in found]
         others += strange
         if not found:
-            report.problems.append(Problem("empty class", f"no pictures in {root / folder}"))
-    report.splits.append(Split(root.name, len(folders), len(pictures), others))
-    return set(folders), pictures
+            report.problems.append(Problem("empty class", f"no images in {root / folder}"))
+    report.splits.append(Split(root.name, len(folders), len(images), others))
+    return set(folders), images
 
 
-def _look_into_database(root: Path, report: Report) -> tuple[set[str], list[Picture]]:
+def _look_into_database(root: Path, report: Report) -> tuple[set[str], list[Image]]:
     from globalvit.data.lmdb_source import open_database
 
     source = open_database(root)
     report.splits.append(Split(root.name, len(source.classes), len(source), 0))
-    pictures = [
-        Picture(root.name, source.classes[source.label(index)], source.name(index), source.path, source.key(index))
+    images = [
+        Image(root.name, source.classes[source.label(index)], source.name(index), source.path, source.key(index))
         for index in range(len(source))
     ]
-    return set(source.classes), pictures
+    return set(source.classes), images
 
 
 def differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
@@ -158,19 +158,19 @@ def differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
 
 
 def _read_all(
-    pictures: Sequence[Picture], workers: int, report: Report, on_picture: Callable[[], None]
-) -> dict[bytes, list[Picture]]:
-    """Read every picture; returns where each content lies."""
-    places: dict[bytes, list[Picture]] = defaultdict(list)
+    images: Sequence[Image], workers: int, report: Report, on_image: Callable[[], None]
+) -> dict[bytes, list[Image]]:
+    """Read every image; returns where each content lies."""
+    places: dict[bytes, list[Image]] = defaultdict(list)
     splits = {split.name: split for split in report.splits}
-    results = in_processes(_read_one, pictures, workers)
-    for picture, (problem, digest) in zip(pictures, results, strict=True):
-        on_picture()
+    results = in_processes(_read_one, images, workers)
+    for image, (problem, digest) in zip(images, results, strict=True):
+        on_image()
         if problem:
             report.problems.append(problem)
-            splits[picture.split].unreadable += 1
+            splits[image.split].unreadable += 1
         else:
-            places[digest].append(picture)
+            places[digest].append(image)
     return places
 
 
@@ -186,20 +186,20 @@ def in_processes(read: Callable[[Item], Result], items: Sequence[Item], workers:
     # Forked processes could inherit a lock that a progress bar's thread holds.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
-            yield from pool.map(read, items, chunksize=PICTURES_AT_ONCE)
+            yield from pool.map(read, items, chunksize=IMAGES_AT_ONCE)
         except BrokenProcessPool as error:
             raise OSError("a reading process died, most often for want of memory; lower --workers") from error
 
 
-def _read_one(picture: Picture) -> tuple[Problem | None, bytes]:
-    """Read one picture; returns what is wrong with it, and a fingerprint of its bytes."""
+def _read_one(image: Image) -> tuple[Problem | None, bytes]:
+    """Read one image; returns what is wrong with it, and a fingerprint of its bytes."""
     try:
-        data = picture.data()
-        read_image(data, picture.path)
+        data = image.data()
+        read_image(data, image.path)
     except OversizedImage as error:
-        return Problem("oversized", str(error), (picture.path,)), b""
+        return Problem("oversized", str(error), (image.path,)), b""
     except (UnreadableImage, OSError) as error:
-        return Problem("unreadable", str(error), (picture.path,)), b""
+        return Problem("unreadable", str(error), (image.path,)), b""
     return None, fingerprint(data)
 
 
@@ -208,27 +208,27 @@ def fingerprint(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def _find_doubles(places: Iterable[Sequence[Picture]], report: Report) -> None:
-    """Pictures in several splits make a score too good; pictures in several classes have a wrong label somewhere."""
+def _find_doubles(places: Iterable[Sequence[Image]], report: Report) -> None:
+    """Images in several splits make a score too good; images in several classes have a wrong label somewhere."""
     for same in places:
-        paths = tuple(picture.path for picture in same)
-        splits = sorted({picture.split for picture in same})
-        classes = sorted({picture.class_name for picture in same})
+        paths = tuple(image.path for image in same)
+        splits = sorted({image.split for image in same})
+        classes = sorted({image.class_name for image in same})
         if len(splits) > 1:
-            report.problems.append(Problem("leak", f"the same picture is in {' and '.join(splits)}", paths))
+            report.problems.append(Problem("leak", f"the same image is in {' and '.join(splits)}", paths))
         if len(classes) > 1:
-            report.problems.append(Problem("two labels", f"the same picture is in class {listed(classes)}", paths))
+            report.problems.append(Problem("two labels", f"the same image is in class {listed(classes)}", paths))
         if len(splits) == len(classes) == 1:
             report.repeated += len(same) - 1
 
 
-def find_leaks(places: Iterable[Sequence[Picture]], report: Report) -> None:
-    """Pictures in several splits; `places` are where each content lies."""
+def find_leaks(places: Iterable[Sequence[Image]], report: Report) -> None:
+    """Images in several splits; `places` are where each content lies."""
     for same in places:
-        held = sorted({picture.split for picture in same})
+        held = sorted({image.split for image in same})
         if len(held) > 1:
-            paths = tuple(picture.path for picture in same)
-            report.problems.append(Problem("leak", f"the same picture is in {' and '.join(held)}", paths))
+            paths = tuple(image.path for image in same)
+            report.problems.append(Problem("leak", f"the same image is in {' and '.join(held)}", paths))
         else:
             report.repeated += len(same) - 1
 

@@ -1,6 +1,6 @@
-"""Looks over a COCO data set: what contradicts itself, objects nobody can see, pictures that are not what was labelled.
+"""Looks over a COCO data set: what contradicts itself, objects nobody can see, images that are not what was labeled.
 
-Every picture is read whole, as training reads it.
+Every image is read whole, as training reads it.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from globalvit.data.check import (
-    Picture,
+    Image,
     Problem,
     Report,
     Split,
@@ -20,13 +20,13 @@ from globalvit.data.check import (
     fingerprint,
     in_processes,
 )
-from globalvit.data.coco import ANNOTATIONS, YEARS, CocoSource, OtherSize, open_table, picture_folder, read_sized
+from globalvit.data.coco import ANNOTATIONS, YEARS, CocoSource, OtherSize, image_folder, open_table, read_sized
 from globalvit.data.coco_json import CocoTable
 from globalvit.data.image_folder import listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage
 
 STEM = "instances_"
-# Errors of a picture → the kind of problem they are; the first that fits counts.
+# Errors of an image → the kind of problem they are; the first that fits counts.
 KINDS = {
     OversizedImage: "oversized",
     OtherSize: "other size",
@@ -37,9 +37,9 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A picture and the height and width that the file of annotations states."""
+    """An image and the height and width that the file of annotations states."""
 
-    picture: Picture
+    image: Image
     size: tuple[int, int]
     stated_by: str
 
@@ -59,15 +59,15 @@ def check_coco(
     *,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Report:
     """Look over all splits of a COCO data set.
 
     Args:
         data_dir: a folder with `annotations/instances_SPLIT.json`.
-        workers: processes that read pictures; 0 reads in this one.
-        on_start: called with the number of pictures before the first is read.
-        on_picture: called after each picture.
+        workers: processes that read images; 0 reads in this one.
+        on_start: called with the number of images before the first is read.
+        on_image: called after each image.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -78,7 +78,7 @@ def check_coco(
     if not files:
         raise ValueError(f"{data_dir} holds no annotations; expected {data_dir}/{ANNOTATIONS}/{STEM}train.json")
     report = Report()
-    pictures: list[Labelled] = []
+    images: list[Labelled] = []
     classes: dict[str, set[str]] = {}
     for path in files:
         split = path.stem.removeprefix(STEM)
@@ -89,10 +89,10 @@ def check_coco(
             continue
         classes[split] = set(table.classes)
         report.problems += _of_table(split, table)
-        pictures += _pictures(data_dir, split, table, report)
+        images += _images(data_dir, split, table, report)
     report.problems += differing_classes(classes)
-    on_start(len(pictures))
-    _read_all(pictures, workers, report, on_picture)
+    on_start(len(images))
+    _read_all(images, workers, report, on_image)
     return report
 
 
@@ -110,19 +110,19 @@ def _of_table(split: str, table: CocoTable) -> Iterator[Problem]:
         yield Problem("no mask", text, path)
 
 
-def _pictures(data_dir: Path, split: str, table: CocoTable, report: Report) -> list[Labelled]:
-    """The pictures of a split; damaged masks are problems."""
+def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> list[Labelled]:
+    """The images of a split; damaged masks are problems."""
     report.splits.append(Split(split, len(table.classes), len(table.image_ids), 0))
     try:
-        root = picture_folder(data_dir, split.removesuffix(YEARS[0]), table)
+        root = image_folder(data_dir, split.removesuffix(YEARS[0]), table)
     except FileNotFoundError as error:
-        report.problems.append(Problem("no pictures", str(error), (str(table.path),)))
+        report.problems.append(Problem("no images", str(error), (str(table.path),)))
         return []
     source = CocoSource(table, root)
     report.problems += _damaged_masks(source)
     sizes = np.asarray(source.sizes).tolist()
     return [
-        Labelled(Picture(split, "", source.name(index)), (height, width), str(table.path))
+        Labelled(Image(split, "", source.name(index)), (height, width), str(table.path))
         for index, (height, width) in enumerate(sizes)
     ]
 
@@ -135,26 +135,26 @@ def _damaged_masks(source: CocoSource) -> Iterator[Problem]:
             yield Problem("damaged mask", f"{source.name(index)}: {error}", (source.name(index),))
 
 
-def _read_all(pictures: Sequence[Labelled], workers: int, report: Report, on_picture: Callable[[], None]) -> None:
-    """Read every picture; those that lie in several splits make a score too good."""
+def _read_all(images: Sequence[Labelled], workers: int, report: Report, on_image: Callable[[], None]) -> None:
+    """Read every image; those that lie in several splits make a score too good."""
     splits: Mapping[str, Split] = {split.name: split for split in report.splits}
-    places: dict[bytes, list[Picture]] = defaultdict(list)
-    for labelled, (problem, digest) in zip(pictures, in_processes(_read_one, pictures, workers), strict=True):
-        on_picture()
+    places: dict[bytes, list[Image]] = defaultdict(list)
+    for labeled, (problem, digest) in zip(images, in_processes(_read_one, images, workers), strict=True):
+        on_image()
         if problem:
             report.problems.append(problem)
-            splits[labelled.picture.split].unreadable += problem.kind == KINDS[OSError]
+            splits[labeled.image.split].unreadable += problem.kind == KINDS[OSError]
         else:
-            places[digest].append(labelled.picture)
+            places[digest].append(labeled.image)
     find_leaks(places.values(), report)
 
 
-def _read_one(labelled: Labelled) -> tuple[Problem | None, bytes]:
-    """Read one picture; returns what is wrong with it, and a fingerprint of its bytes."""
-    path = labelled.picture.path
+def _read_one(labeled: Labelled) -> tuple[Problem | None, bytes]:
+    """Read one image; returns what is wrong with it, and a fingerprint of its bytes."""
+    path = labeled.image.path
     try:
-        data = labelled.picture.data()
-        read_sized(data, path, labelled.size, labelled.stated_by)
+        data = labeled.image.data()
+        read_sized(data, path, labeled.size, labeled.stated_by)
     except tuple(KINDS) as error:
         kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
         return Problem(kind, str(error), (path,)), b""

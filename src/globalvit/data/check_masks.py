@@ -1,4 +1,4 @@
-"""Looks over pictures and label pictures: what cannot be read, what does not fit together, classes that never occur.
+"""Looks over images and label maps: what cannot be read, what does not fit together, classes that never occur.
 
 Every file is read whole, as training reads it. Needs no torch, so it starts at once.
 """
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from globalvit.data.check import Picture, Problem, Report, Split, find_leaks, fingerprint, in_processes
+from globalvit.data.check import Image, Problem, Report, Split, find_leaks, fingerprint, in_processes
 from globalvit.data.class_table import resolve_classes
 from globalvit.data.image_folder import is_database, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels
-from globalvit.data.label_images import IGNORE, LabelReader, WrongSize, read_labelled
+from globalvit.data.label_images import IGNORE, LabelReader, WrongSize, read_labeled
 from globalvit.data.mask_folder import (
     SPLIT_NAMES,
     Folders,
@@ -38,16 +38,16 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture, its label picture, and what reads the latter."""
+    """An image, its label map, and what reads the latter."""
 
-    picture: Picture
-    labels: Picture
+    image: Image
+    labels: Image
     reader: LabelReader
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What reading a pair showed: what is wrong, a fingerprint of the picture, and which labels occur."""
+    """What reading a pair showed: what is wrong, a fingerprint of the image, and which labels occur."""
 
     problem: Problem | None
     digest: bytes = b""
@@ -55,7 +55,7 @@ class Finding:
 
 
 def is_mask_set(data_dir: Path) -> bool:
-    """Whether a folder holds pictures and label pictures, in folders or in databases.
+    """Whether a folder holds images and label maps, in folders or in databases.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -71,7 +71,7 @@ def check_masks(
     class_file: str | None = None,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Report:
     """Look over all splits of a set for segmentation.
 
@@ -81,8 +81,8 @@ def check_masks(
         reduce_zero_label: likewise.
         class_file: likewise.
         workers: processes that read; 0 reads in this one.
-        on_start: called with the number of pictures before the first is read.
-        on_picture: called after each picture.
+        on_start: called with the number of images before the first is read.
+        on_image: called after each image.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -105,7 +105,7 @@ def check_masks(
             f"{data_dir} holds no splits; expected {data_dir}/images/train and {data_dir}/annotations/train"
         )
     on_start(len(pairs))
-    seen = _read_all(pairs, workers, report, on_picture)
+    seen = _read_all(pairs, workers, report, on_image)
     report.problems += _unused_classes(seen, classes, report)
     return report
 
@@ -114,19 +114,19 @@ def _look_into(folders: Folders, split: str, reader: LabelReader, report: Report
     """The pairs of one split; what lacks its counterpart is a problem."""
     listing = MaskListing(folders)
     images, labels = folders
-    report.splits.append(Split(split, reader.total, len(listing.pictures), listing.other_files))
-    if not listing.pictures:
-        report.problems.append(Problem("no pictures", f"no pictures in {images}"))
+    report.splits.append(Split(split, reader.total, len(listing.images), listing.other_files))
+    if not listing.images:
+        report.problems.append(Problem("no images", f"no images in {images}"))
     for kind, names, root in (
         ("no labels", listing.without, images),
-        ("no picture", listing.unused, labels),
+        ("no image", listing.unused, labels),
         ("shared labels", listing.doubled, labels),
     ):
         report.problems += [Problem(kind, str(root / name), (str(root / name),)) for name in names]
     without = set(listing.without)
     return [
-        Pair(Picture(split, "", str(images / name)), Picture(split, "", str(labels / label_file(name))), reader)
-        for name in listing.pictures
+        Pair(Image(split, "", str(images / name)), Image(split, "", str(labels / label_file(name))), reader)
+        for name in listing.images
         if name not in without
     ]
 
@@ -139,8 +139,8 @@ def _look_into_database(root: Path, report: Report, **options: Any) -> tuple[tup
     report.splits.append(Split(root.name, len(source.classes), len(source), 0))
     pairs = [
         Pair(
-            Picture(root.name, "", source.name(index), source.path, source.key(index)),
-            Picture(root.name, "", source.label_name(index), source.path, source.label_key(index)),
+            Image(root.name, "", source.name(index), source.path, source.key(index)),
+            Image(root.name, "", source.label_name(index), source.path, source.label_key(index)),
             source.reader,
         )
         for index in range(len(source))
@@ -149,7 +149,7 @@ def _look_into_database(root: Path, report: Report, **options: Any) -> tuple[tup
 
 
 def _databases(data_dir: Path) -> list[Path]:
-    """Databases of pictures and label pictures."""
+    """Databases of images and label maps."""
     roots = [data_dir / name for name in split_folders(data_dir) if is_database(data_dir / name)]
     if not roots:
         return []
@@ -158,33 +158,31 @@ def _databases(data_dir: Path) -> list[Path]:
     return [root for root in roots if holds_masks(root)]
 
 
-def _read_all(
-    pairs: Sequence[Pair], workers: int, report: Report, on_picture: Callable[[], None]
-) -> dict[str, set[int]]:
+def _read_all(pairs: Sequence[Pair], workers: int, report: Report, on_image: Callable[[], None]) -> dict[str, set[int]]:
     """Read every pair; returns the labels that occur in each split."""
     splits = {split.name: split for split in report.splits}
-    places: dict[bytes, list[Picture]] = defaultdict(list)
+    places: dict[bytes, list[Image]] = defaultdict(list)
     seen: dict[str, set[int]] = {name: set() for name in splits}
     for pair, finding in zip(pairs, in_processes(_read_one, pairs, workers), strict=True):
-        on_picture()
+        on_image()
         if finding.problem:
             report.problems.append(finding.problem)
-            splits[pair.picture.split].unreadable += finding.problem.kind == KINDS[UnreadableImage]
+            splits[pair.image.split].unreadable += finding.problem.kind == KINDS[UnreadableImage]
         else:
-            places[finding.digest].append(pair.picture)
-            seen[pair.picture.split] |= finding.labels
+            places[finding.digest].append(pair.image)
+            seen[pair.image.split] |= finding.labels
     find_leaks(places.values(), report)
     return seen
 
 
 def _read_one(pair: Pair) -> Finding:
-    picture, labels = pair.picture, pair.labels
+    image, labels = pair.image, pair.labels
     try:
-        data = picture.data()
-        _, labels_HW = read_labelled(data, labels.data(), pair.reader, picture.path, labels.path)
+        data = image.data()
+        _, labels_HW = read_labeled(data, labels.data(), pair.reader, image.path, labels.path)
     except tuple(KINDS) as error:
         kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
-        return Finding(Problem(kind, str(error), (picture.path, labels.path)))
+        return Finding(Problem(kind, str(error), (image.path, labels.path)))
     present = np.flatnonzero(np.bincount(labels_HW.ravel(), minlength=IGNORE + 1)[:IGNORE])
     return Finding(None, fingerprint(data), frozenset(present.tolist()))
 

@@ -1,4 +1,4 @@
-"""Names and colours of the classes that label pictures speak of, and the files that hold them."""
+"""Names and colors of the classes that label maps speak of, and the files that hold them."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from globalvit.data.image_folder import listed
 from globalvit.data.label_images import MOST_CLASSES
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 # Looked for in the folder of a data set, in this order; the last one comes with ADE20K.
 FILES = ("classes.json", "classes.txt", "objectInfo150.txt")
 ADE20K = "ade20k"
@@ -19,14 +19,14 @@ _FORMS = '["sky", "road"] or [{"name": "sky", "color": [70, 130, 180]}]'
 
 @dataclass(frozen=True, slots=True)
 class ClassTable:
-    """The classes 0 … K−1: their names, and their colours where they have some.
+    """The classes 0 … K−1: their names, and their colors where they have some.
 
     Raises:
         ValueError: no classes, too many, or one name twice.
     """
 
     names: tuple[str, ...]
-    colours: tuple[Colour, ...] | None = None
+    colors: tuple[Color, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MOST_CLASSES:
@@ -110,7 +110,7 @@ def resolve_classes(
         place = next(place for place, name in enumerate(classes) if name != found.names[place])
         raise ValueError(
             f"the classes of {data_dir} are not those expected: class {place} is {found.names[place]!r} and not "
-            f"{classes[place]!r}; label pictures hold numbers, so names and their order must agree"
+            f"{classes[place]!r}; label maps hold numbers, so names and their order must agree"
         )
     return found
 
@@ -132,20 +132,20 @@ def _from_json(text: str) -> ClassTable:
         return ClassTable(tuple(entries))
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
         raise ValueError(f"expected {_FORMS}")
-    return ClassTable(tuple(str(entry["name"]) for entry in entries), _colours(entries))
+    return ClassTable(tuple(str(entry["name"]) for entry in entries), _colors(entries))
 
 
-def _colours(entries: Sequence[dict[str, Any]]) -> tuple[Colour, ...] | None:
-    """The colours, or None where no class has one."""
+def _colors(entries: Sequence[dict[str, Any]]) -> tuple[Color, ...] | None:
+    """The colors, or None where no class has one."""
     if not any("color" in entry for entry in entries):
         return None
-    colours: list[Colour] = []
+    colors: list[Color] = []
     for entry in entries:
         values = entry.get("color")
         if not isinstance(values, list) or len(values) != 3 or not all(map(_is_byte, values)):
             raise ValueError(f"class {entry['name']!r} has the color {values}; expected three numbers 0 … 255")
-        colours.append((values[0], values[1], values[2]))
-    return tuple(colours)
+        colors.append((values[0], values[1], values[2]))
+    return tuple(colors)
 
 
 def _is_byte(value: Any) -> bool:

@@ -1,11 +1,11 @@
-"""Object detection and instance segmentation data in COCO's form: JSON and folders of pictures.
+"""Object detection and instance segmentation data in COCO's form: JSON and folders of images.
 
 Decided here: labels 0 … K−1 are the categories in the order of their ids, which come back in results; boxes are clipped
-to the picture in training and stay as they are in the truth that detections are scored with, as COCO's own evaluation
-has it; a picture is not turned as its EXIF data ask for if it has the size the JSON states as it is stored, since
+to the image in training and stay as they are in the truth that detections are scored with, as COCO's own evaluation
+has it; an image is not turned as its EXIF data ask for if it has the size the JSON states as it is stored, since
 COCO's annotations are of the stored pixels, and turned if that gives the size.
 
-Legend: `N` objects of a picture.
+Legend: `N` objects of an image.
 """
 
 import logging
@@ -33,12 +33,12 @@ logger = logging.getLogger(__name__)
 ANNOTATIONS = "annotations"
 IMAGES = "images"
 YEARS = ("2017", "")
-# So many pictures, from the first to the last of the file, are looked for in a folder before another is tried.
+# So many images, from the first to the last of the file, are looked for in a folder before another is tried.
 MOST_TRIED = 20
 
 
 class OtherSize(UnreadableImage):
-    """A picture that has not the size its annotations are for; skipped and counted like an unreadable one."""
+    """An image that has not the size its annotations are for; skipped and counted like an unreadable one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +54,17 @@ class CompressedMask:
 
 
 class CocoSource:
-    """The pictures of one COCO file.
+    """The images of one COCO file.
 
     Args:
         table: what the file holds.
-        root: the folder of the pictures.
-        with_empty: keep pictures without objects other than crowds; in evaluation they count, training may do without.
+        root: the folder of the images.
+        with_empty: keep images without objects other than crowds; in evaluation they count, training may do without.
 
     Attributes:
         classes: names of the labels 0 … K−1.
         category_ids: the file's own id of each label.
-        sizes: int32 (len, 2): height and width of every picture.
+        sizes: int32 (len, 2): height and width of every image.
         has_masks: whether every object has a mask.
         dropped: annotations that were left out, and why.
     """
@@ -81,14 +81,14 @@ class CocoSource:
         return len(self._chosen)
 
     def name(self, index: int) -> str:
-        """The path of picture `index`."""
+        """The path of image `index`."""
         return str(self.root / self._table.names[self._chosen[index]])
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
-        """Picture `index` as RGB, and its objects.
+        """Image `index` as RGB, and its objects.
 
         Raises:
-            OtherSize: the picture has another size than the JSON states.
+            OtherSize: the image has another size than the JSON states.
             UnreadableImage: it cannot be read, or a mask is damaged.
             OversizedImage, OSError: as `read_image` says.
         """
@@ -97,7 +97,7 @@ class CocoSource:
         return image, _clipped(self._instances(index), height, width)
 
     def truth(self, index: int) -> Truth:
-        """The objects of picture `index` as the file has them."""
+        """The objects of image `index` as the file has them."""
         height, width = self.sizes[index].tolist()
         return truth_of(self._instances(index), int(self._table.image_ids[self._chosen[index]]), (height, width))
 
@@ -141,17 +141,17 @@ def open_coco(
     """Open one split of a COCO data set.
 
     Args:
-        data_dir: a folder with `annotations/instances_SPLIT2017.json` or `instances_SPLIT.json` and the pictures in
+        data_dir: a folder with `annotations/instances_SPLIT2017.json` or `instances_SPLIT.json` and the images in
             `SPLIT2017/`, `SPLIT/`, below `images/`, or in that itself; or `shapes`.
         split: such as `train`; `val` also stands for `validation` and `test` where there is no `val`.
         classes: names of the categories in the order of their labels, such as those of the training split; None takes
             the file's, in the order of their ids.
         annotations: another file, below `data_dir` or anywhere.
         need_masks: refuse a set in which an object has no mask.
-        with_empty: keep pictures without objects.
+        with_empty: keep images without objects.
 
     Raises:
-        FileNotFoundError: no such file, or none of its pictures; the text says what was looked for.
+        FileNotFoundError: no such file, or none of its images; the text says what was looked for.
         ValueError: not COCO's JSON, or one that contradicts itself; no objects; no masks where they are needed; other
             classes than those expected.
     """
@@ -168,8 +168,8 @@ def open_coco(
         raise ValueError(f"{path} holds no objects; give a file with annotations")
     if need_masks:
         _check_masks(table)
-    source = CocoSource(table, picture_folder(root, split, table), with_empty=with_empty)
-    logger.info("%s: %d pictures, %d objects", path, len(source), len(table.ids))
+    source = CocoSource(table, image_folder(root, split, table), with_empty=with_empty)
+    logger.info("%s: %d images, %d objects", path, len(source), len(table.ids))
     return source
 
 
@@ -197,7 +197,7 @@ def open_table(path: Path) -> CocoTable:
 
 
 def read_sized(source: str | bytes, name: str, size: tuple[int, int], stated_by: str) -> Image.Image:
-    """Read a picture as RGB, turned upright only if it has the height and width stated then and not as it is stored.
+    """Read an image as RGB, turned upright only if it has the height and width stated then and not as it is stored.
 
     Args:
         source: a path or the file's bytes.
@@ -213,13 +213,13 @@ def read_sized(source: str | bytes, name: str, size: tuple[int, int], stated_by:
     if (image.height, image.width) != size:
         raise OtherSize(
             f"{name} has {image.width}×{image.height} pixels, but {stated_by} says {size[1]}×{size[0]}; its boxes are "
-            "of another picture"
+            "of another image"
         )
     return image
 
 
-def picture_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
-    """The first of the usual folders in which one of the pictures lies.
+def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
+    """The first of the usual folders in which one of the images lies.
 
     Raises:
         FileNotFoundError: there is none.
@@ -232,7 +232,7 @@ def picture_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
         if any((folder / name).is_file() for name in names):
             return folder
     raise FileNotFoundError(
-        f"none of the {len(names)} pictures of {table.path} looked for is there, such as {names[0]!r}; looked in "
+        f"none of the {len(names)} images of {table.path} looked for is there, such as {names[0]!r}; looked in "
         f"{', '.join(map(str, folders))}"
     )
 
@@ -248,13 +248,13 @@ def _check_masks(table: CocoTable) -> None:
 
 
 def _with_objects(table: CocoTable) -> np.ndarray:
-    """Positions of the pictures that show more than crowds."""
-    pictures = np.repeat(np.arange(len(table.image_ids)), np.diff(table.first))
-    return np.unique(pictures[~table.crowd])
+    """Positions of the images that show more than crowds."""
+    images = np.repeat(np.arange(len(table.image_ids)), np.diff(table.first))
+    return np.unique(images[~table.crowd])
 
 
 def _clipped(instances: Instances, height: int, width: int) -> Instances:
-    """With float32 boxes that end at the picture's edges."""
+    """With float32 boxes that end at the image's edges."""
     boxes = instances.boxes.clip(0, [width, height, width, height]).astype(np.float32)
     return replace(instances, boxes=boxes, areas=instances.areas.astype(np.float32))
 

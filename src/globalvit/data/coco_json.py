@@ -1,8 +1,8 @@
 """Reads COCO's JSON into arrays, and says what is wrong with it.
 
 Decided here: a file that contradicts itself (ids twice, an unknown category, a mask of another size) is refused, since
-nobody can know what was meant; an object that cannot be seen (its box has no area, or lies outside the picture) or
-whose picture is not in the file is left out, counted and named; a box that reaches over the edge stays.
+nobody can know what was meant; an object that cannot be seen (its box has no area, or lies outside the image) or
+whose image is not in the file is left out, counted and named; a box that reaches over the edge stays.
 
 Legend: `I` images · `A` annotations.
 """
@@ -36,16 +36,16 @@ Compress = Callable[[list[int], Size], bytes]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CocoTable:
-    """What a file holds; annotations stand picture by picture.
+    """What a file holds; annotations stand image by image.
 
     Attributes:
         path: of the file.
         classes: names of the categories, in the order of their ids.
         category_ids: the file's ids of these.
         image_ids: int64 (I,).
-        names: the pictures' files.
+        names: the images' files.
         sizes: int32 (I, 2), height and width.
-        first: int64 (I + 1,): picture i has the annotations first[i] … first[i + 1] − 1.
+        first: int64 (I + 1,): image i has the annotations first[i] … first[i + 1] − 1.
         ids: int64 (A,).
         boxes: float64 (A, 4) xyxy, as the file has them.
         labels: int64 (A,), positions in `classes`.
@@ -222,7 +222,7 @@ def _visible(
     sizes: np.ndarray,
     images: Sequence[Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The annotations of which something lies in a picture, and what is wrong with the others."""
+    """The annotations of which something lies in an image, and what is wrong with the others."""
     kept: list[dict[str, Any]] = []
     dropped: list[str] = []
     for row, (left, top, right, bottom) in zip(annotations, _boxes(annotations).tolist(), strict=True):
@@ -306,7 +306,7 @@ def _no_mask(row: Mapping[str, Any]) -> _BrokenError:
 def _runs(row: Mapping[str, Any], runs: Mapping[str, Any], size: Size, compress: Compress) -> bytes | None:
     stated, counts = runs.get("size"), runs.get("counts")
     if stated != list(size):
-        raise _BrokenError(f"annotation {row['id']} has a mask of size {stated}, but its picture has {list(size)}")
+        raise _BrokenError(f"annotation {row['id']} has a mask of size {stated}, but its image has {list(size)}")
     if isinstance(counts, str):
         return counts.encode("ascii", "replace")
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):

@@ -1,10 +1,10 @@
-"""Detection's training transform and its batches: whatever moves a picture moves its boxes and masks alike.
+"""Detection's training transform and its batches: whatever moves an image moves its boxes and masks alike.
 
 The chains of resizing and cropping are the published ones; pixels are resampled once for the whole chain, so they are a
 little sharper than after several steps. Crowds are no targets. A box that a crop cuts is clipped, and drawn close
 around what is left of the mask where there is one.
 
-Legend: `N` objects · `C` channels · `h w` pixels of an image · `H W` pixels of its picture.
+Legend: `N` objects · `C` channels · `h w` pixels of an image · `H W` pixels of its image.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from globalvit.data.truth import DetectSource
 
 Sample = tuple[Image.Image, Instances]
 Policy = Literal["resize", "detr", "jitter"]
-# DETR's augmentation (Carion et al., 2020, section 4), in pixels where the shorter side is 800 at the most.
+# DETR's augmentation (Carion et al., 2020, section 4), in pixels where the shorter side is 800 at most.
 FULL_SIDE = 800
 SHORT_SIDES = tuple(range(480, 801, 32))
 SIDES_BEFORE_CROP, LONGEST_BEFORE_CROP = (400, 500, 600), 4200
@@ -38,7 +38,7 @@ THINNEST = 1.0
 
 
 class Target(NamedTuple):
-    """An augmented picture and what is in it.
+    """An augmented image and what is in it.
 
     `image` uint8 (C, h, w), `boxes` float32 (N, 4) xyxy in its pixels, `labels` int64 (N,), `masks` bool (N, h, w), or
     None where the data set has none.
@@ -52,24 +52,24 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectTrainTransform(ChannelStatistics):
-    """How pictures and objects are augmented for training; every choice is a function of (seed, epoch, index).
+    """How images and objects are augmented for training; every choice is a function of (seed, epoch, index).
 
     `resize` (1x schedules) makes the shorter side `short_side`, unless the longer one would pass `long_side`. `detr`
     (3x) makes the shorter side one of 480, 512, … 800, and in half of the cases crops before: the shorter side is made
     400, 500 or 600, and 384 to 600 pixels of each side are kept; these numbers are for a `short_side` of 800 and go
-    with it. `jitter` (large-scale jitter, Ghiasi et al., 2021) fits the picture into a square of `crop` pixels, times a
+    with it. `jitter` (large-scale jitter, Ghiasi et al., 2021) fits the image into a square of `crop` pixels, times a
     random scale. At last, where `crop` is given, at most so many pixels of each side are kept, and `jitter` pads to
     them at the right and below with the channels' mean.
 
     Args:
         policy: `resize`, `detr` or `jitter`.
-        short_side: in pixels, at the most.
-        long_side: in pixels, at the most.
+        short_side: in pixels, at most.
+        long_side: in pixels, at most.
         crop: largest height and width of the result; None keeps all.
         scale: of `jitter`, smallest and largest.
         hflip: probability of a horizontal flip.
         interpolation: `bicubic`, `bilinear`, `lanczos` or `nearest`.
-        mean: of each channel, for values 0 … 1; one value means grey images.
+        mean: of each channel, for values 0 … 1; one value means gray images.
         std: deviation of each channel.
 
     Raises:
@@ -96,14 +96,14 @@ class DetectTrainTransform(ChannelStatistics):
         if self.policy == "detr" and self.short_side < SMALLEST_SIDE_OF_DETR:
             raise ValueError(f"short_side={self.short_side} must be {SMALLEST_SIDE_OF_DETR} or more for policy='detr'")
         if self.policy == "jitter" and self.crop is None:
-            raise ValueError("policy='jitter' needs crop, the side of the square that pictures are fitted into")
+            raise ValueError("policy='jitter' needs crop, the side of the square that images are fitted into")
         if self.crop is not None and self.crop < SMALLEST_SIDE:
             raise ValueError(f"crop={self.crop} must be {SMALLEST_SIDE} pixels or more")
         if not 0 <= self.hflip <= 1:
             raise ValueError(f"hflip={self.hflip} must be a probability, 0 … 1")
 
     def __call__(self, sample: Sample, seed: int, epoch: int, index: int) -> Target:
-        """A picture and its objects → an augmented image and what is left of them."""
+        """An image and its objects → an augmented image and what is left of them."""
         image, instances = sample
         random = np.random.Generator(np.random.PCG64(derive(Purpose.AUGMENT, seed, epoch, index)))
         placement = self._placement(image.height, image.width, random)
@@ -112,10 +112,10 @@ class DetectTrainTransform(ChannelStatistics):
         return self._padded(target) if self.policy == "jitter" else target
 
     def prepare(self) -> None:
-        """Nothing has to be built before the first picture."""
+        """Nothing has to be built before the first image."""
 
     def _placement(self, height: int, width: int, random: np.random.Generator) -> Placement:
-        """Where the pixels of a picture of this size go."""
+        """Where the pixels of an image of this size go."""
         placement = Placement.whole(height, width)
         if self.policy == "jitter":
             placement = self._jittered(placement, random)
@@ -156,12 +156,12 @@ class DetectTrainTransform(ChannelStatistics):
 
 @dataclass(frozen=True)
 class DetectEvalTransform:
-    """From a sample to what is evaluated: the picture as `fit` resizes it, and the picture's own size."""
+    """From a sample to what is evaluated: the image as `fit` resizes it, and the image's own size."""
 
     fit: FitTransform
 
     def __call__(self, sample: Sample) -> tuple[Tensor, tuple[int, int]]:
-        """A picture and its objects → uint8 (C, h, w) and (H, W); the truth comes from the source."""
+        """An image and its objects → uint8 (C, h, w) and (H, W); the truth comes from the source."""
         image, _ = sample
         return self.fit.to_uint8(image), (image.height, image.width)
 

@@ -16,7 +16,7 @@ VALIDATION_NAMES = ("val", "validation", "test")
 
 
 class Digits:
-    """The split `train` (1,437 digits) or `val` (360) as a `Source`; pictures are 8×8 RGB, dark strokes bright.
+    """The split `train` (1,437 digits) or `val` (360) as a `Source`; images are 8×8 RGB, dark strokes bright.
 
     Raises:
         ValueError: another split.
@@ -37,7 +37,7 @@ class Digits:
         return len(self._labels)
 
     def label(self, index: int) -> int:
-        """The digit that picture `index` shows."""
+        """The digit that image `index` shows."""
         return int(self._labels[index])
 
     def name(self, index: int) -> str:
@@ -45,7 +45,7 @@ class Digits:
         return f"{BUILT_IN}/{self._numbers[index]}"
 
     def read(self, index: int) -> Image.Image:
-        """Picture `index` as RGB, its values stretched to 0 … 255."""
+        """Image `index` as RGB, its values stretched to 0 … 255."""
         values_HW = self._images_NHW[index].astype(np.uint16)
         return Image.fromarray(((values_HW * 255 + FULL // 2) // FULL).astype(np.uint8)).convert("RGB")
 

@@ -1,4 +1,4 @@
-"""Photometric distortion: brightness, contrast, saturation and hue, each changed in half of all pictures.
+"""Photometric distortion: brightness, contrast, saturation and hue, each changed in half of all images.
 
 Liu et al., arXiv 1512.02325 (SSD), as segmentation's published recipes use it: contrast comes before saturation and
 hue or after them, by lot, and values are rounded and clipped after every step.
@@ -16,17 +16,17 @@ _VALUES = np.arange(256, dtype=np.float64)
 
 
 def distort(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-    """Distort an RGB picture.
+    """Distort an RGB image.
 
     Args:
-        image: the picture.
+        image: the image.
         strength: of all four changes; 1 is the published recipes', 0 changes nothing.
         random: what decides.
     """
     image = _brighten(image, strength, random)
     is_contrast_first = random.random() < 0.5
     image = _contrast(image, strength, random) if is_contrast_first else image
-    image = _recolour(image, strength, random)
+    image = _recolor(image, strength, random)
     return image if is_contrast_first else _contrast(image, strength, random)
 
 
@@ -40,7 +40,7 @@ def _contrast(image: Image.Image, strength: float, random: np.random.Generator) 
     return image if random.random() < 0.5 else image.point(_table(_VALUES * _factor(strength, random)) * 3)
 
 
-def _recolour(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+def _recolor(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     """Saturation and hue."""
     same = _VALUES.astype(int).tolist()
     saturation = same if random.random() < 0.5 else _table(_VALUES * _factor(strength, random))

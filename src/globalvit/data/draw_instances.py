@@ -1,4 +1,4 @@
-"""Boxes, masks and names drawn over a picture, and as a sheet of training samples.
+"""Boxes, masks and names drawn over an image, and as a sheet of training samples.
 
 Legend: `N` objects · `C` channels · `H W` pixels.
 """
@@ -18,18 +18,18 @@ from globalvit.data.palette import default_palette
 from globalvit.data.preview import INK, MARGIN, PAPER
 from globalvit.data.statistics import ChannelStatistics
 
-# Narrower pictures are enlarged by a whole number, so that names can be read beside what they name.
+# Narrower images are enlarged by a whole number, so that names can be read beside what they name.
 NARROWEST = 384
 ALPHA = 0.45
-# Objects of a single class are told apart by colours that come again after so many.
-COLOURS_OF_OBJECTS = 24
+# Objects of a single class are told apart by colors that come again after so many.
+COLORS_OF_OBJECTS = 24
 SMALLEST_TEXT, LARGEST_TEXT = 11, 28
 PADDING = 2
 # Brighter grounds, 0 … 255, take dark letters; the shares of red, green and blue in brightness are Rec. 601's.
 BRIGHT, LUMA = 140, (0.299, 0.587, 0.114)
-# Side of the square that a sheet shows a picture in.
+# Side of the square that a sheet shows an image in.
 TILE = 320
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 def draw_instances(
@@ -40,9 +40,9 @@ def draw_instances(
     scores: Any = None,
     masks: Any = None,
 ) -> Image.Image:
-    """Draw objects over a picture.
+    """Draw objects over an image.
 
-    A class has a colour; where there is only one class, its objects differ and its name is not told. Names that would
+    A class has a color; where there is only one class, its objects differ and its name is not told. Names that would
     cover one another are left out, those of later objects first.
 
     Args:
@@ -54,7 +54,7 @@ def draw_instances(
         masks: bool (N, H, W).
 
     Returns:
-        The picture; if it was narrower than 384 pixels, enlarged by a whole number.
+        The image; if it was narrower than 384 pixels, enlarged by a whole number.
     """
     factor = -(-NARROWEST // image.width)
     return _drawn(_Objects.of(boxes, labels, scores, masks), image, names, factor)
@@ -64,15 +64,15 @@ def instance_sheet(batch: Batch, classes: Sequence[str], transform: ChannelStati
     """Draw the images of a training batch with their boxes, masks and names in rows.
 
     Args:
-        batch: lists `images`, normalised float (C, H, W), `boxes` (N, 4), `labels` (N,) and, where there are some,
+        batch: lists `images`, normalized float (C, H, W), `boxes` (N, 4), `labels` (N,) and, where there are some,
             `masks` (N, H, W).
         classes: names of the labels.
-        transform: what normalised the images.
+        transform: what normalized the images.
         columns: images in a row.
     """
     masks = batch.get("masks") or [None] * len(batch["images"])
     objects = map(_Objects.of, batch["boxes"], batch["labels"], [None] * len(masks), masks)
-    images = [transform.denormalise(image.detach().cpu().float()) for image in batch["images"]]
+    images = [transform.denormalize(image.detach().cpu().float()) for image in batch["images"]]
     tiles = [_tile(image, found, classes) for image, found in zip(images, objects, strict=True)]
     width, height = (max(sides) + MARGIN for sides in zip(*(tile.size for tile in tiles), strict=True))
     columns = min(columns, len(tiles))
@@ -115,15 +115,15 @@ def _drawn(objects: _Objects, image: Image.Image, names: Sequence[str], factor: 
     if not objects.labels:
         return image
     boxes_N4 = objects.boxes * factor
-    colours = _colours(objects.labels, len(names))
+    colors = _colors(objects.labels, len(names))
     pixels_CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if objects.masks is not None:
         masks_NHW = interpolate(objects.masks[:, None].to(torch.uint8), size=size[::-1])[:, 0].bool()
-        pixels_CHW = draw_segmentation_masks(pixels_CHW, masks_NHW, ALPHA, list(colours))
+        pixels_CHW = draw_segmentation_masks(pixels_CHW, masks_NHW, ALPHA, list(colors))
     line = max(round(max(size) / 200), 2)
-    pixels_CHW = draw_bounding_boxes(pixels_CHW, boxes_N4, colors=list(colours), width=line)
+    pixels_CHW = draw_bounding_boxes(pixels_CHW, boxes_N4, colors=list(colors), width=line)
     image = Image.fromarray(pixels_CHW.permute(1, 2, 0).numpy())
-    _write(image, boxes_N4.tolist(), _texts(objects, names), colours)
+    _write(image, boxes_N4.tolist(), _texts(objects, names), colors)
     return image
 
 
@@ -135,14 +135,12 @@ def _texts(objects: _Objects, names: Sequence[str]) -> list[str]:
     return [f"{text} {100 * score:.0f}".strip() for text, score in zip(texts, objects.scores, strict=True)]
 
 
-def _write(
-    image: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colours: Sequence[Colour]
-) -> None:
+def _write(image: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colors: Sequence[Color]) -> None:
     """Write texts on the boxes' upper edges, or below where there is no room, unless another stands there."""
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(min(max(max(image.size) / 40, SMALLEST_TEXT), LARGEST_TEXT))
     taken: list[tuple[float, float, float, float]] = []
-    for (left, top, _, _), text, colour in zip(boxes, texts, colours, strict=True):
+    for (left, top, _, _), text, color in zip(boxes, texts, colors, strict=True):
         if not text:
             continue
         _, _, width, height = pen.textbbox((0, 0), text, font)
@@ -152,8 +150,8 @@ def _write(
         place = (left, top, left + width, top + height)
         if not any(_overlap(place, other) for other in taken):
             taken.append(place)
-            pen.rectangle(place, colour)
-            is_bright = sum(weight * value for weight, value in zip(LUMA, colour, strict=True)) > BRIGHT
+            pen.rectangle(place, color)
+            is_bright = sum(weight * value for weight, value in zip(LUMA, color, strict=True)) > BRIGHT
             pen.text((left + PADDING, top + PADDING), text, INK if is_bright else PAPER, font)
 
 
@@ -161,10 +159,10 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _colours(labels: Sequence[int], classes: int) -> list[Colour]:
-    """A colour for each object. The palette's first one, the background's, is not used."""
+def _colors(labels: Sequence[int], classes: int) -> list[Color]:
+    """A color for each object. The palette's first one, the background's, is not used."""
     if classes > 1:
         palette, numbers = default_palette(classes + 1)[1:], labels
     else:
-        palette, numbers = default_palette(COLOURS_OF_OBJECTS + 1)[1:], range(len(labels))
+        palette, numbers = default_palette(COLORS_OF_OBJECTS + 1)[1:], range(len(labels))
     return [tuple(palette[number % len(palette)].tolist()) for number in numbers]

@@ -1,4 +1,4 @@
-"""Random erasing in two steps: a sample's record is drawn beside its picture, and applied on the device later.
+"""Random erasing in two steps: a sample's record is drawn beside its image, and applied on the device later.
 
 Zhong et al., arXiv 1708.04896, with the distribution of timm's implementation: 2 % to a third of the area, sides in a
 ratio of 0.3 to 1/0.3. The record says exactly what to erase, so it does not matter where and when that happens.
@@ -42,7 +42,7 @@ def draw_erasure(size: tuple[int, int], probability: float, count: int, key: tup
     Args:
         size: height and width in pixels.
         probability: of erasing anything.
-        count: rectangles at the most, when anything is erased; they share the area.
+        count: rectangles at most, when anything is erased; they share the area.
         key: such as (seed, epoch, index); the record is a function of it.
     """
     seed = derive(Purpose.ERASE, *key)
@@ -55,7 +55,7 @@ def draw_erasure(size: tuple[int, int], probability: float, count: int, key: tup
 
 
 def erase(images_BCHW: Tensor, records: Sequence[Erasure], mode: Mode) -> Tensor:
-    """Fill the rectangles of normalised images in place: with noise by `pixel`, one colour (`rand`) or 0 (`const`).
+    """Fill the rectangles of normalized images in place: with noise by `pixel`, one color (`rand`) or 0 (`const`).
 
     The noise is standard normal and a function of the record, on each kind of device its own.
     """

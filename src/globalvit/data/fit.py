@@ -1,4 +1,4 @@
-"""The evaluation transform of segmenters and detectors: the whole picture, its sides in their own ratio.
+"""The evaluation transform of segmenters and detectors: the whole image, its sides in their own ratio.
 
 Legend: `C` channels · `H W` pixels.
 """
@@ -17,14 +17,14 @@ SMALLEST_SIDE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class FitTransform(ChannelStatistics):
-    """Resizes a picture until its shorter side is `short_side`, unless its longer one would then pass `long_side`.
+    """Resizes an image until its shorter side is `short_side`, unless its longer one would then pass `long_side`.
 
     Args:
-        short_side: in pixels; None leaves pictures in their own size.
+        short_side: in pixels; None leaves images in their own size.
         long_side: in pixels, at least `short_side`.
         multiple: both sides are then rounded up to a multiple of this; 1 leaves them.
         interpolation: `bicubic`, `bilinear`, `lanczos` or `nearest`.
-        mean: of each channel, for values 0 … 1; one value means grey images.
+        mean: of each channel, for values 0 … 1; one value means gray images.
         std: deviation of each channel.
 
     Raises:
@@ -51,18 +51,18 @@ class FitTransform(ChannelStatistics):
             raise ValueError(f"interpolation={self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB picture → float32 (C, H, W), normalised."""
-        return self.normalise(self.to_uint8(image))
+        """An RGB image → float32 (C, H, W), normalized."""
+        return self.normalize(self.to_uint8(image))
 
     def to_uint8(self, image: Image.Image) -> Tensor:
-        """An RGB picture → uint8 (C, H, W)."""
+        """An RGB image → uint8 (C, H, W)."""
         height, width = self.fitted_size(image.height, image.width)
         if (width, height) != image.size:
             image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
         return to_tensor(image, self.channels)
 
     def fitted_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that a picture of this height and width is resized to, 32 or more."""
+        """Height and width that an image of this height and width is resized to, 32 or more."""
         scale = 1.0
         if self.short_side is not None:
             scale = min(self.short_side / min(height, width), self.long_side / max(height, width))

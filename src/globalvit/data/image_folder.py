@@ -1,4 +1,4 @@
-"""Labelled pictures in folders: DATA_DIR/SPLIT/CLASS/**/PICTURE, or a built-in set by its name."""
+"""Labelled images in folders: DATA_DIR/SPLIT/CLASS/**/IMAGE, or a built-in set by its name."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ DATABASE = "data.mdb"
 
 
 class Source(Protocol):
-    """Labelled pictures by position 0 … len − 1; picklable, so that loader processes can hold it."""
+    """Labelled images by position 0 … len − 1; picklable, so that workers can hold it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,22 +40,22 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def label(self, index: int) -> int:
-        """The label of picture `index`."""
+        """The label of image `index`."""
         ...
 
     def name(self, index: int) -> str:
-        """What to call picture `index` in messages: its path where it has one."""
+        """What to call image `index` in messages: its path where it has one."""
         ...
 
     def read(self, index: int) -> Image.Image:
-        """Picture `index` as RGB; raises `UnreadableImage`, `OversizedImage` or OSError."""
+        """Image `index` as RGB; raises `UnreadableImage`, `OversizedImage` or OSError."""
         ...
 
 
 class ImageFolder:
-    """A folder with one folder of pictures for each class; pictures may lie in folders below these.
+    """A folder with one folder of images for each class; images may lie in folders below these.
 
-    Class folders are sorted by code point. Hidden files and folders, and files that do not end as pictures do, are
+    Class folders are sorted by code point. Hidden files and folders, and files that do not end as images do, are
     left out; the latter are counted in `other_files`.
 
     Args:
@@ -81,25 +81,25 @@ class ImageFolder:
         return len(self._names)
 
     def label(self, index: int) -> int:
-        """The label of picture `index`."""
+        """The label of image `index`."""
         return int(self._labels[index])
 
     def name(self, index: int) -> str:
-        """The path of picture `index`."""
+        """The path of image `index`."""
         return str(self.root / self._names[index])
 
     def read(self, index: int) -> Image.Image:
-        """Picture `index` as RGB; raises what `read_image` raises."""
+        """Image `index` as RGB; raises what `read_image` raises."""
         return read_image(self.name(index))
 
     def _scan(self, folders: Sequence[str]) -> tuple[list[str], list[int]]:
-        """Names below `root` and labels of all pictures."""
+        """Names below `root` and labels of all images."""
         names: list[str] = []
         labels: list[int] = []
         self.other_files = 0
         empty: list[str] = []
         for label, folder in enumerate(folders):
-            found, others = list_pictures(self.root, folder)
+            found, others = list_images(self.root, folder)
             names += found
             labels += [label] * len(found)
             self.other_files += others
@@ -172,9 +172,9 @@ def class_folders(root: Path) -> list[str]:
     """
     folders = split_folders(root)
     if not folders:
-        loose = sum(_is_picture(entry.name) for entry in os.scandir(root))
-        held = f"{loose} pictures that lie in no class folder" if loose else "no pictures"
-        raise ValueError(f"{root} holds no class folders, but {held}; expected {root}/CLASS/PICTURE.jpg")
+        loose = sum(_is_image(entry.name) for entry in os.scandir(root))
+        held = f"{loose} images that lie in no class folder" if loose else "no images"
+        raise ValueError(f"{root} holds no class folders, but {held}; expected {root}/CLASS/IMAGE.jpg")
     return folders
 
 
@@ -217,34 +217,34 @@ def _find_split(data_dir: Path, split: str) -> Path:
         )
     there = f"it holds {listed(folders)}" if folders else "it holds no folders"
     raise FileNotFoundError(
-        f"no folder {split!r} in {data_dir}; {there}. Expected {data_dir}/{split}/CLASS/PICTURE.jpg; "
+        f"no folder {split!r} in {data_dir}; {there}. Expected {data_dir}/{split}/CLASS/IMAGE.jpg; "
         "other names of the splits are given by --train-split and --val-split"
     )
 
 
-def list_pictures(root: Path, folder: str) -> tuple[list[str], int]:
-    """Paths relative to `root` of all pictures in a class folder, sorted, and the number of other files."""
-    pictures: list[str] = []
+def list_images(root: Path, folder: str) -> tuple[list[str], int]:
+    """Paths relative to `root` of all images in a class folder, sorted, and the number of other files."""
+    images: list[str] = []
     others = 0
     for base, folders, files in os.walk(root / folder, followlinks=True):
         folders[:] = filter(_is_visible, folders)
-        chosen = [file for file in files if _is_picture(file)]
-        pictures += (os.path.relpath(os.path.join(base, file), root) for file in chosen)  # noqa: PTH118 (a million)
+        chosen = [file for file in files if _is_image(file)]
+        images += (os.path.relpath(os.path.join(base, file), root) for file in chosen)  # noqa: PTH118 (a million)
         others += sum(map(_is_visible, files)) - len(chosen)
-    return sorted(pictures), others
+    return sorted(images), others
 
 
 def _is_visible(name: str) -> bool:
-    # macOS leaves `._photo.jpg` beside `photo.jpg`, which is no picture.
+    # macOS leaves `._photo.jpg` beside `photo.jpg`, which is no image.
     return not name.startswith(".")
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return _is_visible(name) and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (a million)
 
 
 def _empty_classes(root: Path, empty: Sequence[str], is_all: bool) -> ValueError:
     kinds = f"files ending in {', '.join(sorted(SUFFIXES))}"
     if is_all:
-        return ValueError(f"no pictures in the class folders of {root}; expected {kinds}")
-    return ValueError(f"no pictures in class {listed(empty)} of {root}; add {kinds}, or remove the folder")
+        return ValueError(f"no images in the class folders of {root}; expected {kinds}")
+    return ValueError(f"no images in class {listed(empty)} of {root}; add {kinds}, or remove the folder")

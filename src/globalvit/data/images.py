@@ -1,6 +1,6 @@
-"""Reading pictures: an upright RGB image comes out whatever lies in the file, or an error that names the file.
+"""Reading images: an upright RGB image comes out whatever lies in the file, or an error that names the file.
 
-Decided here: the content counts, not the extension; grey, palette and CMYK become RGB; transparency is laid over white;
+Decided here: the content counts, not the extension; gray, palette and CMYK become RGB; transparency is laid over white;
 16-bit values are scaled to 8 bits; EXIF's rotation is applied; the first frame of an animation is taken.
 """
 
@@ -18,14 +18,14 @@ from PIL import Image
 MOST_PIXELS = 178_956_970
 # Pillow's other plugins are left out: some start programs (EPS runs Ghostscript), none holds photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-# Endings, in lower case, of the files in a folder that count as pictures.
+# Endings, in lower case, of the files in a folder that count as images.
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"}
 )
 FULL_16_BIT = 65535
 _ORIENTATION_TAG = 0x0112
-# EXIF's orientation → what makes the picture upright.
+# EXIF's orientation → what makes the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,23 +40,23 @@ T = TypeVar("T")
 
 
 class UnreadableImage(ValueError):  # noqa: N818 (it says what is there)
-    """A file that is no readable picture; training and evaluation skip and count it."""
+    """A file that is no readable image; training and evaluation skip and count it."""
 
 
 class OversizedImage(ValueError):  # noqa: N818
-    """A picture of more than 179 megapixels; it is never skipped, since it would be lost or exhaust the memory."""
+    """An image of more than 179 megapixels; it is never skipped, since it would be lost or exhaust the memory."""
 
 
 class WrongLabels(ValueError):  # noqa: N818
-    """Labels that cannot belong to their picture; never skipped, since those of the whole set may be wrong."""
+    """Labels that cannot belong to their image; never skipped, since those of the whole set may be wrong."""
 
 
 def read_image(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> Image.Image:
-    """Read a picture as upright RGB.
+    """Read an image as upright RGB.
 
     Args:
         source: a path, the file's bytes, or a binary stream.
-        name: what error messages call the picture; a path is its own name.
+        name: what error messages call the image; a path is its own name.
 
     Raises:
         FileNotFoundError, PermissionError, IsADirectoryError: a path that cannot be opened.
@@ -72,7 +72,7 @@ def decode_image(
     name: str | None = None,
     formats: tuple[str, ...] = FORMATS,
 ) -> T:
-    """Open a picture in one of `formats` and hand it to `convert`; the rest is as in `read_image`.
+    """Open an image in one of `formats` and hand it to `convert`; the rest is as in `read_image`.
 
     Raises:
         WrongLabels: `convert` says so.
@@ -81,7 +81,7 @@ def decode_image(
         with Path(source).open("rb") as stream:
             return _decode_stream(stream, name or str(source), convert, formats)
     stream = BytesIO(source) if isinstance(source, bytes) else source
-    return _decode_stream(stream, name or "the picture", convert, formats)
+    return _decode_stream(stream, name or "the image", convert, formats)
 
 
 def to_rgb(image: Image.Image, stored: tuple[int, int] | None = None) -> Image.Image:
@@ -107,7 +107,7 @@ def to_rgb(image: Image.Image, stored: tuple[int, int] | None = None) -> Image.I
 
 
 def _decode_stream(stream: BinaryIO, name: str, convert: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
-    """Decode a stream; Pillow's warnings of odd metadata are not for the user, who gets the picture or an error."""
+    """Decode a stream; Pillow's warnings of odd metadata are not for the user, who gets the image or an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -122,7 +122,7 @@ def _decode_stream(stream: BinaryIO, name: str, convert: Callable[[Image.Image],
         except Exception as error:
             # Decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, zlib.error …
             reason = _reason(error, stream, formats)
-            raise UnreadableImage(f"{name} cannot be read as a picture: {reason}") from error
+            raise UnreadableImage(f"{name} cannot be read as an image: {reason}") from error
 
 
 def _oversized(name: str) -> OversizedImage:

@@ -1,4 +1,4 @@
-"""The objects of a picture: boxes, labels, and masks that take little room until they are asked for.
+"""The objects of an image: boxes, labels, and masks that take little room until they are asked for.
 
 Legend: `N` objects · `H W` pixels.
 """
@@ -10,10 +10,10 @@ import numpy as np
 
 
 class Mask(Protocol):
-    """The pixels of one object, however they are kept; picklable, so that loader processes can hold it."""
+    """The pixels of one object, however they are kept; picklable, so that workers can hold it."""
 
     def bitmap(self) -> np.ndarray:
-        """uint8 (H, W) of the whole picture: 1 where the object is, else 0."""
+        """uint8 (H, W) of the whole image: 1 where the object is, else 0."""
         ...
 
 
@@ -22,11 +22,11 @@ class RunLengths:
     """A mask as COCO's JSON keeps it uncompressed.
 
     Args:
-        size: height and width of the picture.
+        size: height and width of the image.
         counts: lengths of runs of 0, 1, 0, … down the columns; the first is 0 where the first pixel is 1.
 
     Raises:
-        ValueError: the runs do not fill the picture.
+        ValueError: the runs do not fill the image.
     """
 
     size: tuple[int, int]
@@ -61,7 +61,7 @@ class RunLengths:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Instances:
-    """The labelled objects of one picture, in its own pixels.
+    """The labeled objects of one image, in its own pixels.
 
     Attributes:
         boxes: float32 (N, 4): left, top, right, bottom.

@@ -1,7 +1,7 @@
-"""Label pictures: PNG files in which every pixel says its class.
+"""Label maps: PNG files in which every pixel says its class.
 
-Decided here: grey and palette files hold class numbers, of 1 to 16 bits; in files with colours each pixel is looked up
-in the table of the classes' colours. 255 is `IGNORE`. A file that cannot be decoded is an unreadable picture; labels
+Decided here: gray and palette files hold class numbers, of 1 to 16 bits; in files with colors each pixel is looked up
+in the table of the classes' colors. 255 is `IGNORE`. A file that cannot be decoded is an unreadable image; labels
 that no class has are an error that names the file.
 
 Legend: `K` classes · `H W` pixels.
@@ -18,38 +18,38 @@ from globalvit.data.images import WrongLabels, decode_image, read_image
 
 IGNORE = 255
 MOST_CLASSES = 255
-# What Pillow multiplies grey values of fewer than 8 bits by.
+# What Pillow multiplies gray values of fewer than 8 bits by.
 _SCALED = {2: 85, 4: 17}
 _GREY = 0
 
 
 class WrongSize(WrongLabels):
-    """Labels of another size than their picture."""
+    """Labels of another size than their image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelReader:
-    """Reads label pictures as uint8 (H, W), 0 … K−1 or `IGNORE`.
+    """Reads label maps as uint8 (H, W), 0 … K−1 or `IGNORE`.
 
     Args:
         total: number of classes K, at most 255.
         reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
-        colours: of the classes, RGB, for files with colours; `reduce_zero_label` does not apply to these.
+        colors: of the classes, RGB, for files with colors; `reduce_zero_label` does not apply to these.
 
     Raises:
-        ValueError: no classes, too many, or other colours than classes.
+        ValueError: no classes, too many, or other colors than classes.
     """
 
     total: int
     reduce_zero_label: bool = False
-    colours: tuple[tuple[int, int, int], ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.total <= MOST_CLASSES:
             raise ValueError(f"{self.total} classes: expected 1 to {MOST_CLASSES}, since {IGNORE} is to be ignored")
-        if self.colours is not None and len(set(self.colours)) != self.total:
+        if self.colors is not None and len(set(self.colors)) != self.total:
             raise ValueError(
-                f"{len(set(self.colours))} different colours for {self.total} classes; give each class its own"
+                f"{len(set(self.colors))} different colors for {self.total} classes; give each class its own"
             )
 
     def read(self, data: bytes, name: str) -> np.ndarray:
@@ -57,19 +57,19 @@ class LabelReader:
 
         Raises:
             UnreadableImage: not a PNG file, truncated, or damaged.
-            WrongLabels: a label that no class has, or colours without a table.
+            WrongLabels: a label that no class has, or colors without a table.
         """
         return decode_image(data, lambda image: self._labels(image, data, name), name, ("PNG",))
 
     def _labels(self, image: Image.Image, data: bytes, name: str) -> np.ndarray:
         image.load()
         if image.mode in ("RGB", "RGBA"):
-            return self._by_colour(np.asarray(image.convert("RGB")), name)
+            return self._by_color(np.asarray(image.convert("RGB")), name)
         if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-            raise WrongLabels(f"{name} has mode {image.mode}; expected a grey or palette PNG of class numbers")
+            raise WrongLabels(f"{name} has mode {image.mode}; expected a gray or palette PNG of class numbers")
         values_HW = np.asarray(image)
         if image.mode == "L":
-            values_HW = values_HW // _grey_scale(data)
+            values_HW = values_HW // _gray_scale(data)
         return self._by_number(values_HW, name)
 
     def _by_number(self, values_HW: np.ndarray, name: str) -> np.ndarray:
@@ -89,23 +89,23 @@ class LabelReader:
             f"for pixels to ignore; mend the file or the list of classes.{hint}"
         )
 
-    def _by_colour(self, pixels_HWC: np.ndarray, name: str) -> np.ndarray:
-        if self.colours is None:
+    def _by_color(self, pixels_HWC: np.ndarray, name: str) -> np.ndarray:
+        if self.colors is None:
             raise WrongLabels(
-                f"{name} holds colours, not class numbers; give each class its colour in classes.json, as in "
-                '[{"name": "sky", "color": [70, 130, 180]}], or save it as a grey or palette PNG'
+                f"{name} holds colors, not class numbers; give each class its color in classes.json, as in "
+                '[{"name": "sky", "color": [70, 130, 180]}], or save it as a gray or palette PNG'
             )
         packed_HW = _packed(pixels_HWC)
-        places = np.searchsorted(self._sorted_colours, packed_HW).clip(max=self.total - 1)
-        is_strange = self._sorted_colours[places] != packed_HW
+        places = np.searchsorted(self._sorted_colors, packed_HW).clip(max=self.total - 1)
+        is_strange = self._sorted_colors[places] != packed_HW
         if is_strange.any():
             row, column = (int(found[0]) for found in np.nonzero(is_strange))
             red, green, blue = pixels_HWC[row, column].tolist()
             raise WrongLabels(
-                f"{name} has the colour {red},{green},{blue} at {column},{row}, which no class has; add it to "
-                "classes.json or mend the file (colours must not be blended at edges)"
+                f"{name} has the color {red},{green},{blue} at {column},{row}, which no class has; add it to "
+                "classes.json or mend the file (colors must not be blended at edges)"
             )
-        return self._colour_order[places].astype(np.uint8)
+        return self._color_order[places].astype(np.uint8)
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -119,15 +119,15 @@ class LabelReader:
         return (self._table >= self.total) & (self._table != IGNORE)
 
     @cached_property
-    def _colour_order(self) -> np.ndarray:
-        return np.argsort(_packed(np.array(self.colours)))
+    def _color_order(self) -> np.ndarray:
+        return np.argsort(_packed(np.array(self.colors)))
 
     @cached_property
-    def _sorted_colours(self) -> np.ndarray:
-        return _packed(np.array(self.colours))[self._colour_order]
+    def _sorted_colors(self) -> np.ndarray:
+        return _packed(np.array(self.colors))[self._color_order]
 
 
-def read_labelled(
+def read_labeled(
     data: bytes,
     label_data: bytes,
     reader: LabelReader,
@@ -135,7 +135,7 @@ def read_labelled(
     label_name: str,
     decode: Callable[[bytes, str], Image.Image] = read_image,
 ) -> tuple[Image.Image, np.ndarray]:
-    """A picture as upright RGB and its labels, from the bytes of both files.
+    """An image as upright RGB and its labels, from the bytes of both files.
 
     Raises:
         UnreadableImage: one of them cannot be decoded.
@@ -147,21 +147,21 @@ def read_labelled(
     if (width, height) != image.size:
         turned = ""
         if (width, height) == decode_image(data, lambda stored: stored.size, name):
-            turned = "; EXIF turns the picture, so turn the labels too"
+            turned = "; EXIF turns the image, so turn the labels too"
         raise WrongSize(
-            f"{label_name} is {width}×{height}, but its picture {name} is {image.width}×{image.height}: every pixel "
+            f"{label_name} is {width}×{height}, but its image {name} is {image.width}×{image.height}: every pixel "
             f"needs one label{turned}"
         )
     return image, labels_HW
 
 
-def _grey_scale(data: bytes) -> int:
-    """What the grey values of a PNG file were multiplied by when it was opened."""
-    depth, colour_type = data[24], data[25]
-    return _SCALED.get(depth, 1) if colour_type == _GREY else 1
+def _gray_scale(data: bytes) -> int:
+    """What the gray values of a PNG file were multiplied by when it was opened."""
+    depth, color_type = data[24], data[25]
+    return _SCALED.get(depth, 1) if color_type == _GREY else 1
 
 
-def _packed(colours: np.ndarray) -> np.ndarray:
+def _packed(colors: np.ndarray) -> np.ndarray:
     """RGB in the last axis as one number each."""
-    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
     return red << 16 | green << 8 | blue

@@ -4,7 +4,7 @@ All readers of a process share one environment for each database. It is opened a
 process forks, so that no process ever uses the environment of another; the next read opens it again. Reading takes no
 lock: any number of processes may read, and the disk may be read-only.
 
-The system's read-ahead stays on. A picture spans many pages, and without read-ahead a disk is asked for one page at a
+The system's read-ahead stays on. An image spans many pages, and without read-ahead a disk is asked for one page at a
 time: random reads of 110 kB that nothing had cached ran at 330 a second without it, and at 2,600 with it.
 """
 

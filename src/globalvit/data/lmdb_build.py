@@ -1,8 +1,8 @@
 """Packs image folders into LMDB databases, which can be stopped at any moment and gone on with.
 
-Folders of pictures and label pictures are packed alike, as twice as many files.
+Folders of images and label maps are packed alike, as twice as many files.
 
-Pictures are written in batches, each in one transaction together with the record of what it holds. The last transaction
+Images are written in batches, each in one transaction together with the record of what it holds. The last transaction
 writes the index and marks the database complete. So a build that was killed has whole batches and knows them; the next
 one reads only files that are new or have another size or time than recorded. All databases are begun before the first
 is finished: a set of splits is complete when each of them is.
@@ -31,22 +31,22 @@ from globalvit.data.lmdb_index import (
 )
 from globalvit.data.lmdb_splits import Listing, MaskFiles, check_target, find_splits, open_listing
 
-# Pictures and bytes of one transaction: what is lost at most when a build is killed.
-BATCH_PICTURES, BATCH_BYTES = 1000, 64 * MEBIBYTE
-# Key, bytes and record of a picture.
-Picture = tuple[bytes, bytes, Record]
+# Images and bytes of one transaction: what is lost at most when a build is killed.
+BATCH_IMAGES, BATCH_BYTES = 1000, 64 * MEBIBYTE
+# Key, bytes and record of an image.
+Image = tuple[bytes, bytes, Record]
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What became of one split: pictures and bytes in all, and files written, left as they were, and removed.
+    """What became of one split: images and bytes in all, and files written, left as they were, and removed.
 
-    Label pictures count as files, not as pictures.
+    Label maps count as files, not as images.
     """
 
     split: str
     classes: int
-    pictures: int
+    images: int
     total_bytes: int
     written: int
     kept: int
@@ -60,7 +60,7 @@ def build(
     splits: Sequence[str] | None = None,
     readers: int = READERS,
     on_start: Callable[[int], None] = lambda _: None,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> list[Packed]:
     """Pack an image folder, or bring its databases up to date.
 
@@ -72,8 +72,8 @@ def build(
         dst: the folder for the databases.
         splits: the splits to pack; None takes all.
         readers: files read at a time.
-        on_start: called with the number of pictures to write before the first is read.
-        on_picture: called after each picture.
+        on_start: called with the number of images to write before the first is read.
+        on_image: called after each image.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -89,7 +89,7 @@ def build(
             packer.begin(src, name)
         on_start(sum(len(packer.due) for packer in packers.values()))
         for packer in packers.values():
-            packer.pack(readers, on_picture)
+            packer.pack(readers, on_image)
         return [packer.summary(name) for name, packer in packers.items()]
 
 
@@ -97,7 +97,7 @@ class _Packer:
     """Brings the database of one split to what its listing says.
 
     Attributes:
-        due: keys of the pictures to write.
+        due: keys of the images to write.
     """
 
     def __init__(self, database: Database, listing: Listing | MaskFiles) -> None:
@@ -115,12 +115,12 @@ class _Packer:
             header = Header(form=self.listing.form, is_complete=False, source=str(src.absolute()), split=split)
             self.database.write([(HEADER, header.to_bytes())])
 
-    def pack(self, readers: int, on_picture: Callable[[], None]) -> None:
+    def pack(self, readers: int, on_image: Callable[[], None]) -> None:
         """Write what is due, then the index."""
         for number, batch in enumerate(_in_batches(self._read(readers)), self._next_batch()):
             self._write(number, batch)
             for _ in batch:
-                on_picture()
+                on_image()
         if not self.is_complete:
             self._finish()
 
@@ -128,7 +128,7 @@ class _Packer:
         """What became of the split."""
         total_bytes = sum(self.known[key].size for key in self.listing.keys)
         files, written = len(self.listing.keys), len(self.due)
-        counts = (self.listing.pictures, total_bytes, written, files - written, len(self.gone))
+        counts = (self.listing.images, total_bytes, written, files - written, len(self.gone))
         return Packed(split, len(self.listing.classes), *counts)
 
     def _is_complete(self) -> bool:
@@ -141,14 +141,14 @@ class _Packer:
         check_form(header, self.database.root)
         if header.form != self.listing.form:
             raise ValueError(
-                f"{self.database.root} holds pictures {'with' if header.has_masks else 'without'} label pictures, "
+                f"{self.database.root} holds images {'with' if header.has_masks else 'without'} label maps, "
                 "unlike the folder to pack; give a new or an empty folder"
             )
-        is_same = (header.classes, header.colours) == (self.listing.classes, self.listing.colours)
+        is_same = (header.classes, header.colors) == (self.listing.classes, self.listing.colors)
         return header.is_complete and is_same
 
     def _known(self) -> dict[bytes, Record]:
-        """The pictures that are in the database already; later notes count."""
+        """The images that are in the database already; later notes count."""
         known: dict[bytes, Record] = {}
         for names, records in [(NAMES, RECORDS), *zip(self.notes[::2], self.notes[1::2], strict=True)]:
             known |= unpack(self.database.value(names) or b"", self.database.value(records) or b"")
@@ -161,12 +161,12 @@ class _Packer:
     def _next_batch(self) -> int:
         return 1 + max((int(key.split(b"/")[2]) for key in self.notes), default=0)
 
-    def _read(self, readers: int) -> Iterator[Picture]:
+    def _read(self, readers: int) -> Iterator[Image]:
         files = read_ahead(map(self.listing.path, self.due), readers)
         return ((key, data, record) for key, (data, record) in zip(self.due, files, strict=True))
 
-    def _write(self, number: int, batch: Sequence[Picture]) -> None:
-        """One transaction: pictures, and the note of what they are."""
+    def _write(self, number: int, batch: Sequence[Image]) -> None:
+        """One transaction: images, and the note of what they are."""
         records = {key: record for key, _, record in batch}
         place = b"%b%08d" % (DONE, number)
         notes = _note(place + b"/names", place + b"/records", records)
@@ -182,7 +182,7 @@ class _Packer:
             is_complete=True,
             classes=self.listing.classes,
             counts=self.listing.counts,
-            colours=self.listing.colours,
+            colors=self.listing.colors,
             total_bytes=sum(record.size for record in records.values()),
         )
         index = _note(NAMES, RECORDS, records)
@@ -193,13 +193,13 @@ def _note(names: bytes, records: bytes, of: dict[bytes, Record]) -> list[tuple[b
     return [(names, pack_keys(of)), (records, pack_records(of.values()))]
 
 
-def _in_batches(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
-    batch: list[Picture] = []
+def _in_batches(images: Iterable[Image]) -> Iterator[list[Image]]:
+    batch: list[Image] = []
     size = 0
-    for picture in pictures:
-        batch.append(picture)
-        size += len(picture[1])
-        if len(batch) == BATCH_PICTURES or size >= BATCH_BYTES:
+    for image in images:
+        batch.append(image)
+        size += len(image[1])
+        if len(batch) == BATCH_IMAGES or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:

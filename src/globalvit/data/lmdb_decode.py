@@ -1,8 +1,8 @@
-"""Pictures from their bytes: by simplejpeg where it gives Pillow's pixels bit for bit, else as files are read.
+"""Images from their bytes: by simplejpeg where it gives Pillow's pixels bit for bit, else as files are read.
 
 Both decode by libjpeg-turbo, but each brings its own; so they are compared once in every process before simplejpeg is
-trusted with anything. It is asked only for ordinary JPEGs: 8 bits, grey or three channels, and no APP1 segment, where
-EXIF or XMP may turn the picture. Whatever it objects to is read by Pillow, whose verdict counts.
+trusted with anything. It is asked only for ordinary JPEGs: 8 bits, gray or three channels, and no APP1 segment, where
+EXIF or XMP may turn the image. Whatever it objects to is read by Pillow, whose verdict counts.
 """
 
 import logging
@@ -25,11 +25,11 @@ HARMLESS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, 0xE0, *range(0xE2, 0xF0)})
 
 
 def decode(data: bytes, name: str, *, is_direct: bool = True) -> Image.Image:
-    """Decode a picture to upright RGB, the same whichever way it goes.
+    """Decode an image to upright RGB, the same whichever way it goes.
 
     Args:
         data: the file's bytes.
-        name: what error messages call the picture.
+        name: what error messages call the image.
         is_direct: whether simplejpeg may be used where it is installed.
 
     Raises:
@@ -83,7 +83,7 @@ def _is_plain_frame(frame: bytes) -> bool:
 
 
 def _samples() -> list[bytes]:
-    """Small JPEGs of odd size in all ways of storing colour that are in use, baseline and progressive."""
+    """Small JPEGs of odd size in all ways of storing color that are in use, baseline and progressive."""
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (37, 45, 3), dtype=np.uint8)).resize(
         (91, 75), Image.Resampling.BICUBIC

@@ -1,14 +1,14 @@
-"""What a database of pictures knows about itself, and how that is written down.
+"""What a database of images knows about itself, and how that is written down.
 
-A picture's key is its path below the folder it comes from, with slashes, and its value the file's bytes. No such path
+An image's key is its path below the folder it comes from, with slashes, and its value the file's bytes. No such path
 begins with a slash, so the keys of everything else do:
 
 - `/globalvit`: the `Header`, as JSON.
-- `/names`: all pictures' keys, joined by NUL, sorted by class and within a class, as `ImageFolder` does.
+- `/names`: all images' keys, joined by NUL, sorted by class and within a class, as `ImageFolder` does.
 - `/records`: a `Record` for each of them: 32 bytes, little-endian.
 - `/done/N/names`, `/done/N/records`: the same for one batch of a build that is not finished.
 
-Where pictures have label pictures, the keys are `images/PATH` and `labels/PATH`, and `/names` holds each picture's key
+Where images have label maps, the keys are `images/PATH` and `labels/PATH`, and `/names` holds each image's key
 followed by that of its labels.
 
 The published databases of GPViT have none of these, but a key `total`; see `lmdb_published`.
@@ -29,7 +29,7 @@ from globalvit.data.lmdb import HalfBuilt, located, value
 
 OLD_TOTAL = b"total"
 HEADER, NAMES, RECORDS, DONE = b"/globalvit", b"/names", b"/records", b"/done/"
-# Of databases of classes, and of pictures with label pictures, which older versions must not take for the former.
+# Of databases of classes, and of images with label maps, which older versions must not take for the former.
 FORM, MASK_FORM = 1, 2
 _RECORD = struct.Struct("<QQ16s")
 
@@ -40,13 +40,13 @@ class Header:
 
     Attributes:
         form: of everything the database says about itself.
-        is_complete: whether all pictures are there.
+        is_complete: whether all images are there.
         source: the image folder, while the database is not complete.
         split: the split's name, likewise; empty where the folder has no splits.
-        classes: names of the class folders, sorted by code point; of label pictures, the names of their class file.
-        counts: pictures in each of them.
-        colours: of the classes, as `#rrggbb`, where label pictures have a class file that gives some.
-        total_bytes: of all pictures.
+        classes: names of the class folders, sorted by code point; of label maps, the names of their class file.
+        counts: images in each of them.
+        colors: of the classes, as `#rrggbb`, where label maps have a class file that gives some.
+        total_bytes: of all images.
         checksum: how `Record.checksum` was made.
     """
 
@@ -56,13 +56,13 @@ class Header:
     split: str = ""
     classes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
-    colours: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
     total_bytes: int = 0
     checksum: str = "blake2b-128"
 
     @property
     def has_masks(self) -> bool:
-        """Whether the pictures have label pictures, not classes."""
+        """Whether the images have label maps, not classes."""
         return self.form == MASK_FORM
 
     def to_bytes(self) -> bytes:
@@ -81,7 +81,7 @@ class Header:
 
 
 class Record(NamedTuple):
-    """A picture as it was packed: bytes, time of the file's last change in ns, and 16 bytes of BLAKE2b."""
+    """An image as it was packed: bytes, time of the file's last change in ns, and 16 bytes of BLAKE2b."""
 
     size: int
     modified: int

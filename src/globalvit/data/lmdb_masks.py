@@ -1,4 +1,4 @@
-"""Pictures and their label pictures out of an LMDB database, in place of folders of them."""
+"""Images and their label maps out of an LMDB database, in place of folders of them."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from globalvit.data.class_table import ClassTable, resolve_classes
-from globalvit.data.label_images import read_labelled
+from globalvit.data.label_images import read_labeled
 from globalvit.data.lmdb import located, only_now, value
 from globalvit.data.lmdb_decode import decode
 from globalvit.data.lmdb_index import NAMES, Header, Keys, read_header
@@ -18,12 +18,12 @@ from globalvit.data.mask_folder import palette_of, reader_of
 
 
 class LmdbMasks:
-    """Pictures of a database with a label for each pixel; every process opens it at its first read.
+    """Images of a database with a label for each pixel; every process opens it at its first read.
 
     Args:
         root: the database's folder.
-        keys: of each picture, followed by that of its labels.
-        table: names and colours of the classes.
+        keys: of each image, followed by that of its labels.
+        table: names and colors of the classes.
         reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
 
     Attributes:
@@ -41,31 +41,31 @@ class LmdbMasks:
         return len(self._keys) // 2
 
     def key(self, index: int) -> bytes:
-        """The key of picture `index`."""
+        """The key of image `index`."""
         return self._keys[2 * index]
 
     def label_key(self, index: int) -> bytes:
-        """The key of the label picture of picture `index`."""
+        """The key of the label map of image `index`."""
         return self._keys[2 * index + 1]
 
     def name(self, index: int) -> str:
-        """The database's folder and the key of picture `index`."""
+        """The database's folder and the key of image `index`."""
         return str(self.root / os.fsdecode(self.key(index)))
 
     def label_name(self, index: int) -> str:
-        """The database's folder and the key of the label picture of picture `index`."""
+        """The database's folder and the key of the label map of image `index`."""
         return str(self.root / os.fsdecode(self.label_key(index)))
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Picture `index` as RGB, and its labels; raises what `file_data` and `read_labelled` raise."""
+        """Image `index` as RGB, and its labels; raises what `file_data` and `read_labeled` raise."""
         name, label_name = self.name(index), self.label_name(index)
         data = file_data(self.path, self.key(index), name)
         label_data = file_data(self.path, self.label_key(index), label_name)
-        return read_labelled(data, label_data, self.reader, name, label_name, decode)
+        return read_labeled(data, label_data, self.reader, name, label_name, decode)
 
 
 def holds_masks(root: Path) -> bool:
-    """Whether a complete database holds label pictures; one that cannot be told counts as holding none."""
+    """Whether a complete database holds label maps; one that cannot be told counts as holding none."""
     try:
         with only_now(root):
             header = read_header(root)
@@ -82,7 +82,7 @@ def open_mask_database(
     class_file: str | None = None,
     reduce_zero_label: bool = False,
 ) -> LmdbMasks:
-    """Open a database that `globalvit data lmdb build` made of pictures and label pictures.
+    """Open a database that `globalvit data lmdb build` made of images and label maps.
 
     Args:
         root: the folder that holds `data.mdb`.
@@ -93,7 +93,7 @@ def open_mask_database(
 
     Raises:
         HalfBuilt: its build was not finished.
-        ValueError: it holds no label pictures, or not the classes expected.
+        ValueError: it holds no label maps, or not the classes expected.
         OSError: it cannot be read.
     """
     # Whatever this process had open there may be another database by now.
@@ -101,7 +101,7 @@ def open_mask_database(
         header = read_header(root)
         if header is None or not header.has_masks:
             raise ValueError(
-                f"{root} holds classes of pictures, and no label pictures for segmentation; build it from a folder "
+                f"{root} holds classes of images, and no label maps for segmentation; build it from a folder "
                 "with images/ and annotations/"
             )
         keys = Keys(value(path, NAMES) or b"")
@@ -114,5 +114,5 @@ def _packed_table(header: Header) -> ClassTable | None:
     """The class file that was packed, if there was one."""
     if not header.classes:
         return None
-    colours = [bytes.fromhex(colour[1:]) for colour in header.colours]
-    return ClassTable(header.classes, tuple((red, green, blue) for red, green, blue in colours) or None)
+    colors = [bytes.fromhex(color[1:]) for color in header.colors]
+    return ClassTable(header.classes, tuple((red, green, blue) for red, green, blue in colors) or None)

@@ -1,6 +1,6 @@
 """Databases as GPViT's authors published their tool for: read, never written.
 
-Keys are bare file names, so that of two pictures of one name only the last was kept; values are JPEGs encoded anew;
+Keys are bare file names, so that of two images of one name only the last was kept; values are JPEGs encoded anew;
 `total` holds their number. The labels lie in a text file of lines `name label`, where the name may have its class
 folder in front. It is looked for beside the database, in this order, for the database DATA/train:
 
@@ -94,28 +94,28 @@ def read_labels(file: Path) -> tuple[list[str], np.ndarray]:
     first_free = next(label for label in count() if label not in used)
     if first_free <= max(used):
         raise ValueError(
-            f"{file} has labels up to {max(used)}, but no picture of label {first_free}; every class needs pictures"
+            f"{file} has labels up to {max(used)}, but no image of label {first_free}; every class needs images"
         )
     return names, np.array(labels, dtype=np.int32)
 
 
 def _match_names(names: Sequence[str], file: Path, root: Path) -> Keys:
-    """The keys that the lines' names stand for; every line has one and every picture one line."""
+    """The keys that the lines' names stand for; every line has one and every image one line."""
     present = set(keys(located(root))) - {OLD_TOTAL}
     candidates = [[os.fsencode(form(name)) for name in names] for form in FORMS]
     wanted = max(candidates, key=lambda found: sum(key in present for key in found))
     lacking = [name for name, key in zip(names, wanted, strict=True) if key not in present]
     if lacking:
-        raise ValueError(f"{file} names {len(lacking)} pictures that {root} does not hold: {listed(lacking)}")
+        raise ValueError(f"{file} names {len(lacking)} images that {root} does not hold: {listed(lacking)}")
     twice = [os.fsdecode(key) for key, times in Counter(wanted).items() if times > 1]
     if twice:
         raise ValueError(
-            f"{file} names several pictures {listed(twice)}, of which the old form of {root} kept one; build a new "
-            "database from the pictures by `globalvit data lmdb build`"
+            f"{file} names several images {listed(twice)}, of which the old form of {root} kept one; build a new "
+            "database from the images by `globalvit data lmdb build`"
         )
-    unlabelled = [os.fsdecode(key) for key in sorted(present.difference(wanted))]
-    if unlabelled:
-        raise ValueError(f"{root} holds {len(unlabelled)} pictures that {file} does not name: {listed(unlabelled)}")
+    unlabeled = [os.fsdecode(key) for key in sorted(present.difference(wanted))]
+    if unlabeled:
+        raise ValueError(f"{root} holds {len(unlabeled)} images that {file} does not name: {listed(unlabeled)}")
     return Keys(pack_keys(wanted))
 
 

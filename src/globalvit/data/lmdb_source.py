@@ -1,4 +1,4 @@
-"""Labelled pictures out of an LMDB database, in place of a folder of them."""
+"""Labelled images out of an LMDB database, in place of a folder of them."""
 
 import os
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from globalvit.data.lmdb_index import NAMES, Header, Keys, read_header
 from globalvit.data.lmdb_published import open_labels
 
 
-class LmdbPictures:
-    """Pictures of a database as a `Source`; every process opens it at its first read.
+class LmdbImages:
+    """Images of a database as a `Source`; every process opens it at its first read.
 
     Args:
         root: the database's folder.
         classes: names of the labels.
-        keys: of all pictures the database holds.
-        labels: of all these pictures.
-        order: positions in `keys` of picture 0, 1, …
+        keys: of all images the database holds.
+        labels: of all these images.
+        order: positions in `keys` of image 0, 1, …
         is_direct: whether simplejpeg decodes where it may.
 
     Attributes:
@@ -50,28 +50,28 @@ class LmdbPictures:
         return len(self._order)
 
     def label(self, index: int) -> int:
-        """The label of picture `index`."""
+        """The label of image `index`."""
         return int(self._labels[index])
 
     def key(self, index: int) -> bytes:
-        """The key of picture `index`."""
+        """The key of image `index`."""
         return self._keys[self._order[index]]
 
     def name(self, index: int) -> str:
-        """The database's folder and the key of picture `index`."""
+        """The database's folder and the key of image `index`."""
         return str(self.root / os.fsdecode(self.key(index)))
 
     def data(self, index: int) -> bytes:
-        """The bytes of picture `index`.
+        """The bytes of image `index`.
 
         Raises:
-            UnreadableImage: the picture is not there any more.
+            UnreadableImage: the image is not there any more.
             OSError: the database cannot be read.
         """
         return file_data(self.path, self.key(index), self.name(index))
 
     def read(self, index: int) -> Image.Image:
-        """Picture `index` as RGB; raises what `data` and `read_image` raise."""
+        """Image `index` as RGB; raises what `data` and `read_image` raise."""
         return decode(self.data(index), self.name(index), is_direct=self.is_direct)
 
 
@@ -90,7 +90,7 @@ def file_data(path: str, key: bytes, name: str) -> bytes:
 
 def open_database(
     root: str | os.PathLike[str], classes: Sequence[str] | None = None, *, is_direct: bool = True
-) -> LmdbPictures:
+) -> LmdbImages:
     """Open a database made by `globalvit data lmdb build`, or one of the old published form.
 
     Args:
@@ -110,20 +110,20 @@ def open_database(
         header = read_header(root)
         if header is None:
             own, keys, labels = open_labels(root, classes)
-            return LmdbPictures(root, own, keys, labels, np.arange(len(keys)), is_direct=is_direct)
+            return LmdbImages(root, own, keys, labels, np.arange(len(keys)), is_direct=is_direct)
         if header.has_masks:
             raise ValueError(
-                f"{root} holds pictures with label pictures, for segmentation, and not classes of pictures; give a "
+                f"{root} holds images with label maps, for segmentation, and not classes of images; give a "
                 "model for segmentation, such as --model gpvit_l1_upernet"
             )
         ordered = match_classes(header.classes, classes or header.classes, str(root))
         labels, order = _arrange(header, ordered)
         keys = Keys(value(path, NAMES) or b"")
-    return LmdbPictures(root, classes or header.classes, keys, labels, order, is_direct=is_direct)
+    return LmdbImages(root, classes or header.classes, keys, labels, order, is_direct=is_direct)
 
 
 def _arrange(header: Header, ordered: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the pictures as they are packed, and their positions in the order of the labels."""
+    """Labels of the images as they are packed, and their positions in the order of the labels."""
     label_of = {name: label for label, name in enumerate(ordered)}
     labels = np.repeat([label_of[name] for name in header.classes], header.counts).astype(np.int32)
     return labels, np.argsort(labels, kind="stable")

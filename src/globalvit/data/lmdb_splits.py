@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 USUAL = ("train", *OTHER_NAMES["val"])
 # The name of the one split of a folder that has none.
 WHOLE = ""
-# What the keys of pictures and of label pictures begin with.
+# What the keys of images and of label maps begin with.
 IMAGES, LABELS = "images/", "labels/"
 
 
@@ -27,8 +27,8 @@ def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
     """Names of the splits in an image folder; one empty name where its own folders are the classes.
 
     Args:
-        src: the image folder, or a folder of pictures and label pictures.
-        asked: the splits to take; None takes all folders that hold class folders, or label pictures.
+        src: the image folder, or a folder of images and label maps.
+        asked: the splits to take; None takes all folders that hold class folders, or label maps.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder, or no such split.
@@ -36,25 +36,25 @@ def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
     """
     folders = split_folders(src)
     if is_database(src) or any(is_database(src / name) for name in folders):
-        raise ValueError(f"{src} holds LMDB databases; give the folder of pictures")
-    labelled = mask_folder.find_splits(src)
-    there = labelled or folders
+        raise ValueError(f"{src} holds LMDB databases; give the folder of images")
+    labeled = mask_folder.find_splits(src)
+    there = labeled or folders
     lacking = [name for name in asked or () if name not in there]
     if lacking:
         raise FileNotFoundError(f"no folder {listed(lacking)} in {src}; it holds {listed(there)}")
     if asked:
         return list(dict.fromkeys(asked))
-    if labelled:
-        return labelled
+    if labeled:
+        return labeled
     usual = [src / name for name in folders if name in USUAL]
-    if usual and not any(map(_holds_pictures, usual)):
+    if usual and not any(map(_holds_images, usual)):
         return _with_classes(src, folders)
     # A class may be called train.
-    if any(_holds_pictures(src / name) for name in folders) and not any(map(_holds_classes, usual)):
+    if any(_holds_images(src / name) for name in folders) and not any(map(_holds_classes, usual)):
         return [WHOLE]
     raise ValueError(
         f"the folders of {src} may be splits or classes: expected {', '.join(USUAL)} with class folders in them, or "
-        f"class folders with pictures in them; if they are splits, name them: --splits {','.join(folders) or 'NAME'}"
+        f"class folders with images in them; if they are splits, name them: --splits {','.join(folders) or 'NAME'}"
     )
 
 
@@ -87,31 +87,31 @@ class Listing:
 
     Attributes:
         form: of the database.
-        colours: none.
+        colors: none.
         classes: names of the class folders, sorted by code point.
-        counts: pictures in each of them.
-        keys: of all pictures, by class and sorted within it.
+        counts: images in each of them.
+        keys: of all images, by class and sorted within it.
 
     Raises:
         ValueError: what `ImageFolder` refuses, or a path of more than 511 bytes.
     """
 
     form = FORM
-    colours: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self.root = root
         source = ImageFolder(root)
         if source.other_files:
-            logger.info("%s: %d files that are no pictures are left out", root, source.other_files)
+            logger.info("%s: %d files that are no images are left out", root, source.other_files)
         self.classes = source.classes
         self.keys = [_as_key(source.name(index), root) for index in range(len(source))]
         labels = Counter(map(source.label, range(len(source))))
         self.counts = tuple(labels[label] for label in range(len(self.classes)))
 
     @property
-    def pictures(self) -> int:
-        """How many pictures there are."""
+    def images(self) -> int:
+        """How many images there are."""
         return len(self.keys)
 
     def path(self, key: bytes) -> str:
@@ -120,7 +120,7 @@ class Listing:
 
 
 class MaskFiles:
-    """What one split of a folder of pictures and label pictures holds.
+    """What one split of a folder of images and label maps holds.
 
     Args:
         src: the data set's folder, whose class file is packed too.
@@ -128,9 +128,9 @@ class MaskFiles:
 
     Attributes:
         form: of the database.
-        classes, colours: those of the class file, colours as `#rrggbb`; none where there are none.
+        classes, colors: those of the class file, colors as `#rrggbb`; none where there are none.
         counts: none.
-        keys: of each picture, followed by that of its labels.
+        keys: of each image, followed by that of its labels.
 
     Raises:
         FileNotFoundError: no such split.
@@ -147,20 +147,20 @@ class MaskFiles:
         file = find_class_file(src)
         table = read_class_file(file) if file else None
         self.classes = table.names if table else ()
-        self.colours = hex_colours(table)
+        self.colors = hex_colors(table)
         images, labels = self.folders
         pairs = (
             (
                 _as_key(str(images / name), images, IMAGES),
                 _as_key(str(labels / label_file(name)), labels, LABELS),
             )
-            for name in listing.pictures
+            for name in listing.images
         )
         self.keys = list(chain.from_iterable(pairs))
 
     @property
-    def pictures(self) -> int:
-        """How many pictures there are, label pictures not counted."""
+    def images(self) -> int:
+        """How many images there are, label maps not counted."""
         return len(self.keys) // 2
 
     def path(self, key: bytes) -> str:
@@ -170,10 +170,10 @@ class MaskFiles:
         return os.path.join(root, name.split("/", 1)[1])  # noqa: PTH118 (a million)
 
 
-def hex_colours(table: ClassTable | None) -> tuple[str, ...]:
-    """The colours of a class table as `#rrggbb`."""
-    colours = table.colours if table else None
-    return tuple(f"#{bytes(colour).hex()}" for colour in colours or ())
+def hex_colors(table: ClassTable | None) -> tuple[str, ...]:
+    """The colors of a class table as `#rrggbb`."""
+    colors = table.colors if table else None
+    return tuple(f"#{bytes(color).hex()}" for color in colors or ())
 
 
 def check_target(src: Path, dst: Path, names: Sequence[str]) -> None:
@@ -202,19 +202,19 @@ def _as_key(path: str, root: Path, prefix: str = "") -> bytes:
 
 
 def _with_classes(src: Path, folders: Sequence[str]) -> list[str]:
-    """The folders that are splits: those of the usual names, and others whose own folders hold pictures."""
+    """The folders that are splits: those of the usual names, and others whose own folders hold images."""
     found = [name for name in folders if name in USUAL or _holds_classes(src / name)]
     left = [name for name in folders if name not in found]
     if left:
-        logger.warning("left out, since no class folders with pictures are in them: %s of %s", listed(left), src)
+        logger.warning("left out, since no class folders with images are in them: %s of %s", listed(left), src)
     return found
 
 
 def _holds_classes(folder: Path) -> bool:
-    return any(_holds_pictures(folder / name) for name in split_folders(folder))
+    return any(_holds_images(folder / name) for name in split_folders(folder))
 
 
-def _holds_pictures(folder: Path) -> bool:
+def _holds_images(folder: Path) -> bool:
     return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 

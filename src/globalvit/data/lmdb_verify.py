@@ -17,11 +17,11 @@ class Comparison:
     """What was found; files are named as in the image folder.
 
     Attributes:
-        equal: pictures whose bytes are the same.
-        missing: pictures that only the folder has.
-        extra: pictures that only the database has.
-        differing: pictures of other bytes.
-        index: pictures of which the database's own index says something else than it holds.
+        equal: images whose bytes are the same.
+        missing: images that only the folder has.
+        extra: images that only the database has.
+        differing: images of other bytes.
+        index: images of which the database's own index says something else than it holds.
     """
 
     equal: int = 0
@@ -43,17 +43,17 @@ def verify(
     splits: Sequence[str] | None = None,
     readers: int = READERS,
     on_start: Callable[[int], None] = lambda _: None,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Compare names and bytes of all pictures, and the index with what it stands for.
+    """Compare names and bytes of all images, and the index with what it stands for.
 
     Args:
         dst: the folder of the databases.
         src: the image folder.
         splits: the splits to compare; None takes all that either has.
         readers: files read at a time.
-        on_start: called with the number of pictures to compare before the first is read.
-        on_picture: called after each picture.
+        on_start: called with the number of images to compare before the first is read.
+        on_image: called after each image.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -71,7 +71,7 @@ def verify(
         on_start(sum(len(listing.keys) for listing in listings.values()))
         found = Comparison()
         for name in compared:
-            _compare(databases.get(name), listings.get(name), name, found, readers, on_picture)
+            _compare(databases.get(name), listings.get(name), name, found, readers, on_image)
     return found
 
 
@@ -95,7 +95,7 @@ def _compare(
     split: str,
     found: Comparison,
     readers: int,
-    on_picture: Callable[[], None],
+    on_image: Callable[[], None],
 ) -> None:
     """Add what one split shows to `found`; the database or the folder may be lacking."""
     there: set[bytes] = content.keys if content else set()
@@ -113,7 +113,7 @@ def _compare(
         found.equal += is_same
         found.differing += [] if is_same else _named(split, [key])
         found.index += _named(split, [key]) if is_same and _contradicts(content.records.get(key), record) else []
-        on_picture()
+        on_image()
 
 
 def _contradicts(noted: Record | None, record: Record) -> bool:

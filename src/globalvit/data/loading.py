@@ -1,6 +1,6 @@
-"""Batches in a fixed order from any number of loader processes.
+"""Batches in a fixed order from any number of workers.
 
-What a batch holds is a function of (seed, epoch, batch, batch size, rank), never of the loader processes: they are
+What a batch holds is a function of (seed, epoch, batch, batch size, rank), never of the workers: they are
 handed lists of indices, and everything random is drawn per sample.
 
 Legend: `B` images · `C` channels · `H W` pixels.
@@ -27,7 +27,7 @@ from globalvit.data.samples import (
     Samples,
     TrainSamples,
     collate_erased,
-    collate_labelled,
+    collate_labeled,
 )
 from globalvit.data.skipped import SkippedFiles
 from globalvit.data.statistics import ChannelStatistics, check_channels
@@ -49,7 +49,7 @@ class Loader:
     classification `images` uint8 (B, C, H, W) and `labels` (B,) int64, in training also `erase`, a list of `Erasure`.
 
     Attributes:
-        skipped: the unreadable pictures met so far; the loader keeps this account itself.
+        skipped: the unreadable images met so far; the loader keeps this account itself.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class Loader:
         _open_loaders.add(self)
 
     def __len__(self) -> int:
-        """Batches that the next loop over this loader gives at the most."""
+        """Batches that the next loop over this loader gives at most."""
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches.
 
         Raises:
-            ValueError: too many unreadable pictures, or one of more than 179 megapixels.
-            OSError: a loader process died.
+            ValueError: too many unreadable images, or one of more than 179 megapixels.
+            OSError: a worker died.
         """
         for item in self._received():
             if isinstance(item, Exception):
@@ -96,7 +96,7 @@ class Loader:
                 yield item
 
     def close(self) -> None:
-        """End the loader processes; a later loop starts new ones."""
+        """End the workers; a later loop starts new ones."""
         # Left to the garbage collector, the queues may go first, and the processes are waited for in vain.
         running, self._batches._iterator = self._batches._iterator, None
         if running is not None and self._batches.num_workers:
@@ -109,7 +109,7 @@ class Loader:
             if "DataLoader worker" not in str(error):
                 raise
             raise OSError(
-                f"a loader process died, most often for want of memory or of shared memory (/dev/shm): lower "
+                f"a worker died, most often for want of memory or of shared memory (/dev/shm): lower "
                 f"--workers, now {self._batches.num_workers}, or --batch-size ({str(error).splitlines()[0]})"
             ) from error
 
@@ -165,9 +165,9 @@ def train_loader(
         start_batch: batches of the epoch to leave out.
         rank: of this process.
         world: number of processes.
-        workers: loader processes of this process; 0 loads in the process itself.
+        workers: workers of this process; 0 loads in the process itself.
         pin_memory: put batches into page-locked memory, for a GPU.
-        start_method: of the loader processes: `fork`, `spawn` or `forkserver`; None is the platform's.
+        start_method: of the workers: `fork`, `spawn` or `forkserver`; None is the platform's.
         collate: makes a batch of items.
         plan: which samples share a batch, and when.
 
@@ -194,11 +194,11 @@ def eval_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
     make: Callable[[Any], Any] | None = None,
-    collate: Collate = collate_labelled,
+    collate: Collate = collate_labeled,
 ) -> Loader:
     """Batches of the samples rank, rank + world, rank + 2·world, …: every sample once over all ranks, none padded.
 
-    The arguments are those of `train_loader`, and `make`, from a sample to an item; by default samples are pictures,
+    The arguments are those of `train_loader`, and `make`, from a sample to an item; by default samples are images,
     and items `transform.to_uint8` of them.
     """
     check_channels(transform.channels)
@@ -210,15 +210,15 @@ def eval_loader(
 
 
 def to_device(batch: Batch, transform: ChannelStatistics, device: torch.device | str) -> Batch:
-    """A loader's batch on a device, its images normalised float32 and erased where their records say so.
+    """A loader's batch on a device, its images normalized float32 and erased where their records say so.
 
     Images of several sizes are a list, and stay one.
     """
     moved = {key: _moved(value, device) for key, value in batch.items()}
     images = moved["images"]
     if isinstance(images, list):
-        return moved | {"images": [transform.normalise(image) for image in images]}
-    images = transform.normalise(images)
+        return moved | {"images": [transform.normalize(image) for image in images]}
+    images = transform.normalize(images)
     if isinstance(transform, TrainTransform):
         erase(images, batch["erase"], transform.remode)
     return moved | {"images": images}

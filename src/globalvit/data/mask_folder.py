@@ -1,10 +1,10 @@
-"""Pictures with a label for each pixel, in folders, in an LMDB database, or built in.
+"""Images with a label for each pixel, in folders, in an LMDB database, or built in.
 
     DATA_DIR/images/{training,validation}   DATA_DIR/annotations/{training,validation}    as ADE20K has it
     DATA_DIR/{train,val}/images             DATA_DIR/{train,val}/masks
 
-Either goes with `train` and `val` or `training` and `validation`. A label picture is the PNG file of its picture's
-stem. Pictures are turned upright by EXIF, so labels must be drawn for the upright picture.
+Either goes with `train` and `val` or `training` and `validation`. A label map is the PNG file of its image's
+stem. Images are turned upright by EXIF, so labels must be drawn for the upright image.
 """
 
 import logging
@@ -19,8 +19,8 @@ from PIL import Image
 
 from globalvit.data import shapes
 from globalvit.data.class_table import ClassTable, resolve_classes
-from globalvit.data.image_folder import is_built_in, is_database, list_pictures, listed, split_folders
-from globalvit.data.label_images import LabelReader, read_labelled
+from globalvit.data.image_folder import is_built_in, is_database, list_images, listed, split_folders
+from globalvit.data.label_images import LabelReader, read_labeled
 from globalvit.data.names import Names
 from globalvit.data.palette import default_palette
 from globalvit.data.shapes import SegmentShapes
@@ -28,13 +28,13 @@ from globalvit.data.shapes import SegmentShapes
 logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "test")}
-# Where pictures and label pictures lie.
+# Where images and label maps lie.
 LAYOUTS = (("images/{}", "annotations/{}"), ("{}/images", "{}/masks"), ("{}/images", "{}/annotations"))
 LABEL_SUFFIX = ".png"
 
 
 class MaskSource(Protocol):
-    """Pictures with labels by position 0 … len − 1; picklable, so that loader processes can hold it."""
+    """Images with labels by position 0 … len − 1; picklable, so that workers can hold it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -43,44 +43,44 @@ class MaskSource(Protocol):
 
     @property
     def palette(self) -> np.ndarray:
-        """A colour for each class, uint8 (K, 3)."""
+        """A color for each class, uint8 (K, 3)."""
         ...
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What to call picture `index` in messages: its path where it has one."""
+        """What to call image `index` in messages: its path where it has one."""
         ...
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Picture `index` as RGB, and its labels, uint8 (H, W), 0 … K−1 or 255.
+        """Image `index` as RGB, and its labels, uint8 (H, W), 0 … K−1 or 255.
 
         Raises:
-            UnreadableImage, OversizedImage, WrongLabels, OSError: see `read_labelled`.
+            UnreadableImage, OversizedImage, WrongLabels, OSError: see `read_labeled`.
         """
         ...
 
 
 class Folders(NamedTuple):
-    """The folders of one split: pictures, and label pictures."""
+    """The folders of one split: images, and label maps."""
 
     images: Path
     labels: Path
 
 
 class MaskFolder:
-    """One split of a folder of pictures and label pictures.
+    """One split of a folder of images and label maps.
 
-    Hidden files and files that do not end as pictures do are left out; the latter are counted in `other_files`, label
-    pictures without a picture in `unused_labels`.
+    Hidden files and files that do not end as images do are left out; the latter are counted in `other_files`, label
+    images without an image in `unused_labels`.
 
     Args:
         folders: where they lie.
-        table: names and colours of the classes.
+        table: names and colors of the classes.
         reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
 
     Raises:
-        ValueError: no pictures, pictures without labels, or two pictures of one stem.
+        ValueError: no images, images without labels, or two images of one stem.
     """
 
     def __init__(self, folders: Folders, table: ClassTable, *, reduce_zero_label: bool = False) -> None:
@@ -91,43 +91,43 @@ class MaskFolder:
         listing.check()
         self.other_files, self.unused_labels = listing.other_files, len(listing.unused)
         if self.unused_labels:
-            logger.warning("%s: %d label pictures have no picture", folders.labels, self.unused_labels)
-        self._names = Names(listing.pictures)
+            logger.warning("%s: %d label maps have no image", folders.labels, self.unused_labels)
+        self._names = Names(listing.images)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """The path of picture `index`."""
+        """The path of image `index`."""
         return str(self.folders.images / self._names[index])
 
     def label_name(self, index: int) -> str:
-        """The path of the label picture of picture `index`."""
+        """The path of the label map of image `index`."""
         return str(self.folders.labels / label_file(self._names[index]))
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Picture `index` as RGB, and its labels; raises what `read_labelled` raises, or OSError."""
+        """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
         name, label_name = self.name(index), self.label_name(index)
-        return read_labelled(Path(name).read_bytes(), Path(label_name).read_bytes(), self.reader, name, label_name)
+        return read_labeled(Path(name).read_bytes(), Path(label_name).read_bytes(), self.reader, name, label_name)
 
 
 class MaskListing:
     """What lies in the folders of one split; nothing is opened.
 
     Attributes:
-        pictures: paths of the pictures below their folder, sorted.
-        without: those that have no label picture.
-        unused: label pictures below their folder that have no picture.
-        doubled: stems, below the folder, that several pictures have.
-        other_files: files that are no pictures.
+        images: paths of the images below their folder, sorted.
+        without: those that have no label map.
+        unused: label maps below their folder that have no image.
+        doubled: stems, below the folder, that several images have.
+        other_files: files that are no images.
     """
 
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
-        self.pictures, self.other_files = list_pictures(folders.images, "")
-        labels = {name for name in list_pictures(folders.labels, "")[0] if name.endswith(LABEL_SUFFIX)}
-        wanted = [label_file(name) for name in self.pictures]
-        self.without = [name for name, label in zip(self.pictures, wanted, strict=True) if label not in labels]
+        self.images, self.other_files = list_images(folders.images, "")
+        labels = {name for name in list_images(folders.labels, "")[0] if name.endswith(LABEL_SUFFIX)}
+        wanted = [label_file(name) for name in self.images]
+        self.without = [name for name, label in zip(self.images, wanted, strict=True) if label not in labels]
         self.unused = sorted(labels.difference(wanted))
         self.doubled = _repeated(wanted)
 
@@ -135,19 +135,19 @@ class MaskListing:
         """Refuse what cannot be trained on.
 
         Raises:
-            ValueError: no pictures, pictures without labels, or two pictures of one stem.
+            ValueError: no images, images without labels, or two images of one stem.
         """
         images, labels = self.folders
-        if not self.pictures:
-            raise ValueError(f"no pictures in {images}; expected {images}/NAME.jpg and {labels}/NAME.png")
+        if not self.images:
+            raise ValueError(f"no images in {images}; expected {images}/NAME.jpg and {labels}/NAME.png")
         if self.without:
             raise ValueError(
-                f"{len(self.without)} of {len(self.pictures)} pictures in {images} have no label picture in {labels}: "
-                f"{listed(self.without)}; expected NAME.png for each NAME.jpg, so add them or remove the pictures"
+                f"{len(self.without)} of {len(self.images)} images in {images} have no label map in {labels}: "
+                f"{listed(self.without)}; expected NAME.png for each NAME.jpg, so add them or remove the images"
             )
         if self.doubled:
             raise ValueError(
-                f"several pictures in {images} share the label picture {listed(self.doubled)}; rename all but one"
+                f"several images in {images} share the label map {listed(self.doubled)}; rename all but one"
             )
 
 
@@ -168,7 +168,7 @@ def open_masks(
         classes: the classes expected, such as those of the training split.
         num_classes: how many are expected; where nothing names them, the classes are called by their numbers.
         reduce_zero_label: 0 in the files is to be ignored, and every other label is one less than they say.
-        class_file: names and perhaps colours of the classes, if not in `data_dir`; or `ade20k` for its 150.
+        class_file: names and perhaps colors of the classes, if not in `data_dir`; or `ade20k` for its 150.
 
     Raises:
         FileNotFoundError: no such folder; the text says which there are.
@@ -205,7 +205,7 @@ def find_folders(data_dir: Path, split: str) -> Folders:
                 return folders
     half = next((found for found in _layouts(data_dir, split) if found.images.is_dir()), None)
     if half:
-        raise FileNotFoundError(f"no folder {half.labels} of label pictures beside {half.images}; add it")
+        raise FileNotFoundError(f"no folder {half.labels} of label maps beside {half.images}; add it")
     raise FileNotFoundError(
         f"no split {split!r} in {data_dir}; it holds {listed(find_splits(data_dir)) or 'none'}. Expected "
         f"{data_dir}/images/{split} and {data_dir}/annotations/{split}; other names of the splits are given by "
@@ -214,7 +214,7 @@ def find_folders(data_dir: Path, split: str) -> Folders:
 
 
 def find_splits(data_dir: Path) -> list[str]:
-    """Names of the splits in a folder of pictures and label pictures.
+    """Names of the splits in a folder of images and label maps.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -229,19 +229,19 @@ def find_splits(data_dir: Path) -> list[str]:
     ]
 
 
-def label_file(picture: str) -> str:
-    """The label picture of a picture, both below their folders."""
-    return os.path.splitext(picture)[0] + LABEL_SUFFIX  # noqa: PTH122 (a million)
+def label_file(image: str) -> str:
+    """The label map of an image, both below their folders."""
+    return os.path.splitext(image)[0] + LABEL_SUFFIX  # noqa: PTH122 (a million)
 
 
 def reader_of(table: ClassTable, reduce_zero_label: bool) -> LabelReader:
-    """What reads the label pictures of these classes."""
-    return LabelReader(total=len(table.names), reduce_zero_label=reduce_zero_label, colours=table.colours)
+    """What reads the label maps of these classes."""
+    return LabelReader(total=len(table.names), reduce_zero_label=reduce_zero_label, colors=table.colors)
 
 
 def palette_of(table: ClassTable) -> np.ndarray:
-    """The classes' own colours, or the default ones: uint8 (K, 3)."""
-    return default_palette(len(table.names)) if table.colours is None else np.array(table.colours, np.uint8)
+    """The classes' own colors, or the default ones: uint8 (K, 3)."""
+    return default_palette(len(table.names)) if table.colors is None else np.array(table.colors, np.uint8)
 
 
 def _layouts(data_dir: Path, split: str) -> Iterator[Folders]:

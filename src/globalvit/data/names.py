@@ -1,6 +1,6 @@
 """A compact list of texts for the file names of large sets.
 
-A Python list of a million strings is copied into every loader process, page by page, as reference counts change. One
+A Python list of a million strings is copied into every worker, page by page, as reference counts change. One
 block of bytes is shared between forked processes and quickly sent to spawned ones.
 """
 

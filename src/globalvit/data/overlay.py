@@ -1,4 +1,4 @@
-"""Labels laid over their pictures: of one picture, and as a sheet of training samples.
+"""Labels laid over their images: of one image, and as a sheet of training samples.
 
 Legend: `B` images · `C` channels · `K` classes · `H W` pixels.
 """
@@ -20,7 +20,7 @@ STRIPE = 4
 LINE = TEXT + 6
 # What a name in the legend may take.
 WIDEST_NAME = 160
-# Smaller pictures are enlarged by a whole number before a legend is put below.
+# Smaller images are enlarged by a whole number before a legend is put below.
 SMALLEST_WITH_LEGEND = 240
 
 
@@ -32,13 +32,13 @@ def overlay_labels(
     alpha: float = ALPHA,
     names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Colour a picture by its labels; pixels to ignore (255) are striped.
+    """Color an image by its labels; pixels to ignore (255) are striped.
 
     Args:
         image: RGB.
-        labels_HW: uint8 (H, W), in the picture's size.
-        palette: a colour for each class, uint8 (K, 3).
-        alpha: how much of the colours is seen, 0 … 1.
+        labels_HW: uint8 (H, W), in the image's size.
+        palette: a color for each class, uint8 (K, 3).
+        alpha: how much of the colors is seen, 0 … 1.
         names: of the classes; with them, a legend of the classes that occur, the largest first, stands below.
 
     Raises:
@@ -46,13 +46,13 @@ def overlay_labels(
     """
     if labels_HW.shape != image.size[::-1]:
         raise ValueError(
-            f"labels of {labels_HW.shape[1]}×{labels_HW.shape[0]} cannot be laid over a picture of "
+            f"labels of {labels_HW.shape[1]}×{labels_HW.shape[0]} cannot be laid over an image of "
             f"{image.width}×{image.height}; resize one of them"
         )
     pixels_HWC = np.asarray(image, dtype=np.float32)
-    colours_HWC = palette[labels_HW.clip(max=len(palette) - 1)]
+    colors_HWC = palette[labels_HW.clip(max=len(palette) - 1)]
     is_ignored = labels_HW == IGNORE
-    blended_HWC = np.where(is_ignored[..., None], pixels_HWC, pixels_HWC * (1 - alpha) + colours_HWC * alpha)
+    blended_HWC = np.where(is_ignored[..., None], pixels_HWC, pixels_HWC * (1 - alpha) + colors_HWC * alpha)
     blended_HWC[is_ignored & _stripes(labels_HW.shape)] *= 1 - alpha
     drawn = Image.fromarray(np.rint(blended_HWC).astype(np.uint8))
     if names is None:
@@ -63,7 +63,7 @@ def overlay_labels(
 
 
 def draw_legend(labels: np.ndarray, palette: np.ndarray, names: Sequence[str], width: int) -> Image.Image:
-    """Colours and names of the classes that occur in `labels`, the largest first, in columns of a strip."""
+    """Colors and names of the classes that occur in `labels`, the largest first, in columns of a strip."""
     counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     present = [int(label) for label in np.argsort(-counts[: len(names)], kind="stable") if counts[label]]
     font = ImageFont.load_default(TEXT)
@@ -90,14 +90,14 @@ def label_sheet(
     """Draw the images of a training batch in rows, each beside itself under its labels, and a legend below.
 
     Args:
-        batch: `images` normalised float (B, C, H, W), `labels` uint8 (B, H, W).
+        batch: `images` normalized float (B, C, H, W), `labels` uint8 (B, H, W).
         classes: names of the labels.
-        transform: what normalised the images.
-        palette: a colour for each class, uint8 (K, 3); None takes the default one.
+        transform: what normalized the images.
+        palette: a color for each class, uint8 (K, 3); None takes the default one.
         columns: images in a row.
     """
     palette = default_palette(len(classes)) if palette is None else palette
-    images_BHWC = transform.denormalise(batch["images"].detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    images_BHWC = transform.denormalize(batch["images"].detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     labels_BHW = batch["labels"].cpu().numpy()
     tiles = [_pair(image, labels, palette) for image, labels in zip(images_BHWC, labels_BHW, strict=True)]
     width, height = (side + MARGIN for side in tiles[0].size)
@@ -109,7 +109,7 @@ def label_sheet(
 
 
 def _pair(image_HWC: np.ndarray, labels_HW: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """A picture, enlarged where it is small, and the same under its labels on its right."""
+    """An image, enlarged where it is small, and the same under its labels on its right."""
     image = Image.fromarray(image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC).convert("RGB")
     factor = -(-NARROWEST // image.width)
     size = (image.width * factor, image.height * factor)
@@ -125,11 +125,11 @@ def _stripes(shape: tuple[int, ...]) -> np.ndarray:
     return (rows + columns) // STRIPE % 2 == 0
 
 
-def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one width, one below the other."""
-    stack = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), PAPER)
+def _stacked(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of one width, one below the other."""
+    stack = Image.new("RGB", (images[0].width, sum(image.height for image in images)), PAPER)
     top = 0
-    for picture in pictures:
-        stack.paste(picture, (0, top))
-        top += picture.height
+    for image in images:
+        stack.paste(image, (0, top))
+        top += image.height
     return stack

@@ -1,6 +1,6 @@
 """The outlines of a million objects in little room.
 
-As Python lists, COCO's polygons take some gigabytes, which every loader process would copy page by page as reference
+As Python lists, COCO's polygons take some gigabytes, which every worker would copy page by page as reference
 counts change. Here all coordinates lie in one array.
 """
 

@@ -1,4 +1,4 @@
-"""Colours for classes."""
+"""Colors for classes."""
 
 import colorsys
 from functools import cache
@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 DARK = (40, 40, 44)
-# Turning the hue by the golden section each time keeps any number of colours apart.
+# Turning the hue by the golden section each time keeps any number of colors apart.
 TURN = 0.6180339887
 # Saturation and brightness, in turn.
 SHADES = ((0.85, 0.95), (0.55, 0.75), (0.45, 1.0), (0.9, 0.6), (0.7, 0.85))
@@ -14,11 +14,11 @@ SHADES = ((0.85, 0.95), (0.55, 0.75), (0.45, 1.0), (0.9, 0.6), (0.7, 0.85))
 
 @cache
 def default_palette(total: int) -> np.ndarray:
-    """Distinct colours for `total` classes, uint8 (K, 3), the first one dark: it is mostly the background."""
-    colours: list[tuple[int, int, int]] = [DARK]
+    """Distinct colors for `total` classes, uint8 (K, 3), the first one dark: it is mostly the background."""
+    colors: list[tuple[int, int, int]] = [DARK]
     for number in range(total - 1):
         rgb = colorsys.hsv_to_rgb((0.98 + number * TURN) % 1, *SHADES[number % len(SHADES)])
-        colours.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
-    palette = np.array(colours[:total], np.uint8)
+        colors.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
+    palette = np.array(colors[:total], np.uint8)
     palette.setflags(write=False)
     return palette

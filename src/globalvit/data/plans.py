@@ -12,7 +12,7 @@ SORTED_BATCHES = 32
 
 
 class Request(NamedTuple):
-    """What a loader process is asked for: one batch."""
+    """What a worker is asked for: one batch."""
 
     indices: tuple[int, ...]
     epoch: int = 0
@@ -38,7 +38,7 @@ class TrainPlan:
     """The batches of one rank in an epoch of training.
 
     Raises:
-        ValueError: the pictures do not fill one global batch.
+        ValueError: the images do not fill one global batch.
     """
 
     @classmethod
@@ -51,7 +51,7 @@ class TrainPlan:
         self.batches_per_epoch = total // (batch_size * world)
         if not self.batches_per_epoch:
             raise ValueError(
-                f"{total} training pictures do not fill one batch of {batch_size} on {world} process(es); lower "
+                f"{total} training images do not fill one batch of {batch_size} on {world} process(es); lower "
                 "--batch-size"
             )
         self.epoch, self.start_batch = 0, 0
@@ -74,17 +74,17 @@ class TrainPlan:
 
 
 class AspectPlan(TrainPlan):
-    """As `TrainPlan`, but the pictures of a global batch are of alike shapes, so that little of it is padding.
+    """As `TrainPlan`, but the images of a global batch are of alike shapes, so that little of it is padding.
 
     The epoch's order is cut into pieces of 32 global batches; each piece is sorted by width over height and divided
-    into batches, and at last all batches are shuffled. Which pictures share a batch changes from epoch to epoch.
+    into batches, and at last all batches are shuffled. Which images share a batch changes from epoch to epoch.
     """
 
     aspects: np.ndarray
 
     @classmethod
     def over(cls, source: Any, batch_size: int, seed: int, rank: int, world: int) -> Self:
-        """The plan of a source's samples, which tells the `sizes` of its pictures, (len, 2): height and width."""
+        """The plan of a source's samples, which tells the `sizes` of its images, (len, 2): height and width."""
         plan = super().over(source, batch_size, seed, rank, world)
         plan.aspects = source.sizes[:, 1] / source.sizes[:, 0]
         return plan

@@ -1,4 +1,4 @@
-"""A sheet of training pictures as the model gets them, each with its class below."""
+"""A sheet of training images as the model gets them, each with its class below."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from globalvit.data.transforms import EvalTransform, TrainTransform
 # Smaller images are enlarged by a whole number, so that a label fits below and every pixel is seen.
 NARROWEST, MARGIN, TEXT = 160, 6, 14
 PAPER, INK = "#ffffff", "#1a1a1a"
-# Classes named below a mixed picture: CutMix and Mixup join two.
+# Classes named below a mixed image: CutMix and Mixup join two.
 MOST_CLASSES, SMALLEST_SHARE = 2, 0.06
 
 
@@ -21,12 +21,12 @@ def sample_sheet(
     """Draw the images of a batch in rows.
 
     Args:
-        batch: `images` normalised float (B, C, H, W), `labels` (B,), and `targets` (B, K) where images were mixed.
+        batch: `images` normalized float (B, C, H, W), `labels` (B,), and `targets` (B, K) where images were mixed.
         classes: names of the labels.
-        transform: what normalised the images.
+        transform: what normalized the images.
         columns: images in a row.
     """
-    images_BCHW = transform.denormalise(batch["images"].detach().cpu().float())
+    images_BCHW = transform.denormalize(batch["images"].detach().cpu().float())
     captions = [_caption(batch, index, classes) for index in range(len(images_BCHW))]
     tiles = [_tile(image, caption) for image, caption in zip(images_BCHW, captions, strict=True)]
     width, height = tiles[0].size
@@ -49,14 +49,14 @@ def _caption(batch: Batch, index: int, classes: Sequence[str]) -> list[str]:
 
 def _tile(image_CHW: Tensor, caption: Sequence[str]) -> Image.Image:
     values_HWC = image_CHW.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC).convert("RGB")
-    factor = -(-NARROWEST // picture.width)
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    tile = Image.new("RGB", (picture.width + MARGIN, picture.height + MOST_CLASSES * (TEXT + 4) + MARGIN), PAPER)
-    tile.paste(picture, (0, 0))
+    image = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC).convert("RGB")
+    factor = -(-NARROWEST // image.width)
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    tile = Image.new("RGB", (image.width + MARGIN, image.height + MOST_CLASSES * (TEXT + 4) + MARGIN), PAPER)
+    tile.paste(image, (0, 0))
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(TEXT)
     for line, text in enumerate(caption):
-        pen.text((1, picture.height + 1 + line * (TEXT + 3)), shorten(text, picture.width, font), INK, font)
+        pen.text((1, image.height + 1 + line * (TEXT + 3)), shorten(text, image.width, font), INK, font)
     return tile
 
 

@@ -1,4 +1,4 @@
-"""What a loader process does: read the samples of a batch, transform them, put them together.
+"""What a worker does: read the samples of a batch, transform them, put them together.
 
 Legend: `B` images · `C` channels · `H W` pixels.
 """
@@ -18,7 +18,7 @@ from globalvit.data.skipped import TooManyUnreadableError, most_unreadable
 
 Batch = dict[str, Any]
 Skipped = list[tuple[str, str]]
-# What no other picture can stand in for. Loader processes send these instead of a batch, to be raised with their own
+# What no other image can stand in for. Loader processes send these instead of a batch, to be raised with their own
 # text; any other error is a mistake of ours and comes with its traceback.
 FATAL = (OversizedImage, WrongLabels, TooManyUnreadableError, MemoryError)
 
@@ -94,8 +94,8 @@ class EvalSamples(Samples):
                 yield Item(index, self.make(sample))
 
 
-def collate_labelled(source: Source, items: Sequence[Item]) -> Batch:
-    """`images` uint8 (B, C, H, W) and `labels` (B,) int64 of pictures with one label each."""
+def collate_labeled(source: Source, items: Sequence[Item]) -> Batch:
+    """`images` uint8 (B, C, H, W) and `labels` (B,) int64 of images with one label each."""
     images = [item.value for item in items]
     return {
         "images": torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
@@ -106,7 +106,7 @@ def collate_labelled(source: Source, items: Sequence[Item]) -> Batch:
 def collate_erased(source: Source, items: Sequence[Item]) -> Batch:
     """The same of training's items (image, what to erase of it); the latter are `erase`."""
     images = [Item(item.index, item.value[0]) for item in items]
-    return collate_labelled(source, images) | {"erase": [item.value[1] for item in items]}
+    return collate_labeled(source, images) | {"erase": [item.value[1] for item in items]}
 
 
 def _read(source: Any, index: int, skipped: Skipped) -> Any:

@@ -1,4 +1,4 @@
-"""Segmentation's training transform and its batches: whatever moves a picture moves its labels alike.
+"""Segmentation's training transform and its batches: whatever moves an image moves its labels alike.
 
 Legend: `B` images · `C` channels · `H W` pixels.
 """
@@ -21,12 +21,12 @@ from globalvit.data.statistics import IMAGENET_MEAN, IMAGENET_STD, ChannelStatis
 from globalvit.data.transforms import as_range, as_size
 
 Sample = tuple[Image.Image, np.ndarray]
-# How often a crop is drawn at the most until no class fills too much of it.
+# How often a crop is drawn at most until no class fills too much of it.
 TRIES = 10
 
 
 class Window(NamedTuple):
-    """The part of a resized picture that is kept, in pixels."""
+    """The part of a resized image that is kept, in pixels."""
 
     top: int
     left: int
@@ -36,23 +36,23 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentTrainTransform(ChannelStatistics):
-    """How pictures and labels are augmented for training; every choice is a function of (seed, epoch, index).
+    """How images and labels are augmented for training; every choice is a function of (seed, epoch, index).
 
-    A picture is resized by a random ratio, its sides keeping theirs, cropped, flipped and distorted. A crop that is
-    smaller than the size asked for is padded at the right and below: labels with 255, pictures with the channels' mean,
-    which is nothing but rounding once it is normalised.
+    An image is resized by a random ratio, its sides keeping theirs, cropped, flipped and distorted. A crop that is
+    smaller than the size asked for is padded at the right and below: labels with 255, images with the channels' mean,
+    which is nothing but rounding once it is normalized.
 
     Args:
         image_size: height and width of the result in pixels, or one side.
         short_side: what the shorter side is resized to, before the ratio, …
         long_side: … unless the longer one would pass this.
         scale: smallest and largest ratio of the two.
-        max_share: a crop of which one class fills more of the labelled pixels than this is drawn anew, up to ten times;
+        max_share: a crop of which one class fills more of the labeled pixels than this is drawn anew, up to ten times;
             1 takes every crop.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
         distortion: strength of the changes of brightness, contrast, saturation and hue; 1 is the published recipes'.
-        mean: of each channel, for values 0 … 1; one value means grey images.
+        mean: of each channel, for values 0 … 1; one value means gray images.
         std: deviation of each channel.
 
     Raises:
@@ -86,7 +86,7 @@ class SegmentTrainTransform(ChannelStatistics):
             raise ValueError(f"distortion={self.distortion} must be 0 … 2")
 
     def __call__(self, sample: Sample, seed: int, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """A picture and its labels → uint8 (C, H, W) and uint8 (H, W)."""
+        """An image and its labels → uint8 (C, H, W) and uint8 (H, W)."""
         image, labels_HW = sample
         random = np.random.Generator(np.random.PCG64(derive(Purpose.AUGMENT, seed, epoch, index)))
         height, width = self._resized(image.height, image.width, random)
@@ -104,10 +104,10 @@ class SegmentTrainTransform(ChannelStatistics):
         return self._padded(to_tensor(image, self.channels), labels_HW)
 
     def prepare(self) -> None:
-        """Nothing has to be built before the first picture."""
+        """Nothing has to be built before the first image."""
 
     def _resized(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
-        """Height and width that a picture is resized to."""
+        """Height and width that an image is resized to."""
         ratio = random.uniform(*self.scale)
         factor = ratio * min(self.short_side / min(height, width), self.long_side / max(height, width))
         return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
@@ -137,12 +137,12 @@ class SegmentTrainTransform(ChannelStatistics):
 
 @dataclass(frozen=True)
 class SegmentEvalTransform:
-    """From a sample to what is evaluated: the picture as `fit` resizes it, the labels in the picture's own size."""
+    """From a sample to what is evaluated: the image as `fit` resizes it, the labels in the image's own size."""
 
     fit: FitTransform
 
     def __call__(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """A picture and its labels → uint8 (C, h, w) and uint8 (H, W)."""
+        """An image and its labels → uint8 (C, h, w) and uint8 (H, W)."""
         image, labels_HW = sample
         return self.fit.to_uint8(image), torch.from_numpy(labels_HW.copy())
 
@@ -155,19 +155,19 @@ def collate_crops(_: Any, items: Sequence[Item]) -> Batch:
     }
 
 
-def collate_pictures(_: Any, items: Sequence[Item]) -> Batch:
+def collate_images(_: Any, items: Sequence[Item]) -> Batch:
     """Evaluation's batch: lists `images`, uint8 (C, h, w) each, and `labels`, uint8 (H, W) each."""
     return {"images": [item.value[0] for item in items], "labels": [item.value[1] for item in items]}
 
 
 def _largest_share(labels_HW: np.ndarray) -> float:
-    """The largest part that one class has of the labelled pixels; 1 where none is labelled."""
+    """The largest part that one class has of the labeled pixels; 1 where none is labeled."""
     counts = np.bincount(labels_HW.ravel(), minlength=IGNORE + 1)[:IGNORE]
     return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
 def _resized_part(image: Image.Image, height: int, width: int, window: Window) -> Image.Image:
-    """The window of a picture resized to height and width; only what is kept of it is computed."""
+    """The window of an image resized to height and width; only what is kept of it is computed."""
     down, across = image.height / height, image.width / width
     box = (
         window.left * across,

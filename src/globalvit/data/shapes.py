@@ -1,7 +1,7 @@
-"""Pictures of simple shapes, drawn when they are asked for: a set for trying out every task without a file.
+"""Images of simple shapes, drawn when they are asked for: a set for trying out every task without a file.
 
-Picture i of a split is a function of (seed, split, i): one to four circles, squares and triangles, of which later ones
-cover earlier ones, on a blotchy ground under noise. As fruits have their colours, so have the shapes: each kind keeps
+Image i of a split is a function of (seed, split, i): one to four circles, squares and triangles, of which later ones
+cover earlier ones, on a blotchy ground under noise. As fruits have their colors, so have the shapes: each kind keeps
 to a third of the hues, so that a network learns in minutes to tell them. Pixels, boxes and masks say exactly what can
 be seen; a shape that would be nearly covered is not drawn at all.
 
@@ -24,11 +24,11 @@ from globalvit.data.truth import Truth, truth_of
 BUILT_IN = "shapes"
 KINDS = ("circle", "square", "triangle")
 BACKGROUND = "background"
-# Pictures of each split, unless another number is asked for.
+# Images of each split, unless another number is asked for.
 TOTALS = {"train": 800, "val": 100}
 SIDE = 128
 MOST_SHAPES = 4
-# Longer side of a shape's box, as a part of the picture's side.
+# Longer side of a shape's box, as a part of the image's side.
 SIZES = (20 / 128, 56 / 128)
 # Of a shape that is drawn, at least this part of its pixels is seen.
 LEAST_SEEN = 0.3
@@ -41,7 +41,7 @@ _STREAM = 0x5A9E5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """A picture and the truth about it.
+    """An image and the truth about it.
 
     Attributes:
         image: RGB.
@@ -55,13 +55,13 @@ class Scene:
 
 
 def draw_scene(split: str, index: int, *, seed: int = 0, side: int = SIDE, kinds: Sequence[int] | None = None) -> Scene:
-    """Draw one picture.
+    """Draw one image.
 
     Args:
         split: `train` or `val`; nothing of one is in the other.
-        index: number of the picture.
+        index: number of the image.
         seed: of the whole set.
-        side: of the picture in pixels; the shapes grow with it.
+        side: of the image in pixels; the shapes grow with it.
         kinds: places in `KINDS` of the shapes to draw; None draws one to four by lot.
     """
     random = np.random.default_rng((_STREAM, seed, list(TOTALS).index(split), index))
@@ -69,10 +69,10 @@ def draw_scene(split: str, index: int, *, seed: int = 0, side: int = SIDE, kinds
     drawn = _seen([(kind, _mask(kind, side, random)) for kind in chosen])
     canvas_HWC, ground = _ground(side, random)
     labels_HW = np.zeros((side, side), np.uint8)
-    colours = [ground]
+    colors = [ground]
     for kind, mask_HW in drawn:
-        colours.append(_colour(random, kind, colours))
-        _paint(canvas_HWC, mask_HW, colours[-1], random)
+        colors.append(_color(random, kind, colors))
+        _paint(canvas_HWC, mask_HW, colors[-1], random)
         labels_HW[mask_HW] = kind + 1
     canvas_HWC += random.uniform(4, 14) * random.standard_normal(canvas_HWC.shape, dtype=np.float32)
     image = Image.fromarray(canvas_HWC.clip(0, 255).astype(np.uint8))
@@ -84,12 +84,12 @@ class _Shapes:
 
     Args:
         split: `train`, or `val` by any of its names.
-        total: pictures; None takes 800 of `train` and 100 of `val`.
+        total: images; None takes 800 of `train` and 100 of `val`.
         seed: of the whole set.
-        side: of the pictures in pixels.
+        side: of the images in pixels.
 
     Raises:
-        ValueError: another split, no pictures, or pictures of less than 32 pixels.
+        ValueError: another split, no images, or images of less than 32 pixels.
     """
 
     classes: tuple[str, ...] = KINDS
@@ -102,7 +102,7 @@ class _Shapes:
         self.seed, self.side = seed, side
         if self.total < 1 or side < SMALLEST_SIDE or seed < 0:
             raise ValueError(
-                f"{self.total} shapes pictures of {side} pixels with seed {seed}: expected 1 or more, of "
+                f"{self.total} shapes images of {side} pixels with seed {seed}: expected 1 or more, of "
                 f"{SMALLEST_SIDE} pixels or more, with a seed from 0 on"
             )
 
@@ -114,65 +114,65 @@ class _Shapes:
         return f"{BUILT_IN}/{self.split}/{index}"
 
     def scene(self, index: int) -> Scene:
-        """Picture `index` and everything about it."""
+        """Image `index` and everything about it."""
         return draw_scene(self.split, index, seed=self.seed, side=self.side)
 
 
 class ClassifyShapes(_Shapes):
-    """Pictures of one shape each, as many of every class, to be classified."""
+    """Images of one shape each, as many of every class, to be classified."""
 
     def label(self, index: int) -> int:
-        """The shape in picture `index`."""
+        """The shape in image `index`."""
         return index % len(KINDS)
 
     def scene(self, index: int) -> Scene:
-        """Picture `index` and everything about it."""
+        """Image `index` and everything about it."""
         return draw_scene(self.split, index, seed=self.seed, side=self.side, kinds=[self.label(index)])
 
     def read(self, index: int) -> Image.Image:
-        """Picture `index` as RGB."""
+        """Image `index` as RGB."""
         return self.scene(index).image
 
 
 class SegmentShapes(_Shapes):
-    """Pictures with a label for each pixel."""
+    """Images with a label for each pixel."""
 
     classes = (BACKGROUND, *KINDS)
 
     @property
     def palette(self) -> np.ndarray:
-        """A colour for each class, uint8 (K, 3)."""
+        """A color for each class, uint8 (K, 3)."""
         return default_palette(len(self.classes))
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Picture `index` as RGB, and its labels, uint8 (H, W)."""
+        """Image `index` as RGB, and its labels, uint8 (H, W)."""
         scene = self.scene(index)
         return scene.image, scene.labels
 
 
 class DetectShapes(_Shapes):
-    """Pictures with boxes and masks; the picture's number is its id."""
+    """Images with boxes and masks; the image's number is its id."""
 
     category_ids = tuple(range(1, len(KINDS) + 1))
     has_masks = True
 
     @property
     def sizes(self) -> np.ndarray:
-        """Height and width of every picture, int (len, 2)."""
+        """Height and width of every image, int (len, 2)."""
         return np.full((len(self), 2), self.side)
 
     def truth(self, index: int) -> Truth:
-        """What detections in picture `index` are compared with."""
+        """What detections in image `index` are compared with."""
         return truth_of(self.scene(index).instances, index, (self.side, self.side))
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
-        """Picture `index` as RGB, and its shapes."""
+        """Image `index` as RGB, and its shapes."""
         scene = self.scene(index)
         return scene.image, scene.instances
 
 
 def _mask(kind: int, side: int, random: np.random.Generator) -> np.ndarray:
-    """A shape of random size, turn and place, wholly in the picture: bool (H, W)."""
+    """A shape of random size, turn and place, wholly in the image: bool (H, W)."""
     corners = _CORNERS.get(kind)
     if corners is None:
         points = np.array([[-1.0, -1.0], [1.0, 1.0]])
@@ -184,11 +184,11 @@ def _mask(kind: int, side: int, random: np.random.Generator) -> np.ndarray:
     length = side * random.uniform(*SIZES)
     points = (points - points.min(axis=0)) * (length - 1) / np.ptp(points, axis=0).max()
     points += random.uniform(0, side - 1 - points.max(axis=0))
-    picture = Image.new("1", (side, side))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("1", (side, side))
+    pen = ImageDraw.Draw(image)
     draw = pen.ellipse if corners is None else pen.polygon
     draw([tuple(point) for point in points.tolist()], fill=1)
-    return np.array(picture)
+    return np.array(image)
 
 
 def _seen(shapes: Sequence[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
@@ -204,33 +204,33 @@ def _seen(shapes: Sequence[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarra
 
 
 def _ground(side: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A background float32 (H, W, C) of coarse and fine blotches, and its mean colour."""
-    # Nearly grey: the shapes have the colours.
-    colour = random.uniform(65, 190) + random.uniform(-25, 25, 3)
-    canvas_HWC = np.broadcast_to(colour.astype(np.float32), (side, side, 3)).copy()
+    """A background float32 (H, W, C) of coarse and fine blotches, and its mean color."""
+    # Nearly gray: the shapes have the colors.
+    color = random.uniform(65, 190) + random.uniform(-25, 25, 3)
+    canvas_HWC = np.broadcast_to(color.astype(np.float32), (side, side, 3)).copy()
     for cells, strength in ((random.integers(2, 6), 25), (random.integers(8, 25), 18)):
         blotches = random.uniform(-strength, strength, (int(cells), int(cells))).astype(np.float32)
         enlarged = Image.fromarray(blotches).resize((side, side), Image.Resampling.BICUBIC)
         canvas_HWC += np.asarray(enlarged)[:, :, None] * random.uniform(0.4, 1, 3).astype(np.float32)
-    return canvas_HWC, colour
+    return canvas_HWC, color
 
 
-def _colour(random: np.random.Generator, kind: int, taken: Sequence[np.ndarray], least: float = 90) -> np.ndarray:
-    """A colour of a kind that can be told from those taken: the first of a few `least` away, or the farthest."""
+def _color(random: np.random.Generator, kind: int, taken: Sequence[np.ndarray], least: float = 90) -> np.ndarray:
+    """A color of a kind that can be told from those taken: the first of a few `least` away, or the farthest."""
     hues = kind / len(KINDS) + random.uniform(-HUES, HUES, 12)
     strengths = random.uniform((0.55, 0.45), (1, 1), (12, 2))
-    colours = [hsv_to_rgb(hue % 1, *strength) for hue, strength in zip(hues, strengths, strict=True)]
-    candidates = 255 * np.array(colours)
+    colors = [hsv_to_rgb(hue % 1, *strength) for hue, strength in zip(hues, strengths, strict=True)]
+    candidates = 255 * np.array(colors)
     distances = np.linalg.norm(candidates[:, None] - np.stack(taken), axis=2).min(axis=1)
     return candidates[np.minimum(distances, least).argmax()]
 
 
-def _paint(canvas_HWC: np.ndarray, mask_HW: np.ndarray, colour: np.ndarray, random: np.random.Generator) -> None:
-    """Fill a mask with a colour that grows lighter in one direction."""
+def _paint(canvas_HWC: np.ndarray, mask_HW: np.ndarray, color: np.ndarray, random: np.random.Generator) -> None:
+    """Fill a mask with a color that grows lighter in one direction."""
     rows, columns = np.nonzero(mask_HW)
     direction, strength = random.uniform(0, math.tau), random.uniform(0, 20)
     along = (rows - rows.mean()) * math.sin(direction) + (columns - columns.mean()) * math.cos(direction)
-    canvas_HWC[rows, columns] = colour + (along * strength / max(float(np.abs(along).max()), 1))[:, None]
+    canvas_HWC[rows, columns] = color + (along * strength / max(float(np.abs(along).max()), 1))[:, None]
 
 
 def _instances(seen: Sequence[tuple[int, np.ndarray]], first_id: int) -> Instances:

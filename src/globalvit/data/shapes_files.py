@@ -1,10 +1,10 @@
 """Writes the built-in shapes as files, in one folder that serves all three tasks.
 
-images/{train,val}/00000.png          pictures of one to four shapes
+images/{train,val}/00000.png          images of one to four shapes
 annotations/{train,val}/00000.png     their labels, for segmentation
 annotations/instances_{train,val}.json   their objects, in COCO's form
-classes.json                          names and colours of the labels
-classify/{train,val}/CLASS/00000.png  pictures of one shape each
+classes.json                          names and colors of the labels
+classify/{train,val}/CLASS/00000.png  images of one shape each
 """
 
 import json
@@ -32,17 +32,17 @@ def write_shapes(
     side: int = SIDE,
     seed: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
-    on_picture: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the set; the folder appears when it is complete.
 
     Args:
         out: a folder that does not exist, or is empty.
-        totals: pictures of `train` and `val`, for segmentation and detection; to classify there are as many more.
-        side: of the pictures in pixels.
+        totals: images of `train` and `val`, for segmentation and detection; to classify there are as many more.
+        side: of the images in pixels.
         seed: of the whole set.
-        on_start: called with the number of pictures before the first is drawn.
-        on_picture: called after each picture.
+        on_start: called with the number of images before the first is drawn.
+        on_image: called after each image.
 
     Raises:
         FileExistsError: the folder holds something, or is a file.
@@ -57,9 +57,9 @@ def write_shapes(
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
         for view, split in views:
-            _write_labelled(temporary, split, view, on_picture)
+            _write_labeled(temporary, split, view, on_image)
             singles = ClassifyShapes(split, len(view), seed=seed, side=side)
-            _write_classes(temporary / "classify" / split, singles, on_picture)
+            _write_classes(temporary / "classify" / split, singles, on_image)
         (temporary / "classes.json").write_text(json.dumps(_class_list(), indent=2) + "\n", encoding="utf-8")
         temporary.chmod(FOLDER_MODE)
         # An empty folder of that name is replaced.
@@ -69,8 +69,8 @@ def write_shapes(
         raise
 
 
-def _write_labelled(root: Path, split: str, view: SegmentShapes, on_picture: Callable[[], None]) -> None:
-    """Pictures, label pictures and the COCO file of one split."""
+def _write_labeled(root: Path, split: str, view: SegmentShapes, on_image: Callable[[], None]) -> None:
+    """Images, label maps and the COCO file of one split."""
     images, annotations = root / "images" / split, root / "annotations"
     images.mkdir(parents=True)
     (annotations / split).mkdir(parents=True)
@@ -85,22 +85,22 @@ def _write_labelled(root: Path, split: str, view: SegmentShapes, on_picture: Cal
         image_id = index + 1
         coco["images"].append({"id": image_id, "file_name": f"{split}/{file}", "width": view.side, "height": view.side})
         coco["annotations"] += _annotations(scene, image_id)
-        on_picture()
+        on_image()
     (annotations / f"instances_{split}.json").write_text(json.dumps(coco) + "\n", encoding="utf-8")
 
 
-def _write_classes(root: Path, view: ClassifyShapes, on_picture: Callable[[], None]) -> None:
-    """Pictures of one split in a folder for each class."""
+def _write_classes(root: Path, view: ClassifyShapes, on_image: Callable[[], None]) -> None:
+    """Images of one split in a folder for each class."""
     for name in view.classes:
         (root / name).mkdir(parents=True)
     for index in range(len(view)):
         view.read(index).save(root / view.classes[view.label(index)] / f"{index:05}.png")
-        on_picture()
+        on_image()
 
 
 def _class_list() -> list[dict[str, Any]]:
     view = SegmentShapes("train")
-    return [{"name": name, "color": colour} for name, colour in zip(view.classes, view.palette.tolist(), strict=True)]
+    return [{"name": name, "color": color} for name, color in zip(view.classes, view.palette.tolist(), strict=True)]
 
 
 def _categories() -> list[dict[str, Any]]:
@@ -148,7 +148,7 @@ def outline_of(bitmap_HW: np.ndarray) -> list[float] | None:
 
 
 def _without_straight(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """A closed polygon without the points that lie on a straight line between their neighbours."""
+    """A closed polygon without the points that lie on a straight line between their neighbors."""
     kept: list[tuple[int, int]] = []
     for place, (x, y) in enumerate(points):
         (x_before, y_before), (x_after, y_after) = points[place - 1], points[(place + 1) % len(points)]

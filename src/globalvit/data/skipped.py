@@ -1,4 +1,4 @@
-"""An account of the pictures that could not be read."""
+"""An account of the images that could not be read."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -6,29 +6,29 @@ from typing import Self
 
 logger = logging.getLogger(__name__)
 
-# More unreadable pictures than both of these stop the run.
+# More unreadable images than both of these stop the run.
 MOST_FILES = 10
 MOST_SHARE = 0.01
 
 
 class TooManyUnreadableError(ValueError):
-    """So many pictures are unreadable that the run stops."""
+    """So many images are unreadable that the run stops."""
 
     @classmethod
     def of(cls, total: int, reasons: Mapping[str, str]) -> Self:
-        """The error for some of `total` pictures, name → reason."""
+        """The error for some of `total` images, name → reason."""
         last = list(reasons.values())[-1]
         return cls(
-            f"{len(reasons)} of {total} pictures cannot be read, a run stops above {MOST_FILES} and {MOST_SHARE:.0%}; "
+            f"{len(reasons)} of {total} images cannot be read, a run stops above {MOST_FILES} and {MOST_SHARE:.0%}; "
             f"`globalvit data check` lists them, the last was: {last}"
         )
 
 
 class SkippedFiles:
-    """Unreadable pictures of one set, by name; each is logged once.
+    """Unreadable images of one set, by name; each is logged once.
 
     Args:
-        total: pictures in the set.
+        total: images in the set.
     """
 
     def __init__(self, total: int) -> None:
@@ -42,7 +42,7 @@ class SkippedFiles:
         """Count (name, reason) pairs, such as a batch's `skipped`.
 
         Raises:
-            TooManyUnreadableError: more than 10 pictures and more than 1 % of all are unreadable.
+            TooManyUnreadableError: more than 10 images and more than 1 % of all are unreadable.
         """
         for name, reason in skipped:
             if name not in self.reasons:
@@ -57,5 +57,5 @@ class SkippedFiles:
 
 
 def most_unreadable(total: int) -> int:
-    """How many unreadable pictures of `total` a run goes on with."""
+    """How many unreadable images of `total` a run goes on with."""
     return max(MOST_FILES, int(total * MOST_SHARE))

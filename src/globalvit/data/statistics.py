@@ -1,4 +1,4 @@
-"""What every transform from a picture to a tensor shares: channels, their statistics, and the last step.
+"""What every transform from an image to a tensor shares: channels, their statistics, and the last step.
 
 Legend: `C` channels · `H W` pixels.
 """
@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ChannelStatistics:
-    """Mean and deviation of each channel, for values 0 … 1; one value means grey images."""
+    """Mean and deviation of each channel, for values 0 … 1; one value means gray images."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -32,16 +32,16 @@ class ChannelStatistics:
 
     @property
     def channels(self) -> int:
-        """Channels of the tensors: 3 for RGB, 1 for grey."""
+        """Channels of the tensors: 3 for RGB, 1 for gray."""
         return len(self.mean)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Values 0 … 255 of any dtype (…, C, H, W) → float32, less the mean, in units of the deviation."""
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
         return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
-    def denormalise(self, images: Tensor) -> Tensor:
-        """Undo `normalise`: float (…, C, H, W) → uint8, rounded and clipped."""
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Undo `normalize`: float (…, C, H, W) → uint8, rounded and clipped."""
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (self.mean, self.std))
         return images.mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -54,20 +54,20 @@ class ChannelStatistics:
 
 
 def check_channels(channels: int) -> None:
-    """Refuse a number of channels that picture files do not give.
+    """Refuse a number of channels that image files do not give.
 
     Raises:
         ValueError: it is neither 3 nor 1.
     """
     if channels not in (1, 3):
         raise ValueError(
-            f"picture files give 3 channels, or 1 as grey, not {channels}; for other data make float tensors "
+            f"image files give 3 channels, or 1 as gray, not {channels}; for other data make float tensors "
             f"(B, {channels}, H, W) yourself and give them to the model"
         )
 
 
 def to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """An RGB picture → uint8 (C, H, W), grey where `channels` is 1."""
+    """An RGB image → uint8 (C, H, W), gray where `channels` is 1."""
     check_channels(channels)
     values = np.array(image if channels == 3 else image.convert("L"))
     return torch.from_numpy(values.reshape(image.height, image.width, channels)).permute(2, 0, 1).contiguous()

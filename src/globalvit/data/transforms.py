@@ -1,6 +1,6 @@
-"""From a picture to a tensor: the evaluation transform of a set of weights, and the training transform.
+"""From an image to a tensor: the evaluation transform of a set of weights, and the training transform.
 
-Both end in uint8 values; `normalise` makes them floats, on whatever device they are by then.
+Both end in uint8 values; `normalize` makes them floats, on whatever device they are by then.
 
 Legend: `B` images · `C` channels · `H W` pixels.
 """
@@ -23,21 +23,21 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# A picture whose resized form is larger than the result by more than this is very long: it is cropped first.
+# An image whose resized form is larger than the result by more than this is very long: it is cropped first.
 MOST_ENLARGED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform(ChannelStatistics):
-    """How pictures are prepared for evaluation and prediction.
+    """How images are prepared for evaluation and prediction.
 
     Args:
         image_size: height and width of the result in pixels, or one side.
-        crop_ratio: of `center`, the part of the resized picture that the crop takes, at most 1.
-        crop_mode: `center` resizes the shorter side to size / crop_ratio and takes the centre; `squash` resizes the
-            whole picture to the size, whatever its shape.
+        crop_ratio: of `center`, the part of the resized image that the crop takes, at most 1.
+        crop_mode: `center` resizes the shorter side to size / crop_ratio and takes the center; `squash` resizes the
+            whole image to the size, whatever its shape.
         interpolation: `bicubic`, `bilinear`, `lanczos` or `nearest`.
-        mean: of each channel, for values 0 … 1; one value means grey images.
+        mean: of each channel, for values 0 … 1; one value means gray images.
         std: deviation of each channel.
 
     Raises:
@@ -62,11 +62,11 @@ class EvalTransform(ChannelStatistics):
             raise ValueError(f"interpolation={self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB picture → float32 (C, H, W), normalised."""
-        return self.normalise(self.to_uint8(image))
+        """An RGB image → float32 (C, H, W), normalized."""
+        return self.normalize(self.to_uint8(image))
 
     def to_uint8(self, image: Image.Image) -> Tensor:
-        """An RGB picture → uint8 (C, H, W)."""
+        """An RGB image → uint8 (C, H, W)."""
         interpolation = INTERPOLATIONS[self.interpolation]
         height, width = self._resized(image.height, image.width)
         if height * width > MOST_ENLARGED * self.image_size[0] * self.image_size[1]:
@@ -81,10 +81,10 @@ class EvalTransform(ChannelStatistics):
         return to_tensor(cropped, self.channels)
 
     def kept_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of what is kept of a picture, in its own pixels."""
+        """Left, top, right and bottom of what is kept of an image, in its own pixels."""
         resized_height, resized_width = self._resized(height, width)
-        top, bottom = _centre(height, resized_height, self.image_size[0])
-        left, right = _centre(width, resized_width, self.image_size[1])
+        top, bottom = _center(height, resized_height, self.image_size[0])
+        left, right = _center(width, resized_width, self.image_size[1])
         return left, top, right, bottom
 
     def for_channels(self, channels: int) -> Self:
@@ -106,22 +106,22 @@ class EvalTransform(ChannelStatistics):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform(ChannelStatistics):
-    """How pictures are augmented for training; every choice is a function of (seed, epoch, index).
+    """How images are augmented for training; every choice is a function of (seed, epoch, index).
 
     Args:
         image_size: height and width of the result in pixels, or one side.
-        scale: smallest and largest area of the random crop, as a part of the picture.
+        scale: smallest and largest area of the random crop, as a part of the image.
         ratio: smallest and largest ratio of the crop's width to its height.
         hflip: probability of a horizontal flip.
         vflip: probability of a vertical flip.
         aa: RandAugment, AutoAugment, AugMix or 3-Augment in timm's notation, such as `rand-m9-mstd0.5-inc1`.
-        color_jitter: strength of colour jitter, or of brightness, contrast, saturation (and hue); where `aa` is given
+        color_jitter: strength of color jitter, or of brightness, contrast, saturation (and hue); where `aa` is given
             it stands in for it, as in timm.
         interpolation: `random` (bilinear or bicubic), or one of `EvalTransform`'s.
         reprob: probability of random erasing.
         remode: what is filled in: `pixel`, `rand` or `const`.
-        recount: rectangles at the most.
-        mean: of each channel, for values 0 … 1; one value means grey images.
+        recount: rectangles at most.
+        mean: of each channel, for values 0 … 1; one value means gray images.
         std: deviation of each channel.
 
     Raises:
@@ -156,7 +156,7 @@ class TrainTransform(ChannelStatistics):
             raise ValueError(f"remode={self.remode!r} must be pixel, rand or const, recount={self.recount} 1 or more")
 
     def __call__(self, image: Image.Image, seed: int, epoch: int, index: int) -> tuple[Tensor, Erasure]:
-        """An RGB picture → uint8 (C, H, W), and what to erase of it once it is normalised."""
+        """An RGB image → uint8 (C, H, W), and what to erase of it once it is normalized."""
         key = (seed, epoch, index)
         with seeded(derive(Purpose.AUGMENT, *key)):
             image = self.prepare()(image)
@@ -183,8 +183,8 @@ def _first(resized: int, kept: int) -> int:
     return round((resized - kept) / 2)
 
 
-def _centre(side: int, resized: int, kept: int) -> tuple[float, float]:
-    """First and last position, in a picture's own pixels, of the middle `kept` of `resized`."""
+def _center(side: int, resized: int, kept: int) -> tuple[float, float]:
+    """First and last position, in an image's own pixels, of the middle `kept` of `resized`."""
     start = _first(resized, kept)
     return start * side / resized, min((start + kept) * side / resized, side)
 

@@ -1,4 +1,4 @@
-"""What a set of pictures with objects offers, and what detections are compared with."""
+"""What a set of images with objects offers, and what detections are compared with."""
 
 from typing import Any, Protocol, TypedDict
 
@@ -9,7 +9,7 @@ from globalvit.data.instances import Instances
 
 
 class Truth(TypedDict):
-    """The objects of a picture, in its own pixels, as the metric takes them.
+    """The objects of an image, in its own pixels, as the metric takes them.
 
     `boxes` float64 (N, 4) xyxy, `labels` int64, `crowd` bool and `areas` float64 (N,), `masks` a list of COCO's run
     lengths `{"size", "counts"}`, or None where the data set has none.
@@ -25,7 +25,7 @@ class Truth(TypedDict):
 
 
 class DetectSource(Protocol):
-    """Pictures with objects by position 0 … len − 1; picklable, so that loader processes can hold it."""
+    """Images with objects by position 0 … len − 1; picklable, so that workers can hold it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -44,21 +44,21 @@ class DetectSource(Protocol):
 
     @property
     def sizes(self) -> np.ndarray:
-        """Height and width of every picture, int (len, 2)."""
+        """Height and width of every image, int (len, 2)."""
         ...
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What to call picture `index` in messages."""
+        """What to call image `index` in messages."""
         ...
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
-        """Picture `index` as RGB, and its objects; raises `UnreadableImage`, `OversizedImage` or OSError."""
+        """Image `index` as RGB, and its objects; raises `UnreadableImage`, `OversizedImage` or OSError."""
         ...
 
     def truth(self, index: int) -> Truth:
-        """What detections in picture `index` are compared with."""
+        """What detections in image `index` are compared with."""
         ...
 
 

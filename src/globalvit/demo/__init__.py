@@ -1,1 +1,1 @@
-"""A local web page: drop a picture, choose a model, see what it says and where it looks."""
+"""A local web page: drop an image, choose a model, see what it says and where it looks."""

@@ -8,8 +8,8 @@ from math import gcd
 from PIL import Image
 
 from globalvit.data.fit import FitTransform
-from globalvit.demo.answers import image
-from globalvit.demo.pictures import enlarged
+from globalvit.demo.answers import img
+from globalvit.demo.images import enlarged
 from globalvit.explain import Explanation, View, explain, overlay, views
 from globalvit.explain.explanation import LEAST_SAID
 from globalvit.tasks.task import Task
@@ -23,8 +23,8 @@ TITLES = {
     "rollout": "Rollout",
 }
 MEANINGS = {
-    "grad_cam": "What in the picture speaks for the class.",
-    "global": "What the queries made from the whole picture attend to, window by window.",
+    "grad_cam": "What in the image speaks for the class.",
+    "global": "What the queries made from the whole image attend to, window by window.",
     "local": "What the marked place attends to within its window.",
     "groups": "Which places a group token gathers from.",
     "propagation": "What reaches the marked place by way of the group tokens.",
@@ -33,7 +33,7 @@ MEANINGS = {
 # Cells a side of the map that is shown first.
 LEAST_CELLS = 4
 # Less of the attention on padding is not worth a word.
-# Maps are drawn over pictures of at least so many pixels a side.
+# Maps are drawn over images of at least so many pixels a side.
 LEAST = 384
 
 
@@ -46,10 +46,10 @@ class Wish:
         stage: None or one that is not there: the last one, or the nearest.
         block: the same.
         head: None is the mean over all.
-        pixel: (x, y) in the picture, the place that is asked about; None leaves it to the
-            kind: the centre, or the mean of all.
+        pixel: (x, y) in the image, the place that is asked about; None leaves it to the
+            kind: the center, or the mean of all.
         target: the class that Grad-CAM speaks of; None is the likeliest.
-        opacity: of the map over the picture, 0 … 1.
+        opacity: of the map over the image, 0 … 1.
     """
 
     kind: str | None = None
@@ -121,31 +121,31 @@ def settle_among(every: Sequence[View], wish: Wish) -> Controls:
     )
 
 
-def look(task: Task, picture: Image.Image, controls: Controls) -> Explanation:
+def look(task: Task, image: Image.Image, controls: Controls) -> Explanation:
     """The map of a wish that was settled.
 
     Raises:
-        ValueError: the marked place was cropped away before the model saw the picture.
+        ValueError: the marked place was cropped away before the model saw the image.
     """
     wish = controls.wish
     assert wish.kind is not None
     chosen = {"head": wish.head, "pixel": wish.pixel, "target": wish.target}
     taken = {name: value for name, value in chosen.items() if name in controls.takes}
-    return explain(task, picture, wish.kind, stage=wish.stage, block=wish.block, **taken)
+    return explain(task, image, wish.kind, stage=wish.stage, block=wish.block, **taken)
 
 
-def html(picture: Image.Image, explanation: Explanation, controls: Controls) -> str:
-    """A map over its picture with the marked place, and a line that says what it shows."""
-    drawn = overlay(enlarged(picture, LEAST), explanation, opacity=controls.wish.opacity)
-    shown = image(drawn, f"{explanation.title}, over the picture")
+def html(image: Image.Image, explanation: Explanation, controls: Controls) -> str:
+    """A map over its image with the marked place, and a line that says what it shows."""
+    drawn = overlay(enlarged(image, LEAST), explanation, opacity=controls.wish.opacity)
+    shown = img(drawn, f"{explanation.title}, over the image")
     has_place = "pixel" in controls.takes
-    place = _placed(shown, picture, explanation) if has_place else f'<div class="place">{shown}</div>'
+    place = _placed(shown, image, explanation) if has_place else f'<div class="place">{shown}</div>'
     title = explanation.title[:1].upper() + explanation.title[1:]
     notes = [MEANINGS[explanation.kind]]
     if explanation.padding_share >= LEAST_SAID:
         notes.append(f"{100 * explanation.padding_share:.1f} % of the attention falls on padding.")
     if has_place:
-        notes.append("Click the picture to ask about a place.")
+        notes.append("Click the image to ask about a place.")
     return f'{place}<p class="note"><b>{escape(title)}.</b> {escape(" ".join(notes))}</p>'
 
 
@@ -154,11 +154,11 @@ def step_of(numbers: Sequence[int]) -> int:
     return gcd(*(number - numbers[0] for number in numbers[1:])) or 1
 
 
-def _placed(shown: str, picture: Image.Image, explanation: Explanation) -> str:
+def _placed(shown: str, image: Image.Image, explanation: Explanation) -> str:
     """A drawn map on which a click marks a place, and an arrow key moves it."""
-    x, y = explanation.pixel or (picture.width // 2, picture.height // 2)
+    x, y = explanation.pixel or (image.width // 2, image.height // 2)
     label = "No place is marked" if explanation.pixel is None else f"Marked: {x} from the left, {y} from the top"
-    parts = f'data-x="{(x + 0.5) / picture.width:.4f}" data-y="{(y + 0.5) / picture.height:.4f}"'
+    parts = f'data-x="{(x + 0.5) / image.width:.4f}" data-y="{(y + 0.5) / image.height:.4f}"'
     label = f"{label}. Arrow keys move the marked place."
     return f'<div class="place is-placed" {parts} tabindex="0" role="group" aria-label="{label}">{shown}</div>'
 

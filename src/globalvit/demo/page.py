@@ -19,8 +19,8 @@ from gradio.themes import Base
 
 from globalvit.data.imagenet import readable
 from globalvit.demo import looks
+from globalvit.demo.images import one_line
 from globalvit.demo.looks import Wish
-from globalvit.demo.pictures import one_line
 from globalvit.demo.quick import LESSONS, Training
 from globalvit.demo.shelf import Shelf
 from globalvit.demo.visit import Visit, described, examples, examples_html, uploaded
@@ -28,7 +28,7 @@ from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 TITLE = "globalvit"
-HEADER = "<h1>globalvit</h1><p>Drop a picture and see what a vision transformer makes of it, and where it looks.</p>"
+HEADER = "<h1>globalvit</h1><p>Drop an image and see what a vision transformer makes of it, and where it looks.</p>"
 MENDABLE = (ValueError, OSError, MemoryError)
 # One model computes at a time, whoever asks.
 COMPUTING: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -79,7 +79,7 @@ class Page:
             gr.HTML(HEADER, elem_id="header")
             self._place_choice()
             with gr.Row(elem_id="main"):
-                self._place_picture()
+                self._place_image()
                 self._place_answer()
             self._place_looks()
             self._wire()
@@ -97,13 +97,13 @@ class Page:
                 self.progress = gr.HTML(elem_id="progress")
                 self.stop = gr.Button("Stop the training", size="sm", visible=False, elem_id="stop")
 
-    def _place_picture(self) -> None:
+    def _place_image(self) -> None:
         with gr.Column(elem_classes="card", min_width=300):
-            self.picture = gr.HTML(
-                Visit().picture_html(),
-                html_template=read("picture.html"),
-                js_on_load=read("picture.js"),
-                elem_id="picture",
+            self.image = gr.HTML(
+                Visit().image_html(),
+                html_template=read("image.html"),
+                js_on_load=read("image.js"),
+                elem_id="image",
                 limit=self.most_bytes,
             )
             self.notice = gr.HTML(elem_id="notice")
@@ -137,7 +137,7 @@ class Page:
                 self.forget = gr.Button("Forget the marked place", size="sm", visible=False, elem_id="forget")
                 self.target = gr.Dropdown([], label="Class", elem_id="target")
                 self.opacity = gr.Slider(
-                    0, 1, 0.6, step=0.05, label="Strength of the colours", elem_id="opacity", buttons=[]
+                    0, 1, 0.6, step=0.05, label="Strength of the colors", elem_id="opacity", buttons=[]
                 )
 
     def _wire(self) -> None:
@@ -153,8 +153,8 @@ class Page:
         arrived = self.blocks.load(self._arrive, None, [self.notice, self.model], **aside)
         arrived.then(self._follow, None, told, concurrency_limit=None, **aside)
         self.model.change(self._choose, asked, [self.examples, self.about, *said], **busy)
-        self.picture.upload(self._upload, asked, [self.picture, *said], **busy)
-        self.examples.select(self._example, asked, [self.picture, *said], **busy)
+        self.image.upload(self._upload, asked, [self.image, *said], **busy)
+        self.examples.select(self._example, asked, [self.image, *said], **busy)
         self.threshold.input(self._redraw, asked, [self.notice, self.answer], trigger_mode="always_last", **quiet)
         for part in wish:
             part.input(self._wish, [*asked, *wish], [self.notice, *controls], trigger_mode="always_last", **quiet)
@@ -181,15 +181,15 @@ class Page:
     def _upload(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:
         sent = event._data
         name, size = str(sent.get("name")), int(sent.get("size", 0))
-        picture = uploaded(sent.get("path"), name, size, self.uploads, self.most_bytes)
-        return self._shown(visit, key, threshold, picture, name)
+        image = uploaded(sent.get("path"), name, size, self.uploads, self.most_bytes)
+        return self._shown(visit, key, threshold, image, name)
 
     @safely
     def _example(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:
         choice = self.models.choices.get(key or "")
         pairs = examples((choice and choice.data) or "shapes")
-        name, picture = pairs[int(event._data["index"]) % len(pairs)]
-        return self._shown(visit, key, threshold, picture, name)
+        name, image = pairs[int(event._data["index"]) % len(pairs)]
+        return self._shown(visit, key, threshold, image, name)
 
     @safely
     def _redraw(self, visit: Visit, key: str | None, threshold: float) -> Updates:  # noqa: ARG002 - one signature
@@ -227,18 +227,18 @@ class Page:
         visit.wish = replace(visit.wish, pixel=None)
         return self._seen(visit, visit.ask(self.models))
 
-    def _shown(self, visit: Visit, key: str | None, threshold: float, picture: Any, name: str) -> Updates:
-        """Updates after another picture came."""
-        visit.show(picture, name)
-        updates = {self.picture: visit.picture_html()}
+    def _shown(self, visit: Visit, key: str | None, threshold: float, image: Any, name: str) -> Updates:
+        """Updates after another image came."""
+        visit.show(image, name)
+        updates = {self.image: visit.image_html()}
         visit.key = key or visit.key
         if visit.key is None:
             return {**updates, self.answer: waiting("Choose a model, or train one here.")}
         return {**updates, **self._said(visit, visit.ask(self.models), threshold)}
 
     def _said(self, visit: Visit, task: Task, threshold: float) -> Updates:
-        """Updates of everything that depends on model and picture."""
-        answer = visit.answer.html(threshold) if visit.answer else waiting("Drop a picture, or take an example.")
+        """Updates of everything that depends on model and image."""
+        answer = visit.answer.html(threshold) if visit.answer else waiting("Drop an image, or take an example.")
         is_detector = task.kind == "detect" and visit.answer is not None
         seen = self._looked(visit, task, *visit.look_if_any(task))
         return {self.answer: answer, self.threshold: gr.update(visible=is_detector), **seen}
@@ -251,7 +251,7 @@ class Page:
         wish, takes = controls.wish, controls.takes
         names = [(name, index) for index, name in enumerate(readable(task.class_names))]
         return {
-            self.looks: gr.update(visible=visit.picture is not None),
+            self.looks: gr.update(visible=visit.image is not None),
             self.map: drawn,
             self.kind: gr.update(choices=controls.kinds, value=wish.kind),
             self.stage: slider("Stage", controls.stages, wish.stage),
@@ -299,7 +299,7 @@ class Page:
 
 
 def theme() -> Base:
-    """Calm colours and the reader's own fonts, so that none is fetched."""
+    """Calm colors and the reader's own fonts, so that none is fetched."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     return Base(
         primary_hue="teal", neutral_hue="slate", font=system, font_mono=["ui-monospace", "Menlo", "monospace"]

@@ -1,4 +1,4 @@
-// Places travel as parts of the picture's width and height, so that its size on the page does not matter.
+// Places travel as parts of the image's width and height, so that its size on the page does not matter.
 const STEP = 0.05;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 let isFollowed = false;

@@ -167,5 +167,5 @@ def summary(run: Path) -> dict[str, Any]:
 
 def score(scores: dict[str, Any]) -> str:
     """What a run that is done scored, in words."""
-    titles = {"top1": "right of the held-out pictures", "miou": "mIoU", "ap_box": "box AP", "ap_mask": "mask AP"}
+    titles = {"top1": "right of the held-out images", "miou": "mIoU", "ap_box": "box AP", "ap_mask": "mask AP"}
     return ", ".join(f"{scores[key]:.1f} % {title}" for key, title in titles.items() if key in scores)

@@ -17,7 +17,7 @@ from globalvit.weights.download import find_copy
 from globalvit.weights.load import find_file
 
 logger = logging.getLogger(__name__)
-TASKS = {"classify": "says what a picture shows", "segment": "labels every pixel", "detect": "finds objects"}
+TASKS = {"classify": "says what an image shows", "segment": "labels every pixel", "detect": "finds objects"}
 
 # Parts of a path that the page shows.
 LONGEST_PATH = 3
@@ -121,7 +121,7 @@ def of_runs(folder: Path) -> Iterator[Choice]:
             continue
 
 
-def of_catalogue() -> Iterator[Choice]:
+def of_catalog() -> Iterator[Choice]:
     """The published weights whose files are at hand."""
     for record in catalog.RECORDS:
         if find_copy(record) is not None:
@@ -138,8 +138,8 @@ def of_model(name: str) -> Choice:
 
 
 def of_published(record: catalog.WeightRecord) -> Choice:
-    """The choice of a record of the catalogue."""
-    title = f"{record.model} · {record.weights} ({record.licence})"
+    """The choice of a record of the catalog."""
+    title = f"{record.model} · {record.weights} ({record.license})"
     return Choice(key=f"{record.model}:{record.weights}", title=title, model=record.model, weights=record.weights)
 
 

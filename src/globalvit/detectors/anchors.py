@@ -32,7 +32,7 @@ class Anchors:
     def of_level(self, level: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
         """Anchors (H·W·A, 4) of a map of height × width cells, in the order y, x, ratio, scale.
 
-        Cell (x, y) has its anchors' centres at (x · stride, y · stride), the corner of the pixels it stands for.
+        Cell (x, y) has its anchors' centers at (x · stride, y · stride), the corner of the pixels it stands for.
         """
         stride = self.strides[level]
         cell_A4 = self._cell(stride).to(device)

@@ -12,7 +12,7 @@ from globalvit.detectors.boxes import iou
 
 NEGATIVE = -1
 IGNORED = -2
-# Objects compared with all boxes at a time: memory does not grow with the crowd in a picture.
+# Objects compared with all boxes at a time: memory does not grow with the crowd in an image.
 OBJECTS_AT_ONCE = 32
 
 
@@ -70,7 +70,7 @@ class Sampler:
     """A draw of positives and negatives.
 
     Attributes:
-        number: how many are drawn at the most.
+        number: how many are drawn at most.
         positive_fraction: the part of them that may be positive; negatives fill the rest.
     """
 

@@ -18,19 +18,19 @@ NO_STDS = (1.0, 1.0, 1.0, 1.0)
 
 def encode(boxes_N4: Tensor, targets_N4: Tensor, stds: Sequence[float] = NO_STDS) -> Tensor:
     """The deltas (…, 4) that move boxes onto targets: the inverse of `decode`."""
-    centres, sides = _centres_and_sides(boxes_N4.float())
-    target_centres, target_sides = _centres_and_sides(targets_N4.float())
-    deltas = torch.cat([(target_centres - centres) / sides, (target_sides / sides).log()], dim=-1)
+    centers, sides = _centers_and_sides(boxes_N4.float())
+    target_centers, target_sides = _centers_and_sides(targets_N4.float())
+    deltas = torch.cat([(target_centers - centers) / sides, (target_sides / sides).log()], dim=-1)
     return deltas / deltas.new_tensor(stds)
 
 
 def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float] = NO_STDS) -> Tensor:
     """Move boxes (…, 4) by deltas (…, 4): shifts in sides of the box, logarithms of the growth."""
-    centres, sides = _centres_and_sides(boxes.float())
+    centers, sides = _centers_and_sides(boxes.float())
     deltas = deltas.float() * deltas.new_tensor(stds, dtype=torch.float32)
     growth = deltas[..., 2:].clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE).exp()
-    centres, half = centres + deltas[..., :2] * sides, sides * growth * 0.5
-    return torch.cat([centres - half, centres + half], dim=-1)
+    centers, half = centers + deltas[..., :2] * sides, sides * growth * 0.5
+    return torch.cat([centers - half, centers + half], dim=-1)
 
 
 def clip(boxes: Tensor, size: Size) -> Tensor:
@@ -53,7 +53,7 @@ def iou(boxes_N4: Tensor, others_M4: Tensor) -> Tensor:
 
 
 def giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Generalised IoU (arXiv 1902.09630) of boxes (…, 4) with others (…, 4), pair by pair: (…), from −1 to 1."""
+    """Generalized IoU (arXiv 1902.09630) of boxes (…, 4) with others (…, 4), pair by pair: (…), from −1 to 1."""
     boxes, others = boxes.float(), others.float()
     inside, union = _overlap(boxes, others)
     hull_sides = torch.maximum(boxes[..., 2:], others[..., 2:]) - torch.minimum(boxes[..., :2], others[..., :2])
@@ -80,6 +80,6 @@ def _area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _centers_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     starts, ends = boxes[..., :2], boxes[..., 2:]
     return (starts + ends) * 0.5, ends - starts

@@ -156,7 +156,7 @@ def refine(
 def _next_boxes(
     drawn: Sequence[Drawn], logits_R: Tensor, deltas_RK4: Tensor, stage: Stage, sizes: Sequence[Size]
 ) -> list[Tensor]:
-    """The drawn regions, moved; labelled boxes are left out, since every stage adds them itself."""
+    """The drawn regions, moved; labeled boxes are left out, since every stage adds them itself."""
     moved = refine([one.boxes for one in drawn], best_classes(logits_R), deltas_RK4, stage, sizes)
     return [boxes[~one.is_given] for boxes, one in zip(moved, drawn, strict=True)]
 

@@ -22,7 +22,7 @@ def own_count(count: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objects:
-    """The labelled objects of an image.
+    """The labeled objects of an image.
 
     Attributes:
         boxes: (G, 4) float32.

@@ -32,7 +32,7 @@ class Drawn:
         boxes: (S, 4).
         labels: (S,) int64, K for background.
         objects: (P,) int64, the object of each positive.
-        is_given: (S,) bool: the region is a labelled box itself.
+        is_given: (S,) bool: the region is a labeled box itself.
     """
 
     boxes: Tensor

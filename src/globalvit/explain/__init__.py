@@ -1,4 +1,4 @@
-"""What a model looks at: attention, group tokens and Grad-CAM as pictures and as numbers.
+"""What a model looks at: attention, group tokens and Grad-CAM as images and as numbers.
 
 ```python
 from globalvit.explain import contact_sheet, explain, overlay, views

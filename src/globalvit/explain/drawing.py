@@ -1,4 +1,4 @@
-"""Explanations laid over their pictures, one by one and as a sheet with captions.
+"""Explanations laid over their images, one by one and as a sheet with captions.
 
 Legend: `H W` pixels.
 """
@@ -14,46 +14,46 @@ from globalvit.data.fonts import font
 from globalvit.data.preview import shorten
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Box
-from globalvit.tasks.inputs import as_picture
+from globalvit.tasks.inputs import as_image
 
-# Perceptually even, and its dark end leaves the picture's own colours to be told apart.
-COLOURS = colormaps["inferno"]
+# Perceptually even, and its dark end leaves the image's own colors to be told apart.
+COLORS = colormaps["inferno"]
 # What the model did not see keeps this part of its brightness.
 UNLIT = 0.25
-# How much of the colours shows where the map is at its lowest, as a part of `opacity`.
+# How much of the colors shows where the map is at its lowest, as a part of `opacity`.
 FAINTEST = 0.6
-# How much of its colour the picture keeps below, so that heat is not taken for a yellow fruit.
-COLOURED = 0.2
+# How much of its color the image keeps below, so that heat is not taken for a yellow fruit.
+COLORED = 0.2
 TILE, MARGIN, TEXT, LINE = 300, 10, 14, 19
 COLUMNS = 4
 PAPER, INK, FAINT = "#ffffff", "#1a1a1a", "#5b6470"
 MARK, RIM = "#ffffff", "#000000"
 
 
-def overlay(picture: Any, explanation: Explanation, *, opacity: float = 0.5) -> Image.Image:
-    """Colour a picture by a map, from its smallest value (dark) to its largest (bright).
+def overlay(image: Any, explanation: Explanation, *, opacity: float = 0.5) -> Image.Image:
+    """Color an image by a map, from its smallest value (dark) to its largest (bright).
 
     What the model did not see is unlit. The pixel or region that the look started from is marked, and the windows it
     was confined to are outlined.
 
     Args:
-        picture: the one that was explained, as a path, PIL image or uint8 array; a reduced or enlarged copy will do.
+        image: the one that was explained, as a path, PIL image or uint8 array; a reduced or enlarged copy will do.
         explanation: what `explain` found in it.
-        opacity: of the brightest colours, 0 … 1.
+        opacity: of the brightest colors, 0 … 1.
 
     Raises:
-        ValueError: `opacity` is out of range, or the picture has other proportions than the one explained.
+        ValueError: `opacity` is out of range, or the image has other proportions than the one explained.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity={opacity} must be in 0 … 1")
-    image = as_picture(picture)
+    image = as_image(image)
     _check_proportions(image, explanation)
     heat_HW = _even(explanation, explanation.placed(image.height, image.width))
-    colours_HWC = COLOURS(heat_HW)[..., :3] * 255
+    colors_HWC = COLORS(heat_HW)[..., :3] * 255
     alpha_HW1 = opacity * (FAINTEST + (1 - FAINTEST) * heat_HW[..., None])
     pixels_HWC = np.asarray(image, np.float32)
-    base_HWC = COLOURED * pixels_HWC + (1 - COLOURED) * pixels_HWC.mean(-1, keepdims=True)
-    blended_HWC = base_HWC * (1 - alpha_HW1) + colours_HWC * alpha_HW1
+    base_HWC = COLORED * pixels_HWC + (1 - COLORED) * pixels_HWC.mean(-1, keepdims=True)
+    blended_HWC = base_HWC * (1 - alpha_HW1) + colors_HWC * alpha_HW1
     drawn_HWC = pixels_HWC * UNLIT
     seen = explanation.seen(image.height, image.width)
     drawn_HWC[seen] = blended_HWC[seen]
@@ -63,28 +63,28 @@ def overlay(picture: Any, explanation: Explanation, *, opacity: float = 0.5) -> 
 
 
 def contact_sheet(
-    picture: Any,
+    image: Any,
     explanations: Sequence[Explanation],
     *,
     title: str | None = None,
     beside: Sequence[tuple[Image.Image, str]] = (),
     columns: int = COLUMNS,
 ) -> Image.Image:
-    """The picture as the model saw it and the overlays beside it, each with a caption below.
+    """The image as the model saw it and the overlays beside it, each with a caption below.
 
     Args:
-        picture: the one that was explained, as a path, PIL image or uint8 array.
+        image: the one that was explained, as a path, PIL image or uint8 array.
         explanations: what `explain` found in it.
-        title: caption of the picture itself; its size unless given.
-        beside: other pictures to show before the overlays, each with a caption.
-        columns: tiles in a row at the most.
+        title: caption of the image itself; its size unless given.
+        beside: other images to show before the overlays, each with a caption.
+        columns: tiles in a row at most.
 
     Raises:
-        ValueError: there are no explanations, or the picture has other proportions than the one explained.
+        ValueError: there are no explanations, or the image has other proportions than the one explained.
     """
     if not explanations:
         raise ValueError("no explanations came; a contact sheet shows at least one")
-    image = as_picture(picture)
+    image = as_image(image)
     height, width = explanations[0].input_size
     fitted = _fitted(image)
     first = _tile(_seen(fitted, explanations[0]), title or f"{image.width}×{image.height}", f"seen at {width}×{height}")
@@ -111,17 +111,17 @@ def _even(explanation: Explanation, map_HW: np.ndarray) -> np.ndarray:
 
 
 def _check_proportions(image: Image.Image, explanation: Explanation) -> None:
-    height, width = explanation.picture_size
+    height, width = explanation.original_size
     # A copy in whole pixels is off by up to half of one on each side.
     if abs(image.width * height - image.height * width) > max(height, width):
         raise ValueError(
-            f"a picture of {image.width}×{image.height} came with an explanation of one of {width}×{height}; give the "
-            "picture that was explained"
+            f"an image of {image.width}×{image.height} came with an explanation of one of {width}×{height}; give the "
+            "image that was explained"
         )
 
 
 def _seen(image: Image.Image, explanation: Explanation) -> Image.Image:
-    """The picture, unlit where the model saw nothing."""
+    """The image, unlit where the model saw nothing."""
     pixels_HWC = np.asarray(image, np.float32)
     drawn_HWC = pixels_HWC * UNLIT
     seen = explanation.seen(image.height, image.width)
@@ -131,7 +131,7 @@ def _seen(image: Image.Image, explanation: Explanation) -> Image.Image:
 
 def _mark(drawn: Image.Image, explanation: Explanation) -> None:
     """Outline windows and region, ring the pixel: white with a dark rim, to be seen on anything."""
-    scale = drawn.width / explanation.picture_size[1], drawn.height / explanation.picture_size[0]
+    scale = drawn.width / explanation.original_size[1], drawn.height / explanation.original_size[0]
     pen = ImageDraw.Draw(drawn)
     for cells in explanation.outlines:
         _rectangle(pen, explanation.box_of(cells), scale, wide=False)
@@ -153,7 +153,7 @@ def _rectangle(pen: ImageDraw.ImageDraw, box: Box, scale: tuple[float, float], *
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    """A copy that fills a tile; the pixels of a very small picture stay visible."""
+    """A copy that fills a tile; the pixels of a very small image stay visible."""
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.NEAREST if scale > 4 else Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""`explain`: one look at a model with a picture in front of it."""
+"""`explain`: one look at a model with an image in front of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ _KINDS: dict[str, Callable[[Scene, View, Asked], Explanation]] = {
 
 def explain(
     model: Task,
-    picture: Any,
+    image: Any,
     kind: str,
     *,
     stage: int | None = None,
@@ -38,29 +38,29 @@ def explain(
     target: int | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> Explanation:
-    """What a model attends to in a picture, or which places raise a score.
+    """What a model attends to in an image, or which places raise a score.
 
     The model's parameters, gradients, modes, hooks and outputs are what they were afterwards.
 
     Args:
         model: what `create_model` or `open_checkpoint` returned.
-        picture: a path, a PIL image, or an RGB uint8 array (H, W, 3); it goes through the model's preprocessing.
+        image: a path, a PIL image, or an RGB uint8 array (H, W, 3); it goes through the model's preprocessing.
         kind: one of those that `views(model)` lists.
         stage: of GC ViT, from 0; the last one unless given.
         block: of the stage or, in GPViT, the network, from 0; the last one of the kind unless given.
         head: from 0; None is the mean over heads. GPViT's first half of the local heads are the vertical stripes.
-        pixel: (x, y) in the picture that `local` and `propagation` start from, the centre unless given; of `rollout`
-            instead of what the classifier pools; of `global` the query token that stands for this part of the picture,
+        pixel: (x, y) in the image that `local` and `propagation` start from, the center unless given; of `rollout`
+            instead of what the classifier pools; of `global` the query token that stands for this part of the image,
             instead of the mean; of `groups` the place whose main group is shown; of a segmenter's or detector's
             `grad_cam` the place whose score is explained.
-        region: (left, top, right, bottom) in the picture, in place of a pixel; its tokens count alike.
+        region: (left, top, right, bottom) in the image, in place of a pixel; its tokens count alike.
         group: a group token of GPViT: what it gathers, or with `propagation` which places take from it.
         target: class whose score `grad_cam` explains; the one that the model says unless given.
         image_size: size of the input in pixels, a side or (height, width), in place of the preprocessing's own.
 
     Raises:
         ValueError: the model is a deployed copy; something is not there, means nothing for the kind, or lies outside
-            the picture. The text says what there is.
+            the image. The text says what there is.
     """
     if is_deployed(model):
         raise ValueError("a deployed copy tells neither attention nor gradients; explain the model it came from")
@@ -69,6 +69,6 @@ def explain(
     view = find_view(model, kind, stage, block, head)
     check_choices(view, {"pixel": pixel, "region": region, "group": group, "target": target})
     asked = Asked(head=head, pixel=pixel, region=region, group=group, target=target)
-    scene = Scene.of(model, picture, image_size)
+    scene = Scene.of(model, image, image_size)
     with evaluating(model):
         return _KINDS[kind](scene, view, asked)

@@ -1,4 +1,4 @@
-"""What was found in one look at a model, and where it lies in the picture."""
+"""What was found in one look at a model, and where it lies in the image."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +13,7 @@ LEAST_SAID = 0.0005
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """One map of a picture.
+    """One map of an image.
 
     Attributes:
         kind: as asked for.
@@ -22,14 +22,14 @@ class Explanation:
         heads: number of heads of the view, 0 where there is none to choose.
         head: None for the mean over heads.
         title: what is shown and where, for a caption.
-        values: (rows, columns) of the token grid that stand for the picture, float32 or float64. Attention sums to 1
+        values: (rows, columns) of the token grid that stand for the image, float32 or float64. Attention sums to 1
             minus `padding_share`; `global` does so in the mean over its windows; Grad-CAM is 0 or more.
         padding_share: part of the attention that fell on tokens that are padding.
-        stride: pixels of the input from a cell's centre to the next.
-        offset: pixels of the input from its edge to the first cell's centre.
+        stride: pixels of the input from a cell's center to the next.
+        offset: pixels of the input from its edge to the first cell's center.
         input_size: height and width of what the model got.
-        crop: left, top, right, bottom of what it saw of the picture, in the picture's pixels.
-        picture_size: height and width of the picture.
+        crop: left, top, right, bottom of what it saw of the image, in the image's pixels.
+        original_size: height and width of the image.
         pixel: that the look started from, or None.
         region: likewise.
         group: token of the group propagation, or None.
@@ -46,7 +46,7 @@ class Explanation:
     offset: float
     input_size: Size
     crop: Box
-    picture_size: Size
+    original_size: Size
     padding_share: float = 0.0
     stage: int | None = None
     block: int | None = None
@@ -62,8 +62,8 @@ class Explanation:
 
     @cached_property
     def map(self) -> np.ndarray:
-        """The values over the picture in its own size: float32 (H, W), 0 where the model saw nothing."""
-        return self.placed(*self.picture_size)
+        """The values over the image in its own size: float32 (H, W), 0 where the model saw nothing."""
+        return self.placed(*self.original_size)
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -88,7 +88,7 @@ class Explanation:
 
     @property
     def note(self) -> str:
-        """What the colours cannot say: which heads, how uneven the map is, and what of it is lost."""
+        """What the colors cannot say: which heads, how uneven the map is, and what of it is lost."""
         low, high = self.spread
         digits = 1 if high - low > 0.2 else 3
         said = [f"{low:.{digits}f}–{high:.{digits}f}× mean"]
@@ -99,7 +99,7 @@ class Explanation:
         return " · ".join(said)
 
     def placed(self, height: int, width: int) -> np.ndarray:
-        """What is shown over the picture reduced or enlarged to a size, bilinear within windows: float32."""
+        """What is shown over the image reduced or enlarged to a size, bilinear within windows: float32."""
         window = self.window or self.shown.shape
         rows, columns = (
             _weights(self._in_cells(total, axis), self.shown.shape[axis], window[axis])
@@ -108,29 +108,29 @@ class Explanation:
         return rows @ self.shown.astype(np.float32) @ columns.T
 
     def _in_cells(self, total: int, axis: int) -> np.ndarray:
-        """Where `total` pixels along an axis of the picture lie, counted in cells; NaN where the model saw nothing."""
+        """Where `total` pixels along an axis of the image lie, counted in cells; NaN where the model saw nothing."""
         first, last = self.crop[1 - axis], self.crop[3 - axis]
-        place = (np.arange(total) + 0.5) * (self.picture_size[axis] / total)
+        place = (np.arange(total) + 0.5) * (self.original_size[axis] / total)
         seen = np.where((place >= first) & (place <= last), place, np.nan)
         return ((seen - first) / (last - first) * self.input_size[axis] - self.offset) / self.stride
 
     def seen(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns that the model saw of the picture reduced or enlarged to a size."""
+        """Rows and columns that the model saw of the image reduced or enlarged to a size."""
         left, top, right, bottom = self.crop
-        down, across = height / self.picture_size[0], width / self.picture_size[1]
+        down, across = height / self.original_size[0], width / self.original_size[1]
         return (
             slice(round(top * down), max(round(bottom * down), round(top * down) + 1)),
             slice(round(left * across), max(round(right * across), round(left * across) + 1)),
         )
 
     def box_of(self, cells: tuple[int, int, int, int]) -> Box:
-        """Cells left, top, right, bottom as a box in the picture's pixels, cut to what the model saw."""
+        """Cells left, top, right, bottom as a box in the image's pixels, cut to what the model saw."""
         left, top, right, bottom = self.crop
         across, down = (right - left) / self.input_size[1], (bottom - top) / self.input_size[0]
         rows, columns = self.values.shape
 
         def edge(cell: int, most: int, first: float, last: float, scale: float) -> float:
-            # Halfway between two centres; the outer cells reach to the border.
+            # Halfway between two centers; the outer cells reach to the border.
             inner = first + ((cell - 0.5) * self.stride + self.offset) * scale
             return first if cell == 0 else last if cell >= most else min(inner, last)
 
@@ -146,7 +146,7 @@ def _weights(place: np.ndarray, cells: int, window: int) -> np.ndarray:
     """How each pixel along a side mixes the cells: float32 (total, cells), rows of 0 where its place is NaN.
 
     Args:
-        place: of each pixel, counted in cells from the first one's centre.
+        place: of each pixel, counted in cells from the first one's center.
         cells: of the grid.
         window: cells of a window, whose borders nothing is mixed across.
     """

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Scene
 from globalvit.explain.scores import score_of
-from globalvit.explain.trace import Asked, blocks_of, in_picture
+from globalvit.explain.trace import Asked, blocks_of, in_image
 from globalvit.explain.views import View
 
 
@@ -32,7 +32,7 @@ def explain_grad_cam(scene: Scene, view: View, asked: Asked) -> Explanation:
         (gradient_BHWC,) = torch.autograd.grad(scored.score, x_BHWC)
     cam_HW = grad_cam(x_BHWC.detach()[0], gradient_BHWC[0])
     name = scene.model.class_names[scored.target]
-    return in_picture(
+    return in_image(
         scene,
         view,
         asked,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Scene, Size
-from globalvit.explain.trace import Asked, blocks_of, in_picture, run_backbone, stride_of
+from globalvit.explain.trace import Asked, blocks_of, in_image, run_backbone, stride_of
 from globalvit.explain.views import View
 from globalvit.models.gpvit import GroupBlock
 
@@ -21,13 +21,13 @@ def explain_groups(scene: Scene, view: View, asked: Asked) -> Explanation:
     groups = len(gathered_GN)
     pixel = None
     if asked.group is None:
-        pixel = asked.pixel or scene.centre()
+        pixel = asked.pixel or scene.center()
         weights_N = scene.start(stride_of(scene.model, view), grid, pixel, None).flatten()
         group = int((weights_N @ scattered_NG).argmax())
     else:
         group = check_group(asked.group, groups, view)
     title = f"group {group} of {groups} gathers"
-    return in_picture(scene, view, asked, gathered_GN[group].view(grid), title, group=group, pixel=pixel)
+    return in_image(scene, view, asked, gathered_GN[group].view(grid), title, group=group, pixel=pixel)
 
 
 def explain_propagation(scene: Scene, view: View, asked: Asked) -> Explanation:
@@ -41,9 +41,9 @@ def explain_propagation(scene: Scene, view: View, asked: Asked) -> Explanation:
         return _taken(scene, view, asked, scattered_NG, grid)
     weights_HW = scene.start(stride_of(scene.model, view), grid, asked.pixel, asked.region)
     reached_N = weights_HW.flatten() @ scattered_NG @ gathered_GN
-    pixel = None if asked.region else asked.pixel or scene.centre()
+    pixel = None if asked.region else asked.pixel or scene.center()
     title = "through groups"
-    return in_picture(scene, view, asked, reached_N.view(grid), title, pixel=pixel, region=asked.region)
+    return in_image(scene, view, asked, reached_N.view(grid), title, pixel=pixel, region=asked.region)
 
 
 def _taken(scene: Scene, view: View, asked: Asked, scattered_NG: Tensor, grid: Size) -> Explanation:
@@ -52,7 +52,7 @@ def _taken(scene: Scene, view: View, asked: Asked, scattered_NG: Tensor, grid: S
     group = check_group(asked.group, scattered_NG.shape[1], view)
     title = f"from group {group} of {scattered_NG.shape[1]}"
     # No sum over places that could fall on padding: every place shares out 1 of its own.
-    return in_picture(scene, view, asked, scattered_NG[:, group].reshape(grid), title, total=0, group=group)
+    return in_image(scene, view, asked, scattered_NG[:, group].reshape(grid), title, total=0, group=group)
 
 
 def _assignments(scene: Scene, view: View, asked: Asked) -> tuple[Tensor, Tensor, Size]:

@@ -1,4 +1,4 @@
-"""Attention rollout: what reaches a place, or the whole picture's vector, through all blocks one after another.
+"""Attention rollout: what reaches a place, or the whole image's vector, through all blocks one after another.
 
 Abnar and Zuidema, arXiv 2005.00928. Each block hands on half of a token as it is and half of what the token attends
 to. Assumed, as in the paper: heads count alike, and what works on single tokens (norms, MLPs) moves nothing. Here
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Scene, Size
-from globalvit.explain.trace import Asked, blocks_of, follow_all, in_picture, run_backbone, stride_of, window_maps
+from globalvit.explain.trace import Asked, blocks_of, follow_all, in_image, run_backbone, stride_of, window_maps
 from globalvit.explain.views import View
 from globalvit.heads.classify import GroupPool
 from globalvit.models.gpvit import GroupBlock
@@ -37,7 +37,7 @@ def explain_rollout(scene: Scene, view: View, asked: Asked) -> Explanation:
     for block in reversed(blocks):
         weights_HW = RESIDUAL * weights_HW + (1 - RESIDUAL) * _back(block, inputs[block], weights_HW)
     what = "rollout" if asked.pixel is None and asked.region is None else "rollout from there"
-    return in_picture(scene, view, asked, weights_HW, what, pixel=asked.pixel, region=asked.region)
+    return in_image(scene, view, asked, weights_HW, what, pixel=asked.pixel, region=asked.region)
 
 
 def _start(scene: Scene, view: View, asked: Asked, grid: Size, maps: list[Tensor]) -> Tensor:

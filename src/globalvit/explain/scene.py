@@ -1,4 +1,4 @@
-"""A picture as a model sees it: what of it went in, and which cell of a grid of tokens stands for which pixels.
+"""An image as a model sees it: what of it went in, and which cell of a grid of tokens stands for which pixels.
 
 Legend: `B` images · `C` channels · `H W` grid or pixels.
 """
@@ -17,7 +17,7 @@ from globalvit.detectors.padding import pad
 from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import as_size
 from globalvit.tasks.detect import Detector
-from globalvit.tasks.inputs import as_picture
+from globalvit.tasks.inputs import as_image
 from globalvit.tasks.task import Preprocessing, Task
 
 Size = tuple[int, int]
@@ -32,33 +32,33 @@ OFFSETS = {"gcvit": 0.5, "gpvit": 3.5}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """A picture on its way into a model.
+    """An image on its way into a model.
 
     Attributes:
         model: the task.
-        picture_size: height and width of the picture in its own pixels.
+        original_size: height and width of the image in its own pixels.
         crop: left, top, right and bottom of what the model sees of it, in its own pixels.
         input_size: height and width of what the model gets, before any padding of its own.
         images: that, as a batch of one: float (1, C, H, W).
     """
 
     model: Task
-    picture_size: Size
+    original_size: Size
     crop: Box
     input_size: Size
     images: Tensor
 
     @classmethod
-    def of(cls, model: Task, picture: Any, image_size: int | Size | None = None) -> "Scene":
-        """Prepare a picture as `model.predict` does, at another size where one is given."""
-        image = as_picture(picture)
+    def of(cls, model: Task, image: Any, image_size: int | Size | None = None) -> "Scene":
+        """Prepare an image as `model.predict` does, at another size where one is given."""
+        image = as_image(image)
         transform = resized(model.preprocessing, image_size)
         parameter = next(model.parameters())
         image_CHW = transform(image).to(parameter.device, parameter.dtype)
         whole = (0.0, 0.0, float(image.width), float(image.height))
         return cls(
             model=model,
-            picture_size=(image.height, image.width),
+            original_size=(image.height, image.width),
             crop=whole if isinstance(transform, FitTransform) else transform.kept_box(image.width, image.height),
             input_size=(image_CHW.shape[1], image_CHW.shape[2]),
             images=image_CHW[None],
@@ -66,7 +66,7 @@ class Scene:
 
     @property
     def offset(self) -> float:
-        """How far the first cell's centre is from the image's edge, in pixels of the input."""
+        """How far the first cell's center is from the image's edge, in pixels of the input."""
         return OFFSETS["gpvit" if isinstance(self.model.backbone, GPViT) else "gcvit"]
 
     @property
@@ -75,54 +75,54 @@ class Scene:
         return pad(self.images) if isinstance(self.model, Detector) else self.images
 
     def cells(self, stride: int) -> Size:
-        """Rows and columns of the grid of a stride that stand for pixels of the picture."""
+        """Rows and columns of the grid of a stride that stand for pixels of the image."""
         height, width = self.input_size
         return ceil(height / stride), ceil(width / stride)
 
     def cell_of(self, pixel: Pixel, stride: int) -> tuple[int, int]:
-        """Row and column of the cell whose centre is nearest to a pixel of the picture.
+        """Row and column of the cell whose center is nearest to a pixel of the image.
 
         Raises:
-            ValueError: the pixel is not in the picture, or was cropped away.
+            ValueError: the pixel is not in the image, or was cropped away.
         """
         x, y = pixel
-        height, width = self.picture_size
+        height, width = self.original_size
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(
-                f"pixel={x},{y} is not in the picture; x goes from 0 to {width - 1}, y from 0 to {height - 1}"
+                f"pixel={x},{y} is not in the image; x goes from 0 to {width - 1}, y from 0 to {height - 1}"
             )
         left, top, right, bottom = self.crop
-        # A part of the pixel is enough: of a very narrow picture less than a whole one is kept.
+        # A part of the pixel is enough: of a very narrow image less than a whole one is kept.
         if not (x < right and left < x + 1 and y < bottom and top < y + 1):
-            raise ValueError(f"pixel={x},{y} was cropped away before the model saw the picture; it saw {self._kept()}")
+            raise ValueError(f"pixel={x},{y} was cropped away before the model saw the image; it saw {self._kept()}")
         rows, columns = self.cells(stride)
         row = ((y + 0.5 - top) / (bottom - top) * self.input_size[0] - self.offset) / stride
         column = ((x + 0.5 - left) / (right - left) * self.input_size[1] - self.offset) / stride
         return min(max(int(row + 0.5), 0), rows - 1), min(max(int(column + 0.5), 0), columns - 1)
 
     def cells_of(self, region: Region, stride: int) -> tuple[slice, slice]:
-        """Rows and columns of the cells that a region of the picture touches.
+        """Rows and columns of the cells that a region of the image touches.
 
         Raises:
-            ValueError: the region is empty, not in the picture, or was cropped away.
+            ValueError: the region is empty, not in the image, or was cropped away.
         """
         x0, y0, x1, y1 = region
-        height, width = self.picture_size
+        height, width = self.original_size
         text = ",".join(map(str, region))
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise ValueError(
-                f"region={text} is not in the picture; give left,top,right,bottom within 0,0,{width},{height}"
+                f"region={text} is not in the image; give left,top,right,bottom within 0,0,{width},{height}"
             )
         left, top, right, bottom = self.crop
         x0, x1 = max(x0, int(left)), min(x1, ceil(right))
         y0, y1 = max(y0, int(top)), min(y1, ceil(bottom))
         if x0 >= x1 or y0 >= y1:
-            raise ValueError(f"region={text} was cropped away before the model saw the picture; it saw {self._kept()}")
+            raise ValueError(f"region={text} was cropped away before the model saw the image; it saw {self._kept()}")
         first_row, first_column = self.cell_of((x0, y0), stride)
         last_row, last_column = self.cell_of((x1 - 1, y1 - 1), stride)
         return slice(first_row, last_row + 1), slice(first_column, last_column + 1)
 
-    def centre(self) -> Pixel:
+    def center(self) -> Pixel:
         """The pixel in the middle of what the model saw."""
         left, top, right, bottom = self.crop
         return int((left + right) / 2), int((top + bottom) / 2)
@@ -133,7 +133,7 @@ class Scene:
         if region is not None:
             weights_HW[self.cells_of(region, stride)] = 1
         else:
-            weights_HW[self.cell_of(self.centre() if pixel is None else pixel, stride)] = 1
+            weights_HW[self.cell_of(self.center() if pixel is None else pixel, stride)] = 1
         return weights_HW / weights_HW.sum()
 
     def _kept(self) -> str:

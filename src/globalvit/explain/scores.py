@@ -26,7 +26,7 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """A score, whose it is, and where in the picture it was read if not everywhere."""
+    """A score, whose it is, and where in the image it was read if not everywhere."""
 
     score: Tensor
     target: int
@@ -37,7 +37,7 @@ def score_of(scene: Scene, images_BCHW: Tensor, asked: Asked) -> Scored:
     """The score of the class asked for, or of the one that the model says.
 
     Raises:
-        ValueError: the class is not there, or nothing in the picture has a score of it.
+        ValueError: the class is not there, or nothing in the image has a score of it.
     """
     if asked.target is not None:
         _check_target(scene.model, asked.target)
@@ -65,7 +65,7 @@ def _check_target(model: Task, target: int) -> int:
     return target
 
 
-def _of_picture(scene: Scene, images_BCHW: Tensor, asked: Asked) -> Scored:
+def _of_image(scene: Scene, images_BCHW: Tensor, asked: Asked) -> Scored:
     logits_K = scene.model(images_BCHW)[0]
     target = int(logits_K.argmax()) if asked.target is None else asked.target
     return Scored(score=logits_K[target], target=target)
@@ -110,7 +110,7 @@ def _of_object(scene: Scene, images_BCHW: Tensor, asked: Asked) -> Scored:
         score = _region_logit(model, maps["features"], box_4, target)
     else:
         score = _anchor_logit(cast(DenseDetector, model), maps, box_4, target, scene.input_size)
-    left, top, right, bottom = scale_boxes(box_4, scene.input_size, scene.picture_size).round().int().tolist()
+    left, top, right, bottom = scale_boxes(box_4, scene.input_size, scene.original_size).round().int().tolist()
     return Scored(score=score, target=target, region=(left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
@@ -120,13 +120,13 @@ def _chosen(scene: Scene, model: Detector, asked: Asked) -> tuple[Tensor, int]:
     boxes_N4, labels_N = found["boxes"], found["labels"]
     if not len(boxes_N4):
         raise ValueError(
-            "nothing was found in the picture, so there is no score to explain; take another picture or train longer"
+            "nothing was found in the image, so there is no score to explain; take another image or train longer"
         )
     if asked.target is not None:
         is_class = labels_N == asked.target
         if not is_class.any():
             name, others = model.class_names[asked.target], dict.fromkeys(found["names"])
-            raise ValueError(f"no {name!r} was found in the picture; found were {_some(list(others))}")
+            raise ValueError(f"no {name!r} was found in the image; found were {_some(list(others))}")
         boxes_N4, labels_N = boxes_N4[is_class], labels_N[is_class]
     best = _nearest(scene, boxes_N4, asked)
     return boxes_N4[best].to(scene.images.device), int(labels_N[best])
@@ -138,9 +138,9 @@ def _nearest(scene: Scene, boxes_N4: Tensor, asked: Asked) -> int:
         return 0
     x, y = asked.pixel or (0, 0)
     given = asked.region or (x, y, x + 1, y + 1)
-    # A place outside the picture is refused in the same words as elsewhere.
+    # A place outside the image is refused in the same words as elsewhere.
     scene.cells_of(asked.region, 1) if asked.region else scene.cell_of((x, y), 1)
-    place_14 = scale_boxes(boxes_N4.new_tensor([given], dtype=torch.float32), scene.picture_size, scene.input_size)
+    place_14 = scale_boxes(boxes_N4.new_tensor([given], dtype=torch.float32), scene.original_size, scene.input_size)
     if asked.region is not None:
         return int(iou(boxes_N4, place_14)[:, 0].argmax())
     middle = place_14[0].view(2, 2).mean(0)
@@ -178,7 +178,7 @@ def _some(names: list[str] | tuple[str, ...], most: int = 8) -> str:
 
 
 _OF_KIND: dict[str, Callable[[Scene, Tensor, Asked], Scored]] = {
-    "classify": _of_picture,
+    "classify": _of_image,
     "segment": _of_pixels,
     "detect": _of_object,
 }

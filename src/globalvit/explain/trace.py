@@ -1,4 +1,4 @@
-"""What reaches the blocks of a model that looks at a picture, and following attention through them.
+"""What reaches the blocks of a model that looks at an image, and following attention through them.
 
 A look is a row of weights, one a token, times the attention matrix. The matrix of a window layer is made of blocks, one
 a window, of which a few at a time are computed.
@@ -62,7 +62,7 @@ def blocks_of(scene: Scene, view: View) -> list[nn.Module]:
 
 
 def run_backbone(scene: Scene, blocks: Sequence[nn.Module]) -> tuple[Inputs, list[Tensor]]:
-    """What reaches each of the blocks when the backbone sees the picture, and its maps; in evaluation mode."""
+    """What reaches each of the blocks when the backbone sees the image, and its maps; in evaluation mode."""
     with torch.no_grad(), _recording(blocks) as inputs:
         maps = scene.model.backbone(scene.padded_images)
     return inputs, maps
@@ -112,10 +112,10 @@ def window_maps(block: nn.Module, inputs: tuple[Tensor, ...]) -> list[WindowMaps
     return [found] if isinstance(found, WindowMaps) else list(found)
 
 
-def in_picture(
+def in_image(
     scene: Scene, view: View, asked: Asked, grid_HW: Tensor, title: str, *, total: float = 1.0, **known: Any
 ) -> Explanation:
-    """An explanation of the cells of a grid that stand for the picture; of `total`, the rest fell on padding."""
+    """An explanation of the cells of a grid that stand for the image; of `total`, the rest fell on padding."""
     stride = stride_of(scene.model, view)
     rows, columns = scene.cells(stride)
     values = grid_HW[:rows, :columns].cpu().numpy()
@@ -128,7 +128,7 @@ def in_picture(
         offset=scene.offset,
         input_size=scene.input_size,
         crop=scene.crop,
-        picture_size=scene.picture_size,
+        original_size=scene.original_size,
         # Rounding of float32 leaves a trace where nothing is lost.
         padding_share=lost if lost > ROUNDING else 0.0,
         stage=view.stage,

@@ -50,7 +50,7 @@ def views(model: Task) -> list[View]:
     else:
         assert isinstance(backbone, GPViT)
         found = _of_gpvit(backbone)
-    # Where Grad-CAM's score is one of many in a picture, a place says which.
+    # Where Grad-CAM's score is one of many in an image, a place says which.
     placed = () if model.kind == "classify" else ("pixel", "region")
     every = [
         View(kind=kind, stage=stage, block=block, heads=heads, takes=CHOICES[kind] + placed * (kind == "grad_cam"))

@@ -1,4 +1,4 @@
-"""Local attention from a place, and global attention over a whole picture.
+"""Local attention from a place, and global attention over a whole image.
 
 Legend: `H W` grid · `M` windows · `N` tokens of a window.
 """
@@ -13,7 +13,7 @@ from globalvit.explain.trace import (
     blocks_of,
     follow,
     follow_all,
-    in_picture,
+    in_image,
     run_backbone,
     stride_of,
     window_maps,
@@ -32,9 +32,9 @@ def explain_local(scene: Scene, view: View, asked: Asked) -> Explanation:
     stride = stride_of(scene.model, view)
     weights_HW = scene.start(stride, parts[0].size, asked.pixel, asked.region)
     reached_HW = follow_all(parts, weights_HW, asked.head)
-    pixel = None if asked.region else asked.pixel or scene.centre()
+    pixel = None if asked.region else asked.pixel or scene.center()
     shown = parts if asked.head is None else [parts[asked.head // parts[0].heads]]
-    return in_picture(
+    return in_image(
         scene,
         view,
         asked,
@@ -50,8 +50,8 @@ def explain_local(scene: Scene, view: View, asked: Asked) -> Explanation:
 def explain_global(scene: Scene, view: View, asked: Asked) -> Explanation:
     """Where the global query attends in every window: each window's share sums to 1 with its padding.
 
-    The query has as many tokens as a window. They are the picture pooled to a window's size, so a pixel chooses the one
-    that stands for its part of the picture; without a pixel it is the mean over all of them.
+    The query has as many tokens as a window. They are the image pooled to a window's size, so a pixel chooses the one
+    that stands for its part of the image; without a pixel it is the mean over all of them.
     """
     (block,) = blocks_of(scene, view)
     inputs, _ = run_backbone(scene, [block])
@@ -60,7 +60,7 @@ def explain_global(scene: Scene, view: View, asked: Asked) -> Explanation:
     query_N = _query_weights(scene, maps, stride_of(scene.model, view), asked)
     weights_HW = to_grid(query_N.expand(windows, -1), maps.rows, maps.columns, maps.grid)
     what = "global" if asked.pixel is None else "global, one query token"
-    return in_picture(
+    return in_image(
         scene,
         view,
         asked,
@@ -73,7 +73,7 @@ def explain_global(scene: Scene, view: View, asked: Asked) -> Explanation:
 
 
 def _query_weights(scene: Scene, maps: WindowMaps, stride: int, asked: Asked) -> Tensor:
-    """Weights of the query's tokens: even, or 1 for the one that a pixel's part of the picture was pooled into."""
+    """Weights of the query's tokens: even, or 1 for the one that a pixel's part of the image was pooled into."""
     tokens = maps.rows * maps.columns
     device = maps.query.device
     if asked.pixel is None:

@@ -27,7 +27,7 @@ from globalvit.detectors.rpn import EVALUATION, RPN
 from globalvit.tasks.detect import DenseDetector, Detector, RegionDetector
 
 # Best boxes of an image that enter the last suppression, whose time grows with the square of their number: with a low
-# threshold a thousand regions of 80 classes would be 80,000. RetinaNet looks at as many at the most by its own rule.
+# threshold a thousand regions of 80 classes would be 80,000. RetinaNet looks at as many at most by its own rule.
 CANDIDATES = 5000
 
 

@@ -41,7 +41,7 @@ class Graph(nn.Module):
     @property
     def inside(self) -> str:
         """What the file does, in words."""
-        first = f"normalisation of uint8 {self.plan.preprocessing.upper()} images, " if self.plan.preprocessing else ""
+        first = f"normalization of uint8 {self.plan.preprocessing.upper()} images, " if self.plan.preprocessing else ""
         last = AFTER[self.task.kind] if self.plan.has_postprocessing else ""
         return f"{first}{self.task.spec.model}{last}"
 

@@ -18,7 +18,7 @@ from globalvit.export.plan import OPSETS, Format, Layout, Plan, Precision, choos
 from globalvit.models.gcvit_ablated import ShiftedWindowAttention
 from globalvit.tasks.task import Preprocessing, Task
 
-UNKNOWN_LICENCE = "not stated in the checkpoint"
+UNKNOWN_LICENSE = "not stated in the checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ def export_model(
     postprocessing: bool = False,
     opset: int = OPSETS[0],
     score_threshold: float = 0.05,
-    licence: str | None = None,
+    license: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Write a model as ONNX or as torch.export's `.pt2`, run the file and compare it with the model.
@@ -81,14 +81,14 @@ def export_model(
         precision: `fp32`, `fp16`, or in `.pt2` `bf16`; images and answers are float32 all the same.
         image_size: side or (height, width) that the file is bound to; None leaves the size open.
         dynamic: what stays open, of `batch` and `size`; by default both, with an `image_size` the batch.
-        preprocessing: `nchw` or `nhwc` takes uint8 images in this layout and normalises them inside; None takes float32
-            NCHW, normalised outside. Resizing always stays outside.
+        preprocessing: `nchw` or `nhwc` takes uint8 images in this layout and normalizes them inside; None takes float32
+            NCHW, normalized outside. Resizing always stays outside.
         postprocessing: the file answers with probabilities (B, K), labels (B, H, W) uint8, or the 100 best objects of
             each image: boxes (B, 100, 4) xyxy in pixels of the image that went in, scores (B, 100), 0 where there are
             fewer, labels (B, 100), and masks (B, 100, 28, 28) within the boxes from detectors that have them.
         opset: of ONNX, 18 to 23.
         score_threshold: the score that an object has to exceed, with `postprocessing`.
-        licence: of the weights, for the file's metadata.
+        license: of the weights, for the file's metadata.
         progress: is told each step.
 
     Raises:
@@ -113,7 +113,7 @@ def export_model(
     if chosen == "onnx":
         require_onnx()
     graph = Graph(model, plan)
-    metadata = _metadata(model, graph, licence or UNKNOWN_LICENCE)
+    metadata = _metadata(model, graph, license or UNKNOWN_LICENSE)
     reference = graph if precision == "fp32" else Graph(model, replace(plan, precision="fp32"))
     checks = _write_checked(path, graph, reference, metadata, progress)
     return _report(path, graph, checks, metadata)
@@ -162,7 +162,7 @@ def _write_checked(
 
 
 def own_size(model: Task) -> tuple[int, int]:
-    """The size that a model's images have unless another is asked for; a square where sides follow the picture."""
+    """The size that a model's images have unless another is asked for; a square where sides follow the image."""
     transform = model.preprocessing
     if isinstance(transform, FitTransform):
         side = transform.short_side or 512
@@ -177,7 +177,7 @@ def _bound(transform: Preprocessing, size: tuple[int, int] | None) -> Preprocess
     return replace(transform, image_size=size)
 
 
-def _metadata(model: Task, graph: Graph, licence: str) -> dict[str, Any]:
+def _metadata(model: Task, graph: Graph, license: str) -> dict[str, Any]:
     """What a file says of itself, as plain values."""
     plan = graph.plan
     size = plan.image_size or own_size(model)
@@ -190,10 +190,10 @@ def _metadata(model: Task, graph: Graph, licence: str) -> dict[str, Any]:
         "mean": list(model.preprocessing.mean),
         "std": list(model.preprocessing.std),
         "image_size": list(size),
-        "input": f"uint8 {plan.preprocessing.upper()}, 0 … 255" if plan.preprocessing else "float32 NCHW, normalised",
+        "input": f"uint8 {plan.preprocessing.upper()}, 0 … 255" if plan.preprocessing else "float32 NCHW, normalized",
         "outputs": list(graph.names),
         "inside": graph.inside,
         "sizes": describe(graph),
         "precision": plan.precision,
-        "weights_licence": licence,
+        "weights_license": license,
     }

@@ -27,7 +27,7 @@ class Plan:
         precision: of weights and arithmetic; float images go in and floats come out as float32 all the same.
         image_size: (height, width) that the file is bound to; None leaves the size open.
         has_open_batch: any number of images goes in; else one at a time.
-        preprocessing: layout of uint8 images that are normalised inside; None takes float32 NCHW, normalised outside.
+        preprocessing: layout of uint8 images that are normalized inside; None takes float32 NCHW, normalized outside.
         has_postprocessing: probabilities, label maps or boxes come out, not raw maps.
         opset: of ONNX.
         score_threshold: the score that a detection has to exceed, where boxes are found inside.

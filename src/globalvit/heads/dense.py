@@ -55,7 +55,7 @@ class DenseHead(nn.Module):
                 f"maps of channels={tuple(channels)} and strides={tuple(strides)} came; expected two or more, finest "
                 "first: create the backbone with form='segmentation'"
             )
-        # Whole channels are dropped: neighbouring pixels of a map are much alike.
+        # Whole channels are dropped: neighboring pixels of a map are much alike.
         self.dropout = nn.Dropout2d(DROPOUT)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 

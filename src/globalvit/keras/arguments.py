@@ -61,7 +61,7 @@ def read_weights_argument(model: str, weights: Any) -> Source | None:
     """The record or file that `weights` means, None for fresh weights.
 
     Raises:
-        ValueError: it is neither None, `"imagenet"`, a name of the catalogue for this model, nor a file.
+        ValueError: it is neither None, `"imagenet"`, a name of the catalog for this model, nor a file.
     """
     names = [record.weights for record in catalog.records(model)]
     if weights is None:

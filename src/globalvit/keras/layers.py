@@ -40,7 +40,7 @@ def strided(shape: Shape, stride: int, channels: int) -> Shape:
 class HostNormal(keras.initializers.Initializer):
     """Normal numbers of deviation 0.02, drawn on the host: Linears, tables and tokens of both papers.
 
-    JAX compiles Keras' own initialisers anew for every shape, half a minute for the smallest model. The published code
+    JAX compiles Keras' own initializers anew for every shape, half a minute for the smallest model. The published code
     truncates at ±2, a hundred deviations away; Keras' truncated normal would cut at two deviations.
     """
 
@@ -193,7 +193,7 @@ class Mlp(Part):
 
 
 def resize_bicubic(x_BHWC: Any, height: Any, width: Any) -> Any:
-    """Resize as the published networks do: a = −0.75, half-pixel centres, edges replicated, no antialias.
+    """Resize as the published networks do: a = −0.75, half-pixel centers, edges replicated, no antialias.
 
     float32 inside and `x`'s dtype outside. A side that has its size already comes out as it is, so that sides that
     only the running graph knows need no branch.
@@ -207,14 +207,14 @@ def resize_bicubic(x_BHWC: Any, height: Any, width: Any) -> Any:
 def _resize_axis(x: Any, axis: int, side: Any) -> Any:
     source = ops.shape(x)[axis]
     scale = ops.cast(source, "float32") / ops.cast(side, "float32")
-    centres = (ops.cast(ops.arange(side), "float32") + 0.5) * scale - 0.5
-    before = ops.floor(centres)
+    centers = (ops.cast(ops.arange(side), "float32") + 0.5) * scale - 0.5
+    before = ops.floor(centers)
     shape = [1, 1, 1, 1]
     shape[axis] = -1
     taps = []
     for offset in (-1, 0, 1, 2):
         at = ops.cast(before, "int32") + offset
-        weight = _cubic(ops.absolute(centres - before - offset))
+        weight = _cubic(ops.absolute(centers - before - offset))
         taps.append(ops.take(x, ops.clip(at, 0, source - 1), axis=axis) * ops.reshape(weight, shape))
     return sum(taps[1:], taps[0])
 

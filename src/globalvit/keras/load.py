@@ -13,7 +13,7 @@ from globalvit.keras.layers import resize_bicubic
 from globalvit.keras.untyped import ops
 from globalvit.weights import forms
 from globalvit.weights import keras as keras_form
-from globalvit.weights.catalog import GCVIT_LICENCE, WeightRecord
+from globalvit.weights.catalog import GCVIT_LICENSE, WeightRecord
 from globalvit.weights.download import download
 from globalvit.weights.names import MOST_SHOWN
 
@@ -35,8 +35,8 @@ def load_weights(model: keras.Model, source: WeightRecord | Path, variant: str) 
     """
     if isinstance(source, WeightRecord):
         path = download(source)
-        if source.licence == GCVIT_LICENCE:
-            _say_licence(source.licence)
+        if source.license == GCVIT_LICENSE:
+            _say_license(source.license)
     else:
         path = source
     load_state(model, read_file(path), variant, source=str(path))
@@ -73,9 +73,9 @@ def state_dict(model: keras.Model) -> Arrays:
 
 
 @cache
-def _say_licence(licence: str) -> None:
+def _say_license(license: str) -> None:
     """Once, however many models are built."""
-    logger.warning("The weights of GC ViT are under %s: for non-commercial use only.", licence)
+    logger.warning("The weights of GC ViT are under %s: for non-commercial use only.", license)
 
 
 def _resized(name: str, value: np.ndarray, own: Any) -> np.ndarray:

@@ -34,7 +34,7 @@ class Application(Protocol):
         Args:
             include_top: whether the classification head is part of it.
             weights: `"imagenet"`, the variant's published weights (GC ViT's are for non-commercial use); None for
-                fresh ones; another name of the catalogue; or a file: an official checkpoint, timm's or our
+                fresh ones; another name of the catalog; or a file: an official checkpoint, timm's or our
                 safetensors, or the `.weights.h5` of such a model.
             input_tensor: Keras tensor to build upon, in place of a new input.
             input_shape: (height, width, channels), or (channels, height, width) where that is Keras' data format;

@@ -16,7 +16,7 @@ FORMATS = ("channels_first", "channels_last")
 
 @register("preprocess_input")
 def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Scale RGB values 0 … 255 to 0 … 1 and normalise them by ImageNet's mean and deviation.
+    """Scale RGB values 0 … 255 to 0 … 1 and normalize them by ImageNet's mean and deviation.
 
     Args:
         x: one image or a batch, an array, tensor or PIL image of whole or floating-point numbers; it is not changed.

@@ -1,10 +1,10 @@
 """COCO's average precision and recall of boxes and masks, as pycocotools computes them.
 
 T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", 2014, and the evaluation code of its authors: ten
-thresholds of overlap, 101 points of recall, at most 100 detections a picture, crowds count for nothing. The areas that
+thresholds of overlap, 101 points of recall, at most 100 detections an image, crowds count for nothing. The areas that
 tell small from large are the data set's for objects; for detected masks they are the pixels of the mask.
 
-Legend: `N` objects or detections of a picture · `K` classes · `H W` pixels · of the evaluator's tables: `T` thresholds
+Legend: `N` objects or detections of an image · `K` classes · `H W` pixels · of the evaluator's tables: `T` thresholds
 of overlap · `R` points of recall · `A` ranges of area · `D` limits of detections.
 """
 
@@ -49,16 +49,16 @@ class _Truth(NamedTuple):
     masks: list[bytes] | None
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     size: tuple[int, int]
     found: _Found
     truth: _Truth
 
 
 class CocoAP(Metric):
-    """Detections and ground truth of every picture, masks compressed as they come.
+    """Detections and ground truth of every image, masks compressed as they come.
 
-    A picture counts once, however often it comes. What the figures are does not depend on the order of the pictures.
+    An image counts once, however often it comes. What the figures are does not depend on the order of the images.
 
     Args:
         classes: names of the labels 0 … K−1.
@@ -68,17 +68,17 @@ class CocoAP(Metric):
     def __init__(self, classes: Sequence[str], *, with_masks: bool = True) -> None:
         self.classes = tuple(classes)
         self.with_masks = with_masks
-        self._pictures: dict[int, _Picture] = {}
+        self._images: dict[int, _Image] = {}
         self._tables: dict[Kind, Table] = {}
 
     def update(self, predictions: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
-            predictions: of each picture `boxes` (N, 4) xyxy in its own pixels, `scores` (N,), `labels` (N,) and, where
+            predictions: of each image `boxes` (N, 4) xyxy in its own pixels, `scores` (N,), `labels` (N,) and, where
                 masks are scored, `masks`: bool (N, H, W), or a list of COCO's run lengths `{"size", "counts"}`,
                 compressed or not; tensors on any device, or arrays.
-            annotations: of each picture `image_id`, `size` (H, W), and of its objects `boxes` (N, 4) xyxy, `labels`,
+            annotations: of each image `image_id`, `size` (H, W), and of its objects `boxes` (N, 4) xyxy, `labels`,
                 `crowd` and `areas` (N,), `masks` likewise, or None where there are none.
 
         Raises:
@@ -86,33 +86,33 @@ class CocoAP(Metric):
         """
         for prediction, annotation in zip(predictions, annotations, strict=True):
             image_id = int(annotation["image_id"])
-            if image_id not in self._pictures:
-                self._pictures[image_id] = self._picture(prediction, annotation)
+            if image_id not in self._images:
+                self._images[image_id] = self._image(prediction, annotation)
         self._tables = {}
 
-    def state(self) -> dict[int, _Picture]:
+    def state(self) -> dict[int, _Image]:
         """Image id → what was found and what there is."""
-        return dict(self._pictures)
+        return dict(self._images)
 
-    def merge(self, state: dict[int, _Picture]) -> None:
-        """Add another process's pictures."""
-        self._pictures = state | self._pictures
+    def merge(self, state: dict[int, _Image]) -> None:
+        """Add another process's images."""
+        self._images = state | self._images
         self._tables = {}
 
     @property
     def count(self) -> int:
-        """Pictures seen."""
-        return len(self._pictures)
+        """Images seen."""
+        return len(self._images)
 
     def compute(self) -> dict[str, float]:
-        """COCO's twelve figures for boxes, then twelve for masks where they are scored, and `count`, the pictures.
+        """COCO's twelve figures for boxes, then twelve for masks where they are scored, and `count`, the images.
 
         All in percent: `ap_box`, `ap_box_50`, `ap_box_75`, by size `ap_box_s`, `ap_box_m`, `ap_box_l`; with 1, 10 and
-        100 detections a picture `ar_box_1`, `ar_box_10`, `ar_box_100`, by size `ar_box_s`, `ar_box_m`, `ar_box_l`;
+        100 detections an image `ar_box_1`, `ar_box_10`, `ar_box_100`, by size `ar_box_s`, `ar_box_m`, `ar_box_l`;
         likewise `ap_mask` and so on. A figure for which there are no objects is left out.
 
         Raises:
-            ValueError: no picture was scored, or none of them shows an object.
+            ValueError: no image was scored, or none of them shows an object.
         """
         scores: dict[str, float] = {}
         for kind, table in self._evaluated().items():
@@ -127,7 +127,7 @@ class CocoAP(Metric):
     def report(self) -> dict[str, Any]:
         """Rows `{label, name, objects, ap_box, ap_box_50, ap_box_75}`, likewise for masks; None without objects."""
         tables = self._evaluated()
-        labels = [picture.truth.labels[~picture.truth.crowd] for picture in self._pictures.values()]
+        labels = [image.truth.labels[~image.truth.crowd] for image in self._images.values()]
         objects = np.bincount(np.concatenate(labels), minlength=len(self.classes)).tolist()
         rows = []
         for label, name in enumerate(self.classes):
@@ -151,7 +151,7 @@ class CocoAP(Metric):
             Dicts `{image_id, category_id, bbox (xywh), score}`, with `segmentation` where there are masks.
         """
         rows: list[dict[str, Any]] = []
-        for image_id, (size, found, _) in sorted(self._pictures.items()):
+        for image_id, (size, found, _) in sorted(self._images.items()):
             boxes, labels, scores = _xywh(found.boxes).tolist(), found.labels.tolist(), found.scores.tolist()
             for place, (box, label, score) in enumerate(zip(boxes, labels, scores, strict=True)):
                 row = {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
@@ -160,7 +160,7 @@ class CocoAP(Metric):
                 rows.append(row)
         return rows
 
-    def _picture(self, prediction: Mapping[str, Any], annotation: Mapping[str, Any]) -> _Picture:
+    def _image(self, prediction: Mapping[str, Any], annotation: Mapping[str, Any]) -> _Image:
         masks = prediction.get("masks") if self.with_masks else None
         if self.with_masks and masks is None:
             raise ValueError("masks are scored, but a prediction has none; give `masks`, or score with_masks=False")
@@ -178,31 +178,31 @@ class CocoAP(Metric):
             _compressed(annotation["masks"]) if self.with_masks else None,
         )
         height, width = annotation["size"]
-        return _Picture((int(height), int(width)), found, truth)
+        return _Image((int(height), int(width)), found, truth)
 
     def _evaluated(self) -> dict[Kind, Table]:
-        """The evaluator's tables, kept until another picture comes."""
+        """The evaluator's tables, kept until another image comes."""
         if not self._tables:
-            pictures = self._pictures.values()
-            if not pictures:
+            images = self._images.values()
+            if not images:
                 raise ValueError("no image was scored; the validation split is empty or none of its files can be read")
-            if all(picture.truth.crowd.all() for picture in pictures):
-                raise ValueError(f"none of the {len(pictures)} images scored shows an object; give a set that has some")
-            has_masks = self.with_masks and all(picture.truth.masks is not None for picture in pictures)
+            if all(image.truth.crowd.all() for image in images):
+                raise ValueError(f"none of the {len(images)} images scored shows an object; give a set that has some")
+            has_masks = self.with_masks and all(image.truth.masks is not None for image in images)
             kinds: tuple[Kind, ...] = ("box", "mask") if has_masks else ("box",)
             self._tables = {kind: self._evaluate(kind) for kind in kinds}
         return self._tables
 
     def _evaluate(self, kind: Kind) -> Table:
         """`precision` (T, R, K, A, D) and `recall` (T, K, A, D), −1 where there is nothing to find."""
-        # Pictures are numbered in the order of their ids, so equal scores rank alike however the pictures came.
-        pictures = [picture for _, picture in sorted(self._pictures.items())]
+        # Images are numbered in the order of their ids, so equal scores rank alike however the images came.
+        images = [image for _, image in sorted(self._images.items())]
         frame = {
-            "images": [{"id": at, "height": p.size[0], "width": p.size[1]} for at, p in enumerate(pictures)],
+            "images": [{"id": at, "height": p.size[0], "width": p.size[1]} for at, p in enumerate(images)],
             "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
         }
-        truth = COCO(frame | {"annotations": _numbered([_truth_rows(p.truth, p.size, kind) for p in pictures])})
-        found = COCO(frame | {"annotations": _numbered([_found_rows(p.found, p.size, kind) for p in pictures])})
+        truth = COCO(frame | {"annotations": _numbered([_truth_rows(p.truth, p.size, kind) for p in images])})
+        found = COCO(frame | {"annotations": _numbered([_found_rows(p.found, p.size, kind) for p in images])})
         evaluator = COCOeval_faster(truth, found, IOU_TYPES[kind])
         evaluator.evaluate()
         evaluator.accumulate()
@@ -237,9 +237,9 @@ def _rows(boxes: np.ndarray, labels: np.ndarray, columns: Mapping[str, list[Any]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _numbered(rows_of_pictures: Sequence[list[Row]]) -> list[Row]:
-    """Every row with the number of its picture and its own; numbers of rows begin at 1, since 0 is no match."""
-    rows = [row | {"image_id": at} for at, rows in enumerate(rows_of_pictures) for row in rows]
+def _numbered(rows_of_images: Sequence[list[Row]]) -> list[Row]:
+    """Every row with the number of its image and its own; numbers of rows begin at 1, since 0 is no match."""
+    rows = [row | {"image_id": at} for at, rows in enumerate(rows_of_images) for row in rows]
     return [row | {"id": number} for number, row in enumerate(rows, 1)]
 
 

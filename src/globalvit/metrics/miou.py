@@ -15,9 +15,9 @@ IGNORE = 255
 
 
 class MeanIoU(Metric):
-    """Counts of pixels over a whole set of pictures, as ADE20K is scored: the classes' counts first, then their ratios.
+    """Counts of pixels over a whole set of images, as ADE20K is scored: the classes' counts first, then their ratios.
 
-    Pixels labelled IGNORE (255) are left out. A class that is neither in the truth nor in the predictions has no
+    Pixels labeled IGNORE (255) are left out. A class that is neither in the truth nor in the predictions has no
     ratio, and the means go over the others; a class without pixels in the truth has no accuracy.
     """
 
@@ -27,7 +27,7 @@ class MeanIoU(Metric):
         self.count = 0
 
     def update(self, predictions_HW: Tensor, labels_HW: Tensor) -> None:
-        """Add one picture: whole numbers of any dtype, on any device, predictions 0 … K−1.
+        """Add one image: whole numbers of any dtype, on any device, predictions 0 … K−1.
 
         Raises:
             ValueError: the shapes differ, or a label is neither a class nor IGNORE.
@@ -45,7 +45,7 @@ class MeanIoU(Metric):
         self.count += 1
 
     def state(self) -> tuple[Tensor, int]:
-        """Confusion counts and pictures."""
+        """Confusion counts and images."""
         return self.confusion_KK.clone(), self.count
 
     def merge(self, state: tuple[Tensor, int]) -> None:
@@ -55,7 +55,7 @@ class MeanIoU(Metric):
         self.count += count
 
     def compute(self) -> dict[str, float]:
-        """`miou`, `macc` and `pacc` in percent, `count` the pictures.
+        """`miou`, `macc` and `pacc` in percent, `count` the images.
 
         Raises:
             ValueError: no pixel was scored.

@@ -1,4 +1,4 @@
-"""What every backbone offers to heads, necks, optimisers and the command line."""
+"""What every backbone offers to heads, necks, optimizers and the command line."""
 
 from abc import abstractmethod
 from typing import Any

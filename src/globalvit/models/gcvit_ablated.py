@@ -54,7 +54,7 @@ class ConvPool(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Swin's downsampling: the channels of 2×2 neighbours side by side, LN, Linear; odd sides are padded."""
+    """Swin's downsampling: the channels of 2×2 neighbors side by side, LN, Linear; odd sides are padded."""
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()

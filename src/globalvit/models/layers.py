@@ -36,7 +36,7 @@ def channels_last(x_BCHW: Tensor) -> Tensor:
 
 
 def resize_bicubic(x_BCHW: Tensor, height: int, width: int) -> Tensor:
-    """Resize as the published networks do: a = −0.75, half-pixel centres, edges replicated, no antialias.
+    """Resize as the published networks do: a = −0.75, half-pixel centers, edges replicated, no antialias.
 
     float32 inside and `x`'s dtype outside, so that half-precision models resize as exactly as others.
     """
@@ -45,7 +45,7 @@ def resize_bicubic(x_BCHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_bilinear(x_BCHW: Tensor, height: int, width: int) -> Tensor:
-    """Resize bilinearly: half-pixel centres, edges replicated, no antialias."""
+    """Resize bilinearly: half-pixel centers, edges replicated, no antialias."""
     if is_sure(x_BCHW.shape[2] == height, x_BCHW.shape[3] == width):
         return x_BCHW
     return F.interpolate(x_BCHW, size=(height, width), mode="bilinear", align_corners=False)

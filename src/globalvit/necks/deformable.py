@@ -73,8 +73,8 @@ class DeformableAttention(nn.Module):
 
 
 def places(grids: Grids, device: torch.device) -> Tensor:
-    """Centres of the tokens of maps, one map after another: (Q, 2) float32, x before y, as fractions of the image."""
-    return torch.cat([_centres(rows, columns, device) for rows, columns in grids])
+    """Centers of the tokens of maps, one map after another: (Q, 2) float32, x before y, as fractions of the image."""
+    return torch.cat([_centers(rows, columns, device) for rows, columns in grids])
 
 
 def sample(
@@ -90,7 +90,7 @@ def sample(
         grids: (rows, columns) of each source map.
 
     Returns:
-        (B, Q, C) float32: half precision could not tell neighbouring tokens of a large map apart.
+        (B, Q, C) float32: half precision could not tell neighboring tokens of a large map apart.
     """
     B, Q, heads, levels, points, _ = offsets_BQhLP2.shape
     maps = values_BSC.float().unflatten(-1, (heads, -1)).split([rows * columns for rows, columns in grids], dim=1)
@@ -106,10 +106,10 @@ def sample(
     return total.reshape(B, -1, Q).transpose(1, 2)
 
 
-def _centres(rows: int, columns: int, device: torch.device) -> Tensor:
+def _centers(rows: int, columns: int, device: torch.device) -> Tensor:
     y, x = (torch.arange(count, device=device) + 0.5 for count in (rows, columns))
-    centres = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).flatten(0, 1)
-    return centres / _size(rows, columns, device)
+    centers = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).flatten(0, 1)
+    return centers / _size(rows, columns, device)
 
 
 def _size(rows: int, columns: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image classification: one label a picture.
+"""Image classification: one label an image.
 
 Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
@@ -58,19 +58,19 @@ class Classifier(Task):
         return Accuracy(self.class_names)
 
     def predict(self, images: Any, *, batch_size: int = 32, top_k: int = 5) -> list[dict[str, Any]]:
-        """The likeliest classes of each picture.
+        """The likeliest classes of each image.
 
         Args:
-            images: one picture or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
+            images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
-            batch_size: pictures in a forward pass at the most.
+            batch_size: images in a forward pass at most.
             top_k: classes to name, at most all of them.
 
         Returns:
-            For each picture `labels` (ints), `names` and `scores` (probabilities), best first.
+            For each image `labels` (ints), `names` and `scores` (probabilities), best first.
 
         Raises:
-            ValueError: `top_k` is under 1, or a picture is none of the kinds above.
+            ValueError: `top_k` is under 1, or an image is none of the kinds above.
         """
         if top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1")

@@ -61,7 +61,7 @@ class Detector(Task):
         self.neck = neck
 
     def forward(self, images_BCHW: Tensor) -> Maps:
-        """Raw maps of normalised images, which are padded to multiples of 32 right and below.
+        """Raw maps of normalized images, which are padded to multiples of 32 right and below.
 
         Returns:
             Lists of NCHW maps, finest first: `features`, the pyramid, and what the first heads make of it: `rpn_logits`
@@ -86,7 +86,7 @@ class Detector(Task):
         """Every term by its published name, summed over levels, and `loss`, their sum.
 
         Args:
-            batch: lists with an entry for each image: `images` float (C, h, w), normalised; `boxes` float32 (G, 4)
+            batch: lists with an entry for each image: `images` float (C, h, w), normalized; `boxes` float32 (G, 4)
                 xyxy in its pixels; `labels` int64 (G,); for detectors that learn masks `masks` (G, h, w), bool or
                 uint8.
 
@@ -119,8 +119,8 @@ class Detector(Task):
         """Add a batch to a `CocoAP`.
 
         Args:
-            batch: lists with an entry for each picture: `images` float (C, h, w), normalised; `sizes` (H, W) of the
-                picture itself; `annotations`, its objects as the metric takes them.
+            batch: lists with an entry for each image: `images` float (C, h, w), normalized; `sizes` (H, W) of the
+                image itself; `annotations`, its objects as the metric takes them.
             metric: what `metric()` gave.
         """
         assert isinstance(metric, CocoAP)
@@ -135,21 +135,21 @@ class Detector(Task):
     def predict(
         self, images: Any, *, batch_size: int = 8, score_threshold: float = SCORE_THRESHOLD
     ) -> list[dict[str, Any]]:
-        """What is in each picture, and where.
+        """What is in each image, and where.
 
         Args:
-            images: one picture or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
+            images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
-            batch_size: pictures in a forward pass at the most; it holds only pictures of one padded size.
+            batch_size: images in a forward pass at most; it holds only images of one padded size.
             score_threshold: the score that a detection has to exceed.
 
         Returns:
-            For each picture, best first and at most 100: `boxes` (N, 4) float32, xyxy in pixels of the picture (of a
+            For each image, best first and at most 100: `boxes` (N, 4) float32, xyxy in pixels of the image (of a
             tensor: of the tensor); `scores` (N,) float32; `labels` (N,) int64; `names`; from detectors with masks
             `masks` (N, H, W) bool. Tensors are on the CPU.
 
         Raises:
-            ValueError: `score_threshold` is not in [0, 1), or a picture is none of the kinds above.
+            ValueError: `score_threshold` is not in [0, 1), or an image is none of the kinds above.
         """
         if not 0.0 <= score_threshold < 1.0:
             raise ValueError(f"score_threshold={score_threshold} must be 0 or more and under 1")
@@ -165,7 +165,7 @@ class Detector(Task):
     def _answers(
         self, images: Iterable[tuple[Tensor, Size]], batch_size: int, threshold: float
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """(position, answer in the picture's own pixels) of images with the sizes of their pictures."""
+        """(position, answer in the image's own pixels) of images with the sizes of their images."""
         for positions, tensors, sizes in of_one_padded_size(images, batch_size):
             maps = self(stack([tensor.to(self.device) for tensor in tensors]))
             shapes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
@@ -265,7 +265,7 @@ def share(own_count: Tensor) -> Tensor:
 def of_one_padded_size(
     images: Iterable[tuple[Tensor, Size]], most: int
 ) -> Iterator[tuple[list[int], list[Tensor], list[Size]]]:
-    """Gather (image, size of its picture) into lists of at most `most` of one padded size, with their positions."""
+    """Gather (image, size of its image) into lists of at most `most` of one padded size, with their positions."""
     waiting: dict[Size, list[tuple[int, Tensor, Size]]] = {}
     for position, (image, size) in zip(count(), images, strict=False):
         padded = padded_size(image.shape[1], image.shape[2])
@@ -282,11 +282,11 @@ def _unzip(group: list[tuple[int, Tensor, Size]]) -> tuple[list[int], list[Tenso
     return list(positions), list(images), list(sizes)
 
 
-def as_answer(found: Detections, size: Size, picture: Size) -> dict[str, Tensor]:
-    """Detections of an image of one size in the pixels of its picture: `boxes`, `scores`, `labels`, maybe `masks`."""
-    boxes = clip(scale_boxes(found.boxes, size, picture), picture)
+def as_answer(found: Detections, size: Size, image: Size) -> dict[str, Tensor]:
+    """Detections of an image of one size in the pixels of its image: `boxes`, `scores`, `labels`, maybe `masks`."""
+    boxes = clip(scale_boxes(found.boxes, size, image), image)
     answer = {"boxes": boxes, "scores": found.scores, "labels": found.labels}
-    return answer if found.masks is None else answer | {"masks": paste(found.masks, boxes, picture)}
+    return answer if found.masks is None else answer | {"masks": paste(found.masks, boxes, image)}
 
 
 def build_detector(

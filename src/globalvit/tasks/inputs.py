@@ -1,6 +1,6 @@
 """What `predict` accepts, turned into batches of one size.
 
-A forward pass holds only images of one size: nothing is padded to a neighbour's size, so that no answer depends on
+A forward pass holds only images of one size: nothing is padded to a neighbor's size, so that no answer depends on
 what else was asked.
 """
 
@@ -24,10 +24,10 @@ def batches(
     """Yield (positions in `images`, (B, C, H, W) float tensor), at most `batch_size` images of one size at a time.
 
     Args:
-        images: one picture or a sequence of them: a path, a PIL image, an RGB uint8 array (H, W, 3), which go through
+        images: one image or a sequence of them: a path, a PIL image, an RGB uint8 array (H, W, 3), which go through
             `preprocessing`, or a float tensor (C, H, W), taken as it is; a float tensor (B, C, H, W) counts as B.
         preprocessing: the evaluation transform of the weights.
-        batch_size: images in a batch at the most.
+        batch_size: images in a batch at most.
 
     Raises:
         ValueError: something else came.
@@ -48,33 +48,33 @@ def groups(tensors: Iterable[Tensor], batch_size: int) -> Iterator[tuple[list[in
 
 
 def as_tensor(image: Any, preprocessing: EvalTransform | FitTransform) -> Tensor:
-    """One picture as a float tensor (C, H, W); see `batches` for what is accepted."""
+    """One image as a float tensor (C, H, W); see `batches` for what is accepted."""
     if isinstance(image, Tensor):
         if image.ndim == 3 and image.is_floating_point():
             return image
         raise ValueError(
             f"a {image.dtype} tensor of shape {tuple(image.shape)} came; give preprocessed float tensors (channels, "
-            f"height, width), or pictures as paths, PIL images or uint8 arrays (height, width, 3)"
+            f"height, width), or images as paths, PIL images or uint8 arrays (height, width, 3)"
         )
-    return preprocessing(as_picture(image))
+    return preprocessing(as_image(image))
 
 
 def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """Yield (float tensor (C, h, w), (height, width) of the picture itself) of each picture; see `batches`.
+    """Yield (float tensor (C, h, w), (height, width) of the image itself) of each image; see `batches`.
 
-    A tensor is its own picture.
+    A tensor is its own image.
     """
     for image in _as_sequence(images):
         if isinstance(image, Tensor):
             tensor = as_tensor(image, preprocessing)
             yield tensor, (tensor.shape[1], tensor.shape[2])
         else:
-            picture = as_picture(image)
-            yield preprocessing(picture), (picture.height, picture.width)
+            whole = as_image(image)
+            yield preprocessing(whole), (whole.height, whole.width)
 
 
-def as_picture(image: Any) -> Image.Image:
-    """A path, a PIL image or an RGB uint8 array (H, W, 3) as an RGB picture; raises ValueError for anything else."""
+def as_image(image: Any) -> Image.Image:
+    """A path, a PIL image or an RGB uint8 array (H, W, 3) as an RGB image; raises ValueError for anything else."""
     if isinstance(image, str | PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
@@ -82,7 +82,7 @@ def as_picture(image: Any) -> Image.Image:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return Image.fromarray(image)
     came = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"a picture came as {came}; give a path, a PIL image or an RGB uint8 array (height, width, 3)")
+    raise ValueError(f"an image came as {came}; give a path, a PIL image or an RGB uint8 array (height, width, 3)")
 
 
 def _as_sequence(images: Any) -> Sequence[Any]:

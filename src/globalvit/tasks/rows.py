@@ -1,6 +1,6 @@
-"""Scores of every pixel of a picture, a few rows at a time.
+"""Scores of every pixel of an image, a few rows at a time.
 
-At 150 classes the scores of a picture of 2000×3000 pixels take 3.6 GB. They are therefore never held: what a head gives
+At 150 classes the scores of an image of 2000×3000 pixels take 3.6 GB. They are therefore never held: what a head gives
 on its coarse grid is, and rows are made of it when they are asked for, by resizing, averaging overlapping windows and
 mirroring, each a small object on top of another.
 
@@ -84,8 +84,8 @@ class Windowed:
     Windows are looked at when the first row that they cover is asked for, and forgotten after their last one.
 
     Args:
-        image_CHW: the picture as the model takes it.
-        crop: side of a window, less where the picture is smaller.
+        image_CHW: the image as the model takes it.
+        crop: side of a window, less where the image is smaller.
         stride: from one window to the next, at most `crop`.
         infer: (B, C, H, W) → scores (B, K, h, w) on a coarse grid.
     """

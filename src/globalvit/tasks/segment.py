@@ -32,11 +32,11 @@ class SegmentInference:
     """How labels are found in evaluation and prediction.
 
     Attributes:
-        mode: `whole`, the picture at once; `slide`, windows of it, their logits averaged where they overlap.
-        crop: side of a window in pixels of the resized picture.
+        mode: `whole`, the image at once; `slide`, windows of it, their logits averaged where they overlap.
+        crop: side of a window in pixels of the resized image.
         stride: from one window to the next.
-        scales: factors of the resized picture's sides; with several, the softmax is averaged.
-        flip: average with the mirrored picture.
+        scales: factors of the resized image's sides; with several, the softmax is averaged.
+        flip: average with the mirrored image.
 
     Raises:
         ValueError: a value is none of these.
@@ -65,7 +65,7 @@ class Segmenter(Task):
     Attributes:
         head: maps → logits on the finest map's grid.
         auxiliary_head: the same of one map, for training alone; None where the paper has none.
-        loss_options: what `losses` minimises.
+        loss_options: what `losses` minimizes.
         inference: how `evaluate` and `predict` find labels.
     """
 
@@ -135,17 +135,17 @@ class Segmenter(Task):
         """The likeliest class of every pixel.
 
         Args:
-            images: one picture or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
+            images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
-            batch_size: pictures in a forward pass at the most.
+            batch_size: images in a forward pass at most.
 
         Returns:
-            For each picture `mask`, labels as uint8 (H, W) on the CPU in the size of the picture that was given;
+            For each image `mask`, labels as uint8 (H, W) on the CPU in the size of the image that was given;
             `names` of the labels 0 … K−1; `areas`, the part of the pixels that each class found has, by name, largest
             first.
 
         Raises:
-            ValueError: a picture is none of the kinds above.
+            ValueError: an image is none of the kinds above.
         """
         answers: dict[int, dict[str, Any]] = {}
         sizes: list[Size] = []
@@ -164,10 +164,10 @@ class Segmenter(Task):
         return {"mask": mask_HW, "names": self.class_names, "areas": areas}
 
     def _masks(self, images_BCHW: Tensor, sizes: Sequence[Size]) -> Iterator[Tensor]:
-        """The labels of each picture, uint8, in the size that is asked for it."""
+        """The labels of each image, uint8, in the size that is asked for it."""
         views = [list(self._views(one_BCHW, sizes)) for one_BCHW in self._scaled(images_BCHW)]
-        for of_picture in zip(*views, strict=True):
-            yield likeliest([view for of_scale in of_picture for view in of_scale], self.spec.num_classes)
+        for of_image in zip(*views, strict=True):
+            yield likeliest([view for of_scale in of_image for view in of_scale], self.spec.num_classes)
 
     def _scaled(self, images_BCHW: Tensor) -> Iterator[Tensor]:
         for scale in self.inference.scales:
@@ -177,7 +177,7 @@ class Segmenter(Task):
             yield images_BCHW if same else F.interpolate(images_BCHW, size=size, mode="bilinear", antialias=True)
 
     def _views(self, images_BCHW: Tensor, sizes: Sequence[Size]) -> Iterator[list[Rows]]:
-        """Of each picture of a batch, its logits and with `flip` those of the mirrored one."""
+        """Of each image of a batch, its logits and with `flip` those of the mirrored one."""
         straight = self._logits(images_BCHW, sizes)
         if not self.inference.flip:
             yield from ([one] for one in straight)
@@ -186,7 +186,7 @@ class Segmenter(Task):
         yield from ([one, Mirrored(other)] for one, other in zip(straight, mirrored, strict=True))
 
     def _logits(self, images_BCHW: Tensor, sizes: Sequence[Size]) -> list[Rows]:
-        """Each picture's logits in the size that is asked for it."""
+        """Each image's logits in the size that is asked for it."""
         if self.inference.mode == "slide":
             crop, stride = self.inference.crop, self.inference.stride
             windowed = (Windowed(image_CHW, crop, stride, self.coarse_logits) for image_CHW in images_BCHW)
@@ -213,7 +213,7 @@ def build_segmenter(
 
 
 def _noting(pairs: Iterator[tuple[Tensor, Size]], sizes: list[Size]) -> Iterator[Tensor]:
-    """The tensors; their pictures' sizes are added to `sizes` on the way."""
+    """The tensors; their images' sizes are added to `sizes` on the way."""
     for tensor, size in pairs:
         sizes.append(size)
         yield tensor

@@ -1,4 +1,4 @@
-"""What a segmenter minimises: cross-entropy of pixels, over all of them or the hard ones.
+"""What a segmenter minimizes: cross-entropy of pixels, over all of them or the hard ones.
 
 Legend: `B` images · `H W` pixels · `K` classes.
 """

@@ -28,7 +28,7 @@ class Task(nn.Module):
         spec: what `create_model` was asked for.
         backbone: images → feature maps.
         classes: names of the labels 0 … K−1, None where they are not known.
-        preprocessing: from a picture to the tensor the model expects.
+        preprocessing: from an image to the tensor the model expects.
         has_frozen_norms: whether batch norms keep their statistics in training.
     """
 
@@ -71,7 +71,7 @@ class Task(nn.Module):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name; `loss` is the one to minimise, the others are for the log."""
+        """Scalars by name; `loss` is the one to minimize, the others are for the log."""
 
     @abstractmethod
     def evaluate(self, batch: Batch, metric: Metric) -> None:
@@ -83,7 +83,7 @@ class Task(nn.Module):
 
     @abstractmethod
     def predict(self, images: Any, *, batch_size: int = 32) -> list[dict[str, Any]]:
-        """One dict a picture, in the order given."""
+        """One dict an image, in the order given."""
 
     def deploy(self) -> Self:
         """Return a copy for inference only, faster and equal up to rounding; this model stays as it is.

@@ -1,1 +1,1 @@
-"""Training: configuration, optimisation, the loop and its checkpoints."""
+"""Training: configuration, optimization, the loop and its checkpoints."""

@@ -1,4 +1,4 @@
-"""`--auto-batch`: the largest batch whose training step fits the memory, optimiser and moving average counted.
+"""`--auto-batch`: the largest batch whose training step fits the memory, optimizer and moving average counted.
 
 On a GPU batches are tried until one does not fit. On a CPU nothing can be caught: memory is overcommitted and the
 process is killed. There two small batches are measured and a straight line through them is drawn to the limit.
@@ -41,7 +41,7 @@ def choose_batch(
 
     Args:
         task: on `device`; it is trained a few steps on noise and must be thrown away.
-        config: optimiser and moving average to count, image size to try.
+        config: optimizer and moving average to count, image size to try.
         device: where the run will compute.
         precision: of the forward pass.
         limit: images beyond which a larger batch is of no use.
@@ -136,7 +136,7 @@ def _fits_gpu(step: Callable[[int], None], device: torch.device) -> Callable[[in
 
 
 def _extrapolated(step: Callable[[int], None], limit: int, processes: int) -> tuple[int, str]:
-    # The first step makes the optimiser's state and fills caches; it is not measured.
+    # The first step makes the optimizer's state and fills caches; it is not measured.
     step(1)
     budget = resident() + SHARE * free_memory() / processes
     small = 1

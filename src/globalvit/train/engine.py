@@ -36,7 +36,7 @@ _ACCELERATE = {"fp32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 class TrainingStep(nn.Module):
-    """What DDP wraps: its forward gives the losses, so that gradients synchronise whatever the task is."""
+    """What DDP wraps: its forward gives the losses, so that gradients synchronize whatever the task is."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Engine:
                 shard(task)
 
     def prepare(self, task: Task, optimizer: Optimizer) -> None:
-        """Take the task to train and its optimiser, made from the parameters as `place` left them."""
+        """Take the task to train and its optimizer, made from the parameters as `place` left them."""
         self.task = task
         self.parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
         step = TrainingStep(task)
@@ -110,8 +110,8 @@ class Engine:
 
         Args:
             batch: as the task's `losses` takes it, on the device.
-            share: part of the optimiser step that this pass is.
-            is_last: whether the optimiser step follows: gradients are summed over the processes only then.
+            share: part of the optimizer step that this pass is.
+            is_last: whether the optimizer step follows: gradients are summed over the processes only then.
 
         Returns:
             The losses by name, detached, each times `share`.
@@ -253,7 +253,7 @@ def _agree_on_kernels(wish: Kernels, device: str) -> Kernels:
 
 
 def shard(task: Task) -> None:
-    """Split parameters, gradients and optimiser state over the processes (FSDP2), one group for each block."""
+    """Split parameters, gradients and optimizer state over the processes (FSDP2), one group for each block."""
     for block in task.backbone.block_modules():
         fully_shard(block)
     fully_shard(task)
@@ -288,7 +288,7 @@ def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def optimizer_state(optimizer: Optimizer, names: dict[Tensor, str]) -> dict[str, Any]:
-    """The optimiser's state by parameter name, and its groups, with whole tensors on the CPU.
+    """The optimizer's state by parameter name, and its groups, with whole tensors on the CPU.
 
     It is the same for any number of processes.
     """

@@ -34,7 +34,7 @@ def evaluate(
     Args:
         task: on `device`; its mode is what it was afterwards.
         loader: this process's share of the set, as `data.loading.eval_loader` gives it: uint8 images, no padding.
-        transform: normalises the batches; the task's own preprocessing.
+        transform: normalizes the batches; the task's own preprocessing.
         device: where to compute.
         precision: of the forward pass.
         gather: sends an object to all processes and returns everybody's in rank order.

@@ -28,7 +28,7 @@ class Feed(ABC, Generic[Transform]):
 
     @abstractmethod
     def open_split(self, split: str, classes: Sequence[str] | None = None) -> Any:
-        """A split of `data_dir`, labelled as `classes` say where they are given.
+        """A split of `data_dir`, labeled as `classes` say where they are given.
 
         Raises:
             FileNotFoundError: a folder or file is missing.
@@ -49,7 +49,7 @@ class Feed(ABC, Generic[Transform]):
 
     @abstractmethod
     def sheet(self, batch: Batch, classes: Sequence[str], transform: Transform) -> Image.Image:
-        """A picture of a training batch as the network gets it."""
+        """An image of a training batch as the network gets it."""
 
     def set_up(self, task: Task) -> None:
         """Give a task what the config says of its losses and its evaluation."""

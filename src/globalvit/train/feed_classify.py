@@ -1,4 +1,4 @@
-"""How classifiers are fed: pictures with one label each."""
+"""How classifiers are fed: images with one label each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from globalvit.train.fields import TrainConfig
 
 
 class ClassifyFeed(Feed[EvalTransform]):
-    """Pictures with one label each."""
+    """Images with one label each."""
 
     kind = "classify"
 

@@ -1,4 +1,4 @@
-"""How detectors are fed: pictures with boxes and, for most, masks."""
+"""How detectors are fed: images with boxes and, for most, masks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,12 +20,12 @@ BOXES_ONLY = ("retinanet",)
 
 
 class DetectFeed(Feed[FitTransform]):
-    """Pictures of many sizes: those of a training batch are alike in shape."""
+    """Images of many sizes: those of a training batch are alike in shape."""
 
     kind = "detect"
 
     def open_split(self, split: str, classes: Sequence[str] | None = None) -> DetectSource:
-        """See `data.coco.open_coco`; pictures without objects may be left out of training."""
+        """See `data.coco.open_coco`; images without objects may be left out of training."""
         config = self.config
         assert config.data_dir is not None
         return open_coco(
@@ -37,7 +37,7 @@ class DetectFeed(Feed[FitTransform]):
         )
 
     def augmentation(self, transform: FitTransform) -> DetectTrainTransform:
-        """Resized and cropped as the config says, for pictures of the sides of evaluation."""
+        """Resized and cropped as the config says, for images of the sides of evaluation."""
         config = self.config
         return DetectTrainTransform(
             policy=config.det_augment,
@@ -56,7 +56,7 @@ class DetectFeed(Feed[FitTransform]):
         return train_loader(source, augmentation, collate=collate_targets, plan=AspectPlan, **share)
 
     def eval_loader(self, source: DetectSource, transform: FitTransform, **share: Any) -> Loader:
-        """Lists of whole pictures, with what is in them in the pictures' own pixels."""
+        """Lists of whole images, with what is in them in the images' own pixels."""
         make = DetectEvalTransform(transform)
         return eval_loader(source, transform, make=make, collate=collate_truths, **share)
 

@@ -1,4 +1,4 @@
-"""How segmenters are fed: pictures with a label for every pixel."""
+"""How segmenters are fed: images with a label for every pixel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from globalvit.data.fit import FitTransform
 from globalvit.data.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.data.mask_folder import MaskSource, open_masks
 from globalvit.data.overlay import label_sheet
-from globalvit.data.segment import SegmentEvalTransform, SegmentTrainTransform, collate_crops, collate_pictures
+from globalvit.data.segment import SegmentEvalTransform, SegmentTrainTransform, collate_crops, collate_images
 from globalvit.models.variants import as_size
 from globalvit.tasks.segment import Segmenter, SegmentInference
 from globalvit.tasks.segment_loss import SegmentLoss
@@ -20,7 +20,7 @@ from globalvit.train.fields import TrainConfig
 
 
 class SegmentFeed(Feed[FitTransform]):
-    """Pictures with a label for every pixel: random crops to train on, whole pictures to evaluate on."""
+    """Images with a label for every pixel: random crops to train on, whole images to evaluate on."""
 
     kind = "segment"
 
@@ -42,7 +42,7 @@ class SegmentFeed(Feed[FitTransform]):
         )
 
     def augmentation(self, transform: FitTransform) -> SegmentTrainTransform:
-        """Crops of `img_size` from pictures resized by a random ratio."""
+        """Crops of `img_size` from images resized by a random ratio."""
         config = self.config
         size = _crop(config, transform)
         return SegmentTrainTransform(
@@ -64,9 +64,9 @@ class SegmentFeed(Feed[FitTransform]):
         return train_loader(source, augmentation, collate=collate_crops, **share)
 
     def eval_loader(self, source: MaskSource, transform: FitTransform, **share: Any) -> Loader:
-        """Lists of whole pictures, with labels in the pictures' own sizes."""
+        """Lists of whole images, with labels in the images' own sizes."""
         make = SegmentEvalTransform(transform)
-        return eval_loader(source, transform, make=make, collate=collate_pictures, **share)
+        return eval_loader(source, transform, make=make, collate=collate_images, **share)
 
     def set_up(self, task: Task) -> None:
         """Choose losses and the way of inference."""

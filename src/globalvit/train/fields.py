@@ -16,7 +16,7 @@ LAYOUTS: dict[Kind, str] = {
 
 # Headings of the help page.
 MODEL, DATA, BATCH = "model and weights", "data", "batch"
-SCHEDULE, OPTIMISER = "schedule", "optimiser"
+SCHEDULE, OPTIMizER = "schedule", "optimizer"
 AUGMENTATION, EVALUATION = "augmentation", "evaluation's preprocessing; the weights' own unless given"
 SEGMENTATION, DETECTION = "segmentation", "detection"
 RUNNING, RUN = "device and precision", "run folder"
@@ -76,21 +76,21 @@ class TrainConfig:
     val_split: str | None = option(
         DATA, None, "name of the folder to evaluate on; `val`, `validation` or `test` unless given"
     )
-    workers: int = option(DATA, 4, "loader processes of each training process")
+    workers: int = option(DATA, 4, "workers of each training process")
 
     batch_size: int = option(BATCH, 32, "images of one forward and backward pass of each process")
     global_batch: int | None = option(
-        BATCH, None, "images of one optimiser step that `lr` is meant for; another number scales `lr` linearly"
+        BATCH, None, "images of one optimizer step that `lr` is meant for; another number scales `lr` linearly"
     )
-    grad_accum_steps: int = option(BATCH, 1, "passes that make one optimiser step")
+    grad_accum_steps: int = option(BATCH, 1, "passes that make one optimizer step")
     auto_batch: bool = option(BATCH, False, "choose `batch_size` as the largest that fits the memory")
 
     epochs: int = option(
         SCHEDULE, 50, "length of the learning-rate schedule in epochs, warm-up included and cooldown not"
     )
-    steps: int | None = option(SCHEDULE, None, "length of the run in optimiser steps, in place of epochs")
+    steps: int | None = option(SCHEDULE, None, "length of the run in optimizer steps, in place of epochs")
     warmup_epochs: float = option(SCHEDULE, 5.0, "linear warm-up, in epochs")
-    warmup_steps: int | None = option(SCHEDULE, None, "linear warm-up in optimiser steps, in place of epochs")
+    warmup_steps: int | None = option(SCHEDULE, None, "linear warm-up in optimizer steps, in place of epochs")
     cooldown_epochs: int = option(SCHEDULE, 0, "epochs at `min_lr` after the schedule")
     sched: Literal["cosine", "poly", "step", "multistep", "constant"] = option(
         SCHEDULE, "cosine", "shape of the schedule"
@@ -104,22 +104,22 @@ class TrainConfig:
     warmup_lr: float = option(SCHEDULE, 1e-6, "learning rate at the start of the warm-up")
     min_lr: float = option(SCHEDULE, 1e-6, "learning rate at the end")
 
-    opt: str = option(OPTIMISER, "adamw", "name of a timm optimiser")
+    opt: str = option(OPTIMizER, "adamw", "name of a timm optimizer")
     opt_betas: tuple[float, ...] | None = option(
-        OPTIMISER, None, "moment decays of the optimiser; its own unless given"
+        OPTIMizER, None, "moment decays of the optimizer; its own unless given"
     )
-    opt_eps: float | None = option(OPTIMISER, None, "epsilon of the optimiser; its own unless given")
-    momentum: float = option(OPTIMISER, 0.9, "momentum of optimisers that have one")
-    weight_decay: float = option(OPTIMISER, 0.05, "decay of weights; biases, norms and position tables are spared")
+    opt_eps: float | None = option(OPTIMizER, None, "epsilon of the optimizer; its own unless given")
+    momentum: float = option(OPTIMizER, 0.9, "momentum of optimizers that have one")
+    weight_decay: float = option(OPTIMizER, 0.05, "decay of weights; biases, norms and position tables are spared")
     layer_decay: float | None = option(
-        OPTIMISER, None, "factor on the learning rate for each block away from the head; none unless given"
+        OPTIMizER, None, "factor on the learning rate for each block away from the head; none unless given"
     )
-    head_lr_scale: float = option(OPTIMISER, 1.0, "factor on the learning rate of everything but the backbone")
-    clip_grad: float | None = option(OPTIMISER, None, "largest norm of the gradient; no clipping unless given")
-    model_ema: bool = option(OPTIMISER, False, "keep an exponential moving average of the weights")
-    model_ema_decay: float = option(OPTIMISER, 0.9998, "decay of the moving average")
+    head_lr_scale: float = option(OPTIMizER, 1.0, "factor on the learning rate of everything but the backbone")
+    clip_grad: float | None = option(OPTIMizER, None, "largest norm of the gradient; no clipping unless given")
+    model_ema: bool = option(OPTIMizER, False, "keep an exponential moving average of the weights")
+    model_ema_decay: float = option(OPTIMizER, 0.9998, "decay of the moving average")
     model_ema_warmup: bool = option(
-        OPTIMISER, False, "let the decay of the moving average grow from 0, as short runs need"
+        OPTIMizER, False, "let the decay of the moving average grow from 0, as short runs need"
     )
 
     mixup: float = option(AUGMENTATION, 0.0, "alpha of Mixup; 0 is off")
@@ -131,7 +131,7 @@ class TrainConfig:
     aa: str | None = option(
         AUGMENTATION, None, "automatic augmentation in timm's notation, such as rand-m9-mstd0.5-inc1"
     )
-    color_jitter: float | None = option(AUGMENTATION, 0.4, "strength of colour jitter, where `aa` does not replace it")
+    color_jitter: float | None = option(AUGMENTATION, 0.4, "strength of color jitter, where `aa` does not replace it")
     reprob: float = option(AUGMENTATION, 0.0, "probability of random erasing")
     remode: Literal["pixel", "rand", "const"] = option(AUGMENTATION, "pixel", "what random erasing fills in")
     recount: int = option(AUGMENTATION, 1, "areas that random erasing fills")
@@ -167,7 +167,7 @@ class TrainConfig:
     )
 
     short_side: int | None = option(
-        EVALUATION, None, "shorter side of the pictures of segmenters and detectors, in pixels"
+        EVALUATION, None, "shorter side of the images of segmenters and detectors, in pixels"
     )
     long_side: int | None = option(
         EVALUATION, None, "most that the longer side may then have; in the published ratio unless given"
@@ -187,13 +187,13 @@ class TrainConfig:
     ohem: bool = option(SEGMENTATION, False, "learn from the hardest pixels only")
     class_weights: tuple[float, ...] | None = option(SEGMENTATION, None, "weight of each class in the loss")
     eval_mode: Literal["whole", "slide"] = option(
-        SEGMENTATION, "whole", "evaluate whole pictures, or by a window of the size of training's crops"
+        SEGMENTATION, "whole", "evaluate whole images, or by a window of the size of training's crops"
     )
     eval_stride: int | None = option(
         SEGMENTATION, None, "pixels between windows; two thirds of their side unless given"
     )
     eval_scales: tuple[float, ...] = option(SEGMENTATION, (1.0,), "sizes to average, as factors")
-    eval_flip: bool = option(SEGMENTATION, False, "average each picture and its mirror image")
+    eval_flip: bool = option(SEGMENTATION, False, "average each image and its mirror image")
 
     det_augment: Literal["resize", "detr", "jitter"] = option(
         DETECTION, "resize", "to one size, to several sizes and crops as DETR does it, or large-scale jitter"
@@ -203,7 +203,7 @@ class TrainConfig:
         DETECTION, (0.1, 2.0), "smallest and largest factor of large-scale jitter"
     )
     roi_samples: int = option(DETECTION, 512, "regions of an image that a two-stage detector learns from at a time")
-    keep_empty: bool = option(DETECTION, False, "train on pictures without objects too")
+    keep_empty: bool = option(DETECTION, False, "train on images without objects too")
 
     precision: PrecisionChoice = option(RUNNING, "auto", PRECISION_HELP, switch=AMP)  # noqa: RUF009 - the type is a Literal
     kernels: Literal["auto", "torch", "c", "triton"] = option(
@@ -212,7 +212,7 @@ class TrainConfig:
     torchcompile: bool = option(RUNNING, False, "compile the model")
     channels_last: bool = option(RUNNING, False, "keep images and convolutions in channels-last memory order")
     device: DeviceChoice = option(RUNNING, "auto", f"device to train on; {DEVICE_HELP}")  # noqa: RUF009 - the type is a Literal
-    fsdp: bool = option(RUNNING, False, "shard model, gradients and optimiser over the GPUs (FSDP2)")
+    fsdp: bool = option(RUNNING, False, "shard model, gradients and optimizer over the GPUs (FSDP2)")
     seed: int = option(RUNNING, 0, "seed of everything random")
 
     output: str = option(RUN, "runs", "folder of the runs")
@@ -221,7 +221,7 @@ class TrainConfig:
         RUN, None, "run folder or checkpoint folder to go on from; `auto`: that of --tag, if there is one"
     )
     val_interval: int = option(RUN, 1, "epochs between evaluations; the end is always evaluated")
-    val_steps: int | None = option(RUN, None, "optimiser steps between evaluations, in place of epochs")
+    val_steps: int | None = option(RUN, None, "optimizer steps between evaluations, in place of epochs")
     early_stop: int = option(RUN, 0, "evaluations without a better score after which to stop; 0 never stops early")
     checkpoint_every: int = option(
         RUN, 0, "steps between checkpoints beside those at the end of every epoch; 0 makes none"

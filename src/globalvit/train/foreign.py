@@ -17,8 +17,8 @@ _MODEL = """
     aot_autograd torchcompile_mode ampere_sparsity mesa mesa_start_ratio use_checkpoint
 """
 
-# Schedules and optimiser details that are not offered.
-_OPTIMISATION = """
+# Schedules and optimizer details that are not offered.
+_OPTIMizATION = """
     lr_base lr_base_size lr_base_scale lr_noise lr_noise_pct lr_noise_std lr_cycle_mul lr_cycle_decay lr_cycle_limit
     lr_k_decay lr_ep sched_on_updates warmup_prefix warmup_iter patience_epochs start_epoch clip_mode
     layer_decay_min_scale layer_decay_no_opt_scale opt_kwargs no_resume_opt model_ema_force_cpu synchronize_step
@@ -31,7 +31,7 @@ _RUNNING = """
     eval_first eval_checkpoint loadcheckpoint validate validate_only config
 """
 
-FOREIGN_KEYS = frozenset("\n".join([_DATA, _MODEL, _OPTIMISATION, _RUNNING]).split())
+FOREIGN_KEYS = frozenset("\n".join([_DATA, _MODEL, _OPTIMizATION, _RUNNING]).split())
 
 # What would make another training of it and is not offered: refused unless it is switched off.
 _UNMET = """

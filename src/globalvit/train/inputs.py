@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Splits:
-    """The pictures to train on and those to evaluate on, with the same classes."""
+    """The images to train on and those to evaluate on, with the same classes."""
 
     train: Any
     val: Any
@@ -61,7 +61,7 @@ def evaluation_transform(config: TrainConfig) -> Preprocessing:
     )
     if config.weights is not None and not is_name(config.weights):
         saved = as_transform(resolve_checkpoint(config.weights).preprocessing)
-        # Another kind of task prepares its pictures in another way.
+        # Another kind of task prepares its images in another way.
         own = saved if isinstance(saved, type(own)) else own
     return with_settings(own.for_channels(config.in_chans), config)
 
@@ -112,7 +112,7 @@ class Inputs:
     """Batches of every step and of evaluation, for one process of many.
 
     Attributes:
-        steps_per_epoch: optimiser steps of an epoch; images that fill no whole step are left out of it.
+        steps_per_epoch: optimizer steps of an epoch; images that fill no whole step are left out of it.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Inputs:
         self.steps_per_epoch = len(self.training) // config.grad_accum_steps
         if not self.steps_per_epoch:
             raise ValueError(
-                f"{len(splits.train)} training pictures do not fill one step of {config.batch_size} images × "
+                f"{len(splits.train)} training images do not fill one step of {config.batch_size} images × "
                 f"{world} process(es) × {config.grad_accum_steps} passes; lower --batch-size or --grad-accum-steps"
             )
 
@@ -147,7 +147,7 @@ class Inputs:
             yield list(islice(batches, passes))
 
     def ready(self, batch: Batch, epoch: int, number: int) -> Batch:
-        """A batch on the device, normalised, erased and mixed; `number` counts the batches of the whole run."""
+        """A batch on the device, normalized, erased and mixed; `number` counts the batches of the whole run."""
         batch = to_device(batch, self.augmentation, self.device)
         is_on = not self.config.mixup_off_epoch or epoch < self.config.mixup_off_epoch
         batch = self.feed.finish(batch, number, is_on=is_on)
@@ -156,7 +156,7 @@ class Inputs:
         return batch
 
     def sheet(self, batch: Batch) -> Image.Image:
-        """A picture of a training batch that is `ready`."""
+        """An image of a training batch that is `ready`."""
         return self.feed.sheet(batch, self.splits.classes, self.transform)
 
     def image_size(self, epoch: int) -> Size | None:
@@ -167,11 +167,11 @@ class Inputs:
         return as_size(sizes[min(epoch * len(sizes) // self.config.total_epochs, len(sizes) - 1)])
 
     def names(self, batch: Batch) -> list[str]:
-        """What the pictures of a training batch are called."""
+        """What the images of a training batch are called."""
         return [self.splits.train.name(index) for index in batch["indices"].tolist()]
 
     def share_skipped(self, gather: Callable[[Any], list[Any]]) -> int:
-        """Let every process know all pictures that any could not read; returns how many they are.
+        """Let every process know all images that any could not read; returns how many they are.
 
         Raises:
             ValueError: they are too many.
@@ -183,6 +183,6 @@ class Inputs:
         return sum(map(len, accounts))
 
     def close(self) -> None:
-        """End the loader processes."""
+        """End the workers."""
         self.training.close()
         self.validation.close()

@@ -84,7 +84,7 @@ class Trainer:
                 return
 
     def _step(self, batches: list[Batch], epoch: int) -> tuple[float, float, float]:
-        """One optimiser step; returns the loss over all processes, the gradient's norm and the learning rate."""
+        """One optimizer step; returns the loss over all processes, the gradient's norm and the learning rate."""
         lr = self.session.schedule.set_lr(self.state.step)
         own_loss = self._accumulate(batches, epoch)
         norm = self.engine.clip_gradients(self.config.clip_grad)
@@ -113,7 +113,7 @@ class Trainer:
         return loss_sum / self.engine.world, norm_sum / self.engine.world, stops
 
     def _refuse_nonfinite(self, loss: float, norm: float, own_loss: float, batches: list[Batch]) -> None:
-        """Stop before the optimiser step where a number is not finite; fp16 may leave out some steps."""
+        """Stop before the optimizer step where a number is not finite; fp16 may leave out some steps."""
         has_scaler = self.engine.loss_scale is not None
         self.state.count_overflow(loss, norm)
         if not nonfinite.is_tolerable(loss, norm, self.state.overflows, has_scaler=has_scaler):
@@ -152,7 +152,7 @@ class Trainer:
             self._keep_best(judged)
         elif self.saved_step == self.state.step and self.engine.is_main:
             write_state(self.checkpoints.at(self.state.step), self.state, self.config)
-        self.report.summarise(is_finished=False)
+        self.report.summarize(is_finished=False)
 
     def _score(self, task: Task) -> Metric:
         return evaluate(

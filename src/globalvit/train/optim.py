@@ -1,4 +1,4 @@
-"""Parameter groups, optimiser, learning-rate schedule and moving average of a training run, all timm's."""
+"""Parameter groups, optimizer, learning-rate schedule and moving average of a training run, all timm's."""
 
 from collections import defaultdict
 from typing import Any, cast
@@ -19,7 +19,7 @@ from globalvit.closest import suggest
 from globalvit.tasks.task import Task
 from globalvit.train.fields import TrainConfig
 
-# Optimisers whose one-kernel implementation is faster on every device, and works on sharded parameters.
+# Optimizers whose one-kernel implementation is faster on every device, and works on sharded parameters.
 FUSED = frozenset(["adam", "adamw"])
 
 
@@ -31,7 +31,7 @@ def parameter_groups(
     Biases, norms, scales (one axis or none) and what the backbone names as spared have no weight decay.
 
     Returns:
-        Groups for an optimiser; `lr_scale`, which timm's schedules multiply with, is layer_decay^(blocks from the head)
+        Groups for an optimizer; `lr_scale`, which timm's schedules multiply with, is layer_decay^(blocks from the head)
         in the backbone and `head_lr_scale` elsewhere.
     """
     spared = {f"backbone.{name}" for name in task.backbone.no_decay_names()}
@@ -47,10 +47,10 @@ def parameter_groups(
 
 
 def create_optimizer(task: Task, config: TrainConfig) -> Optimizer:
-    """The optimiser of `config` over the task's parameters.
+    """The optimizer of `config` over the task's parameters.
 
     Raises:
-        ValueError: timm knows no optimiser of this name, or it does not take the betas given.
+        ValueError: timm knows no optimizer of this name, or it does not take the betas given.
     """
     options = _options(config)
     if config.opt.lower() in FUSED:
@@ -115,7 +115,7 @@ def gradient_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:
-    """The options of the optimiser that the config sets; timm would drop in silence what it does not take."""
+    """The options of the optimizer that the config sets; timm would drop in silence what it does not take."""
     known = [str(name) for name in list_optimizers()]
     if config.opt.lower() not in known:
         raise ValueError(f"opt={config.opt!r} is not known to timm.{suggest(config.opt.lower(), known)}")

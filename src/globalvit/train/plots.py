@@ -72,7 +72,7 @@ def plot_curves(path: Path, label: str, curves: dict[str, list[tuple[float, floa
 
 
 def plot_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
-    """Draw a confusion matrix: rows are the true classes, columns the guesses, colours the share of the row."""
+    """Draw a confusion matrix: rows are the true classes, columns the guesses, colors the share of the row."""
     counts_KK = np.asarray(counts)
     shares_KK = counts_KK / counts_KK.sum(1, keepdims=True).clip(1)
     side = min(12.0, 4.0 + 0.35 * len(classes))
@@ -96,8 +96,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _write_counts(axes: Axes, counts_KK: np.ndarray, shares_KK: np.ndarray) -> None:
     for row, column in zip(*counts_KK.nonzero(), strict=True):
-        colour = "white" if shares_KK[row, column] > 0.5 else "black"
-        axes.text(column, row, str(counts_KK[row, column]), ha="center", va="center", color=colour, fontsize=8)
+        color = "white" if shares_KK[row, column] > 0.5 else "black"
+        axes.text(column, row, str(counts_KK[row, column]), ha="center", va="center", color=color, fontsize=8)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -41,7 +41,7 @@ class Recorder:
         self.metrics.flush()
         atomic.sync(self.folder / "metrics.jsonl")
 
-    def summarise(self, summary: Record) -> None:
+    def summarize(self, summary: Record) -> None:
         """Write summary.json."""
         atomic.write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: records, the progress display, the summary, pictures. Only rank 0 speaks."""
+"""What a run tells while it goes: records, the progress display, the summary, images. Only rank 0 speaks."""
 
 import json
 import logging
@@ -75,7 +75,7 @@ class Reporter:
         if self.recorder is not None:
             atomic.write_text(self.session.folder / REPORT_FILE, json.dumps(metric.report()) + "\n")
 
-    def summarise(self, *, is_finished: bool) -> None:
+    def summarize(self, *, is_finished: bool) -> None:
         """Write summary.json, and now and then the curves."""
         if self.recorder is None:
             return
@@ -89,7 +89,7 @@ class Reporter:
             "finished": is_finished,
             "seconds": round(state.seconds, 1),
         }
-        self.recorder.summarise(state.scores | about)
+        self.recorder.summarize(state.scores | about)
         if is_finished or time.monotonic() - self.drawn > DRAW_EVERY:
             self.draw()
 
@@ -118,11 +118,11 @@ class Reporter:
             self.recorder.sync()
 
     def conclude(self, stopped_by: str) -> None:
-        """Say how the run ended, and leave its summary and pictures; `stopped_by` is empty at its proper end."""
+        """Say how the run ended, and leave its summary and images; `stopped_by` is empty at its proper end."""
         if self.recorder is None:
             return
         state, folder = self.state, self.session.folder
-        self.summarise(is_finished=not stopped_by)
+        self.summarize(is_finished=not stopped_by)
         if stopped_by:
             self.draw()
             logger.info("stopped by %s at step %d; go on with --resume %s", stopped_by, state.step, folder)
@@ -138,7 +138,7 @@ class Reporter:
     def _announce(self) -> None:
         config, session, inputs = self.session.config, self.session, self.session.inputs
         logger.info(
-            "%s on %s: %d pictures to train on, %d to evaluate on, %d classes, %s, %d process(es) on %s",
+            "%s on %s: %d images to train on, %d to evaluate on, %d classes, %s, %d process(es) on %s",
             *(config.model, config.data_dir, len(inputs.splits.train), len(inputs.splits.val)),
             *(len(inputs.splits.classes), describe(inputs.transform), self.engine.world, self.engine.device),
         )
@@ -155,7 +155,7 @@ class Reporter:
 
 
 def describe(transform: Preprocessing) -> str:
-    """The size of the pictures that are evaluated, in words."""
+    """The size of the images that are evaluated, in words."""
     if not isinstance(transform, FitTransform):
         return f"{max(transform.image_size)} px"
     return f"{transform.short_side} to {transform.long_side} px" if transform.short_side else "their own size"

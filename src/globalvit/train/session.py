@@ -1,4 +1,4 @@
-"""Everything a run needs before its first step: data, model, optimiser, folder; fresh, or as a checkpoint left it."""
+"""Everything a run needs before its first step: data, model, optimizer, folder; fresh, or as a checkpoint left it."""
 
 import gc
 import json
@@ -84,7 +84,7 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session
     Args:
         config: as `load_config` gives it.
         recipe: the word that names the folder of a new run without a tag.
-        engine: where to train; it takes model and optimiser.
+        engine: where to train; it takes model and optimizer.
 
     Raises:
         ValueError, OSError: something the user asked for is not to be had; the text says what and why.
@@ -180,10 +180,10 @@ def _auto_batch(config: TrainConfig, splits: Splits, transform: Preprocessing, e
     """The batch size that fits on every process.
 
     It is bounded by the recipe's global batch, beyond which its learning rate was not meant to be stretched, and by
-    the pictures there are.
+    the images there are.
     """
     if ModelSpec(model=config.model).kind == "detect":
-        raise ValueError("auto_batch is not offered for detectors, whose pictures differ in size; give --batch-size")
+        raise ValueError("auto_batch is not offered for detectors, whose images differ in size; give --batch-size")
     parts = engine.world * config.grad_accum_steps
     useful = min(config.global_batch or len(splits.train), len(splits.train)) // parts
     trial = build_task(config, None, splits, transform).to(engine.device)

@@ -38,7 +38,7 @@ class State:
     """Where a run stands.
 
     Attributes:
-        step: optimiser steps done.
+        step: optimizer steps done.
         evaluated: step of the last evaluation.
         best: best score so far, None before the first evaluation.
         best_step: step of the best score.

@@ -60,7 +60,7 @@ def adapt(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Adapted:
 def resize_table(table_Lh: Tensor, rows: int) -> Tensor:
     """Resize a table of relative positions ((2w − 1)², h) bicubically on its grid to `rows` = (2v − 1)² rows.
 
-    a = −0.75, half-pixel centres, no antialias, as the published detection backbone does it.
+    a = −0.75, half-pixel centers, no antialias, as the published detection backbone does it.
     """
     side, new_side = round(table_Lh.shape[0] ** 0.5), round(rows**0.5)
     grid = table_Lh.float().t().reshape(1, -1, side, side)
@@ -71,7 +71,7 @@ def resize_table(table_Lh: Tensor, rows: int) -> Tensor:
 def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
     """Fit the stem's kernel (C', C, 3, 3) to images of another number of channels.
 
-    One channel: the kernel's channels are summed, so that a grey picture is answered as the same picture in colour.
+    One channel: the kernel's channels are summed, so that a gray image is answered as the same image in color.
     More: the kernel's channels are repeated in turn and scaled by old/new, so that answers keep their size.
     """
     old = kernel.shape[1]

@@ -1,4 +1,4 @@
-"""Every published weight file: where it is, under which licence, how its images are prepared, what it scores.
+"""Every published weight file: where it is, under which license, how its images are prepared, what it scores.
 
 No torch here. Another family adds its lines to `RECORDS`. Published detection and segmentation weights are not in the
 table because no such files could be located; their form is readable all the same (see `forms.py`).
@@ -16,8 +16,8 @@ from globalvit.models.variants import ALIASES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-GCVIT_LICENCE = "CC-BY-NC-SA-4.0"
-GPVIT_LICENCE = "Apache-2.0"
+GCVIT_LICENSE = "CC-BY-NC-SA-4.0"
+GPVIT_LICENSE = "Apache-2.0"
 GPVIT_RELEASE = "https://github.com/ChenhongyiYang/GPViT/releases/download/v0.0.1"
 # Stands for a model's first weights, so that a recipe can serve every model.
 FIRST = "published"
@@ -26,12 +26,12 @@ HUB = "https://huggingface.co"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """How a picture becomes the tensor that the weights were evaluated with.
+    """How an image becomes the tensor that the weights were evaluated with.
 
     Attributes:
         image_size: (height, width) of the tensor, in pixels.
-        crop_ratio: part of the resized picture's side that the centre crop keeps.
-        crop_mode: `center` resizes and crops the centre, `squash` resizes the whole picture to `image_size`.
+        crop_ratio: part of the resized image's side that the center crop keeps.
+        crop_mode: `center` resizes and crops the center, `squash` resizes the whole image to `image_size`.
         interpolation: of the resizing.
         mean: subtracted from each channel of values in 0 … 1.
         std: divides each channel after that.
@@ -51,10 +51,10 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """How a picture becomes the tensor that a segmenter or detector was evaluated with.
+    """How an image becomes the tensor that a segmenter or detector was evaluated with.
 
     Attributes:
-        short_side: of the resized picture, in pixels, unless the longer one would pass `long_side`; None leaves its
+        short_side: of the resized image, in pixels, unless the longer one would pass `long_side`; None leaves its
             size.
         long_side: in pixels.
         multiple: both sides are rounded up to a multiple of this.
@@ -99,7 +99,7 @@ class WeightRecord:
         address: where it is, for a person or a browser.
         file_name: what a copy of it is called.
         repo: the repository on the hub and the file in it; None for other sources.
-        licence: SPDX identifier of the weights' licence.
+        license: SPDX identifier of the weights' license.
         preprocessing: its evaluation transform.
         num_classes: outputs of its head.
         top1: accuracy in percent, None where none is published.
@@ -114,7 +114,7 @@ class WeightRecord:
     address: str
     file_name: str
     repo: tuple[str, str] | None = None
-    licence: str
+    license: str
     preprocessing: Preprocessing
     num_classes: int = 1000
     top1: float | None = None
@@ -144,7 +144,7 @@ def find(model: str, weights: str) -> WeightRecord:
 
 
 def is_name(weights: object) -> TypeGuard[str]:
-    """Whether `weights` is meant as a name of this catalogue, known or misspelt, rather than as a path."""
+    """Whether `weights` is meant as a name of this catalog, known or misspelt, rather than as a path."""
     if not isinstance(weights, str):
         return False
     if any(record.weights == weights for record in RECORDS):
@@ -186,7 +186,7 @@ def _nvidia(model: str, weights: str, file_name: str, preprocessing: Preprocessi
         address=f"{HUB}/nvidia/GCViT/resolve/main/{file_name}",
         file_name=file_name,
         repo=("nvidia/GCViT", file_name),
-        licence=GCVIT_LICENCE,
+        license=GCVIT_LICENSE,
         preprocessing=preprocessing,
         top1=top1,
     )
@@ -202,7 +202,7 @@ def _timm(model: str) -> WeightRecord:
         file_name=f"{model}.in1k.safetensors",
         repo=(f"timm/{model}.in1k", "model.safetensors"),
         # timm's pages say Apache-2.0, but the weights are NVIDIA's, renamed.
-        licence=GCVIT_LICENCE,
+        license=GCVIT_LICENSE,
         preprocessing=_center(0.875),
     )
 
@@ -216,7 +216,7 @@ def _gpvit(size: int, top1: float, top5: float) -> WeightRecord:
         source="url",
         address=f"{GPVIT_RELEASE}/{file_name}",
         file_name=file_name,
-        licence=GPVIT_LICENCE,
+        license=GPVIT_LICENSE,
         preprocessing=_center(0.875),
         top1=top1,
         top5=top5,
@@ -240,7 +240,7 @@ RECORDS: tuple[WeightRecord, ...] = (
         source="drive",
         address="https://drive.google.com/uc?export=download&id=1maGDr6mJkLyRTUkspMzCgSlhDzNRFGEf",
         file_name="gcvit_21k_large_224.pth.tar",
-        licence=GCVIT_LICENCE,
+        license=GCVIT_LICENSE,
         preprocessing=_center(1.0),
         top1=86.6,
     ),

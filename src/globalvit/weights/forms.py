@@ -22,7 +22,7 @@ class Form:
     """A family of names.
 
     Attributes:
-        name: as the catalogue has it.
+        name: as the catalog has it.
         title: in words, for reports.
         marks: entries of which every state dict of this form has one; of forms with the same marks the first is meant.
         to_ours: the conversion.

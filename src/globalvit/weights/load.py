@@ -100,9 +100,9 @@ def read_weights(source: Source, *, model: str | None = None, use_ema: bool = Tr
     """Open weights and put them into our names.
 
     Args:
-        source: a record or name of the catalogue, a weight file, a checkpoint or run folder, or a state dict in any
+        source: a record or name of the catalog, a weight file, a checkpoint or run folder, or a state dict in any
             form that `detect_form` knows.
-        model: the model's name, which a name of the catalogue belongs to.
+        model: the model's name, which a name of the catalog belongs to.
         use_ema: take the averaged weights where a checkpoint has both.
 
     Raises:
@@ -237,7 +237,7 @@ def save_weights(
     classes: Sequence[str] | None,
     preprocessing: Any,
     *,
-    licence: str | None = None,
+    license: str | None = None,
     origin: str | None = None,
 ) -> None:
     """Write a safetensors file that says what it holds, atomically.
@@ -248,7 +248,7 @@ def save_weights(
         spec: what builds the model again.
         classes: names of the labels 0 … K−1, None where they are not known.
         preprocessing: the evaluation transform, anything with the fields of `Preprocessing` or `Fit`.
-        licence: of the weights, where somebody else's stand behind them.
+        license: of the weights, where somebody else's stand behind them.
         origin: the file they come from.
 
     Raises:
@@ -259,7 +259,7 @@ def save_weights(
         "spec": spec.to_dict(),
         "classes": None if classes is None else list(classes),
         "preprocessing": preprocessing_of(preprocessing).to_dict(),
-        "licence": licence,
+        "license": license,
         "origin": origin,
     }
     write_tensors(path, state, {METADATA_KEY: json.dumps(metadata)})

@@ -15,7 +15,7 @@ class LoadReport:
     """What `load_weights` did; `str()` is one paragraph.
 
     Attributes:
-        source: the file, the catalogue's name or "the given state dict".
+        source: the file, the catalog's name or "the given state dict".
         form: whose names the entries had, in words.
         entry: the part of the checkpoint that was taken, such as `state_dict_ema`; None where it has no parts.
         passed_over: other parts with weights.

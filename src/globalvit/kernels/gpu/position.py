@@ -14,7 +14,7 @@ from globalvit.kernels.gpu.tiles import first_element, is_inside, read_out, read
 
 
 @triton.jit
-def read_neighbours(pointer, first, head, token, grid, step, start, down, right):
+def read_neighbors(pointer, first, head, token, grid, step, start, down, right):
     """The tokens that lie `down` and `right` of those of a block, float32, 0 where the stripe ends."""
     row = token // grid.columns + down
     column = token % grid.columns + right
@@ -36,7 +36,7 @@ def convolve(projected, first, weight, shift, head, token, grid):
     result = tl.zeros([grid.block, grid.lanes], tl.float32) + read_channels(shift, head, grid, 1)
     # Not unrolled: all nine tiles on their way at once do not fit the registers.
     for tap in range(9):
-        tile = read_neighbours(
+        tile = read_neighbors(
             projected, first, head, token, grid, grid.in_step, grid.v_start, tap // 3 - 1, tap % 3 - 1
         )
         result += tile * read_channels(weight + tap, head, grid, 9)
@@ -58,7 +58,7 @@ def convolve_back(grad, first, weight, v_tile, head, token, grid):
     back = tl.zeros([grid.block, grid.lanes], tl.float32)
     own = tl.zeros([16, grid.lanes], tl.float32)
     for tap in range(9):
-        tile = read_neighbours(grad, first, head, token, grid, grid.out_step, grid.out_start, 1 - tap // 3, 1 - tap % 3)
+        tile = read_neighbors(grad, first, head, token, grid, grid.out_step, grid.out_start, 1 - tap // 3, 1 - tap % 3)
         back += tile * read_channels(weight + tap, head, grid, 9)
         own += tl.where(line == tap, tl.sum(tile * values, 0)[None, :], 0.0)
     middle = read_out(grad, first, head, token, grid).to(tl.float32)

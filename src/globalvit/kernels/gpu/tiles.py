@@ -63,7 +63,7 @@ class Grid(NamedTuple):
 def split(program, heads, blocks):
     """Head, block of tokens and group of windows of a program.
 
-    Heads run fastest: the programs that run side by side read neighbouring channels of the same tokens, so that the
+    Heads run fastest: the programs that run side by side read neighboring channels of the same tokens, so that the
     64 bytes of a head (32 channels of bfloat16) share cache lines with the next head's. Then come the blocks of one
     window, which read the same keys.
     """
@@ -179,7 +179,7 @@ def read_bias(table, head, query, key, grid):
     """The position bias of a tile of pairs, times log₂e, −∞ where there is no key.
 
     The entry of a pair is a number of the query minus a number of the key, so that a tile costs one subtraction and one
-    load a pair. The table comes as (h, (2w − 1)²): neighbouring keys then read neighbouring numbers, which 32 lanes get
+    load a pair. The table comes as (h, (2w − 1)²): neighboring keys then read neighboring numbers, which 32 lanes get
     in one or two accesses of the cache, where the parameter's own layout ((2w − 1)², h) would take one a line.
     """
     window = grid.columns

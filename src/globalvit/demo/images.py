@@ -1,4 +1,4 @@
-"""Pictures that come to the page and leave it: read safely, bounded in size, sent as data within the page.
+"""Images that come to the page and leave it: read safely, bounded in size, sent as data within the page.
 
 What becomes of odd files is decided in `globalvit.data.images`; nothing else here decodes what came from outside.
 """
@@ -14,10 +14,10 @@ from PIL import Image
 from globalvit.data.images import read_image
 
 MIB = 2**20
-# What is kept of a picture: its longer side at the most. Networks see less of it, and pages show less.
+# What is kept of an image: its longer side at most. Networks see less of it, and pages show less.
 LONGEST_KEPT = 1280
 LONGEST_SHOWN = 1024
-# Smaller pictures are sent without loss; so are the few pixels of a digit.
+# Smaller images are sent without loss; so are the few pixels of a digit.
 LOSSLESS = 384 * 384
 LONGEST_NAME = 60
 
@@ -39,7 +39,7 @@ def receive(path: str, name: str, folder: Path, most_bytes: int) -> Image.Image:
         Upright RGB, at most 1280 pixels a side.
 
     Raises:
-        RefusedUpload: no file that was uploaded, too large, or no readable picture.
+        RefusedUpload: no file that was uploaded, too large, or no readable image.
     """
     file = Path(path).resolve()
     if not (file.is_relative_to(folder.resolve()) and file.is_file()):
@@ -57,24 +57,24 @@ def receive(path: str, name: str, folder: Path, most_bytes: int) -> Image.Image:
 def too_large(name: str, found: int, most_bytes: int) -> str:
     """What is said of a file of too many bytes."""
     return (
-        f"{shorten(name)} has {found / MIB:.1f} MiB, and this page takes {most_bytes / MIB:g} MiB at the most; make it "
+        f"{shorten(name)} has {found / MIB:.1f} MiB, and this page takes {most_bytes / MIB:g} MiB at most; make it "
         "smaller, or start the page with a larger --max-upload-mb"
     )
 
 
 def bounded(image: Image.Image) -> Image.Image:
-    """The picture with a longer side of at most 1280 pixels."""
+    """The image with a longer side of at most 1280 pixels."""
     factor = LONGEST_KEPT / max(image.size)
     return image if factor >= 1 else image.resize(_scaled(image, factor), Image.Resampling.BICUBIC, reducing_gap=2)
 
 
 def enlarged(image: Image.Image, least: int) -> Image.Image:
-    """The picture, its sides a whole number of times as long where the longer one has fewer than `least` pixels."""
+    """The image, its sides a whole number of times as long where the longer one has fewer than `least` pixels."""
     return image.resize(_scaled(image, -(-least // max(image.size))), Image.Resampling.NEAREST)
 
 
 def data_url(image: Image.Image, longest: int = LONGEST_SHOWN) -> str:
-    """A picture as an address that holds its own data; it is reduced to `longest` pixels a side."""
+    """An image as an address that holds its own data; it is reduced to `longest` pixels a side."""
     factor = min(1.0, longest / max(image.size))
     if factor < 1:
         image = image.resize(_scaled(image, factor), Image.Resampling.BICUBIC, reducing_gap=2)
@@ -87,7 +87,7 @@ def data_url(image: Image.Image, longest: int = LONGEST_SHOWN) -> str:
 
 def shorten(name: str) -> str:
     """A name of at most 60 printable characters."""
-    name = "".join(letter if letter.isprintable() else "?" for letter in name).strip() or "the picture"
+    name = "".join(letter if letter.isprintable() else "?" for letter in name).strip() or "the image"
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 3 :]}"
 
 
@@ -96,8 +96,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def example_pictures(source: Any, indices: Sequence[int]) -> list[tuple[str, Image.Image]]:
-    """(name, RGB) of some pictures of a data set whose `read` gives a picture, alone or with its labels."""
+def example_images(source: Any, indices: Sequence[int]) -> list[tuple[str, Image.Image]]:
+    """(name, RGB) of some images of a data set whose `read` gives an image, alone or with its labels."""
     pairs = [(source.name(index), source.read(index)) for index in indices]
     return [(name, read[0] if isinstance(read, tuple) else read) for name, read in pairs]
 

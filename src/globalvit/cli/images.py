@@ -1,4 +1,4 @@
-"""The pictures named on a command line: files, folders searched through, http(s) addresses; and those made of them."""
+"""The images named on a command line: files, folders searched through, http(s) addresses; and those made of them."""
 
 import logging
 import time
@@ -22,8 +22,8 @@ ANSWER_SECONDS = 15
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture to read: `name` is how the user knows it, `inside` its path within the folder that was named."""
+class Source:
+    """One image to read: `name` is how the user knows it, `inside` its path within the folder that was named."""
 
     name: str
     inside: PurePosixPath
@@ -34,11 +34,11 @@ class Picture:
         return "://" in self.name
 
     def read(self) -> "Image.Image":
-        """The picture as RGB.
+        """The image as RGB.
 
         Raises:
             OSError: it cannot be downloaded or opened.
-            UnreadableImage: it is no picture, or a damaged one.
+            UnreadableImage: it is no source, or a damaged one.
             OversizedImage: it has more than 179 megapixels.
         """
         from globalvit.data.images import read_image
@@ -47,47 +47,47 @@ class Picture:
 
 
 class Reader:
-    """Reads pictures, leaving out, naming and remembering those that cannot be read."""
+    """Reads images, leaving out, naming and remembering those that cannot be read."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.skipped: list[dict[str, str]] = []
 
-    def read(self, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, "Image.Image"]]:
-        """Yield each readable picture with its pixels."""
+    def read(self, images: Iterable[Source]) -> Iterator[tuple[Source, "Image.Image"]]:
+        """Yield each readable image with its pixels."""
         from globalvit.data.images import UnreadableImage
 
-        for picture in pictures:
+        for source in images:
             self.progress.advance()
             try:
-                image = picture.read()
+                image = source.read()
             except (OSError, UnreadableImage) as error:
                 reason = " ".join(str(error).split())
-                logger.warning("left out: %s", reason if picture.name in reason else f"{picture.name}: {reason}")
-                self.skipped.append({"image": picture.name, "reason": reason})
+                logger.warning("left out: %s", reason if source.name in reason else f"{source.name}: {reason}")
+                self.skipped.append({"image": source.name, "reason": reason})
             else:
-                yield picture, image
+                yield source, image
 
 
 class Writer:
-    """Writes pictures into a folder, never two to one name."""
+    """Writes images into a folder, never two to one name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.taken: set[Path] = set()
 
-    def write(self, picture: Picture, made: "Image.Image", suffix: str = "") -> str:
-        """Write what was made of a picture, under its name and the suffix; return the file's path."""
+    def write(self, source: Source, made: "Image.Image", suffix: str = "") -> str:
+        """Write what was made of a source, under its name and the suffix; return the file's path."""
         from globalvit.atomic import replace_with
 
-        path = self.place(picture, f"{suffix}.png")
+        path = self.place(source, f"{suffix}.png")
         with replace_with(path) as temporary:
             made.save(temporary, "PNG")
         return str(path)
 
-    def place(self, picture: Picture, ending: str) -> Path:
-        """Where something made of a picture goes: under its name, with this ending, or the next free number."""
-        named = self.folder / picture.inside
+    def place(self, source: Source, ending: str) -> Path:
+        """Where something made of an image goes: under its name, with this ending, or the next free number."""
+        named = self.folder / source.inside
         wanted = named.with_name(f"{named.stem}{ending}")
         path, number = wanted, 1
         while path in self.taken:
@@ -97,14 +97,14 @@ class Writer:
         return path
 
 
-def find_pictures(words: Sequence[str]) -> list[Picture]:
-    """All pictures that `words` name, folders searched through in the order of code points.
+def find_images(words: Sequence[str]) -> list[Source]:
+    """All images that `words` name, folders searched through in the order of code points.
 
     Raises:
         FileNotFoundError: a word names neither a file nor a folder.
-        ValueError: an address is not http or https, or a folder holds no picture.
+        ValueError: an address is not http or https, or a folder holds no source.
     """
-    return [picture for word in words for picture in _expand(word)]
+    return [image for word in words for image in _expand(word)]
 
 
 def download(address: str) -> bytes:
@@ -124,7 +124,7 @@ def download(address: str) -> bytes:
 
 
 class DownloadError(OSError):
-    """An address gave no picture; the text says which and why."""
+    """An address gave no image; the text says which and why."""
 
 
 class _HttpRedirects(HTTPRedirectHandler):
@@ -135,21 +135,21 @@ class _HttpRedirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _expand(word: str) -> Iterator[Picture]:
+def _expand(word: str) -> Iterator[Source]:
     if "://" in word:
         _check_scheme(word)
-        yield Picture(word, _last_part(word))
+        yield Source(word, _last_part(word))
         return
     path = Path(word)
     if path.is_dir():
         yield from _search(path)
     elif path.exists():
-        yield Picture(str(path), PurePosixPath(path.name))
+        yield Source(str(path), PurePosixPath(path.name))
     else:
-        raise FileNotFoundError(f"{word} does not exist; give pictures, folders or http(s) addresses")
+        raise FileNotFoundError(f"{word} does not exist; give images, folders or http(s) addresses")
 
 
-def _search(folder: Path) -> Iterator[Picture]:
+def _search(folder: Path) -> Iterator[Source]:
     from globalvit.data.images import SUFFIXES
 
     inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -159,13 +159,13 @@ def _search(folder: Path) -> Iterator[Picture]:
         if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
     )
     if not found:
-        raise ValueError(f"folder {folder} holds no pictures; looked for {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(f"folder {folder} holds no images; looked for {', '.join(sorted(SUFFIXES))}")
     for path in found:
-        yield Picture(str(folder / path), PurePosixPath(path))
+        yield Source(str(folder / path), PurePosixPath(path))
 
 
 def _last_part(address: str) -> PurePosixPath:
-    return PurePosixPath(PurePosixPath(unquote(urlsplit(address).path)).name or "picture")
+    return PurePosixPath(PurePosixPath(unquote(urlsplit(address).path)).name or "image")
 
 
 def _check_scheme(address: str) -> None:

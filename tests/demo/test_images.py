@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.demo.pictures import RefusedUpload, bounded, data_url, enlarged, receive, shorten
+from globalvit.demo.images import RefusedUpload, bounded, data_url, enlarged, receive, shorten
 
 MIB = 2**20
 
@@ -48,11 +48,11 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("name", "data", "text"), HOSTILE)
-def test_what_is_no_picture_is_refused_in_one_line_and_deleted(name, data, text, uploads):
+def test_what_is_no_image_is_refused_in_one_line_and_deleted(name, data, text, uploads):
     (uploads / name).write_bytes(data)
     with pytest.raises(RefusedUpload, match=text) as refusal:
         receive(str(uploads / name), name, uploads, MIB)
-    assert str(refusal.value).startswith(f"{name} cannot be read as a picture: ")
+    assert str(refusal.value).startswith(f"{name} cannot be read as an image: ")
     assert "\n" not in str(refusal.value)
     assert list(uploads.iterdir()) == []
 
@@ -65,7 +65,7 @@ def test_a_decompression_bomb_is_refused(uploads):
 
 def test_too_many_bytes_are_refused(uploads):
     (uploads / "a.png").write_bytes(b"x" * (MIB + 1))
-    with pytest.raises(RefusedUpload, match=r"^a\.png has 1\.0 MiB, and this page takes 1 MiB at the most; make it"):
+    with pytest.raises(RefusedUpload, match=r"^a\.png has 1\.0 MiB, and this page takes 1 MiB at most; make it"):
         receive(str(uploads / "a.png"), "a.png", uploads, MIB)
 
 
@@ -79,7 +79,7 @@ def test_only_what_was_uploaded_is_read(claim, uploads):
     assert secret.exists()
 
 
-def test_a_readable_picture_comes_upright_whatever_its_ending_and_is_deleted(uploads):
+def test_a_readable_image_comes_upright_whatever_its_ending_and_is_deleted(uploads):
     exif = Image.Exif()
     exif[0x0112] = 6
     (uploads / "photo.txt").write_bytes(encoded(noise(30, 20), "JPEG", exif=exif))
@@ -89,7 +89,7 @@ def test_a_readable_picture_comes_upright_whatever_its_ending_and_is_deleted(upl
 
 
 def test_the_first_frame_of_an_animation_is_taken(uploads):
-    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
     (uploads / "a.gif").write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert receive(str(uploads / "a.gif"), "a.gif", uploads, MIB).getpixel((4, 4)) == (255, 0, 0)
 
@@ -103,19 +103,19 @@ def test_what_is_kept_is_bounded(size, kept):
 
 
 @pytest.mark.parametrize(("size", "shown"), [((8, 8), (384, 384)), ((100, 50), (400, 200)), ((500, 3), (500, 3))])
-def test_small_pictures_are_enlarged_by_whole_numbers(size, shown):
+def test_small_images_are_enlarged_by_whole_numbers(size, shown):
     assert enlarged(Image.new("RGB", size), 384).size == shown
 
 
 @pytest.mark.parametrize(("size", "kind", "sent"), [((8, 8), "png", (8, 8)), ((2048, 1024), "jpeg", (1024, 512))])
-def test_pictures_are_sent_within_the_page(size, kind, sent):
+def test_images_are_sent_within_the_page(size, kind, sent):
     head, data = data_url(Image.new("RGB", size)).split(",")
     assert head == f"data:image/{kind};base64"
     assert Image.open(BytesIO(base64.b64decode(data))).size == sent
 
 
 @pytest.mark.parametrize(
-    ("name", "short"), [("a.png", "a.png"), ("", "the picture"), ("a\nb\x1b.png", "a?b?.png"), ("x" * 99, None)]
+    ("name", "short"), [("a.png", "a.png"), ("", "the image"), ("a\nb\x1b.png", "a?b?.png"), ("x" * 99, None)]
 )
 def test_names_are_short_and_printable(name, short):
     assert shorten(name) == (short or "x" * 30 + "…" + "x" * 20)

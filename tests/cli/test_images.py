@@ -1,4 +1,4 @@
-"""Pictures named on the command line: files, folders, addresses, and what cannot be read."""
+"""Images named on the command line: files, folders, addresses, and what cannot be read."""
 
 import io
 import threading
@@ -8,17 +8,17 @@ from pathlib import PurePosixPath
 import pytest
 from PIL import Image
 
-from globalvit.cli import pictures
-from globalvit.cli.pictures import DownloadError, download, find_pictures
+from globalvit.cli import images
+from globalvit.cli.images import DownloadError, download, find_images
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures, one in a folder below, and a file that is none."""
+    """Two images, one in a folder below, and a file that is none."""
     (tmp_path / "b").mkdir()
     for name in ("z.PNG", "b/a.jpg"):
         Image.new("RGB", (4, 4), "red").save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -56,37 +56,37 @@ def server():
 
 
 def test_folders_are_searched_in_the_order_of_code_points(folder):
-    found = find_pictures([str(folder)])
-    assert [picture.inside for picture in found] == [PurePosixPath("b/a.jpg"), PurePosixPath("z.PNG")]
-    assert [picture.read().size for picture in found] == [(4, 4), (4, 4)]
+    found = find_images([str(folder)])
+    assert [image.inside for image in found] == [PurePosixPath("b/a.jpg"), PurePosixPath("z.PNG")]
+    assert [image.read().size for image in found] == [(4, 4), (4, 4)]
 
 
 def test_a_file_is_taken_whatever_its_ending(folder):
-    assert [picture.name for picture in find_pictures([str(folder / "notes.txt")])] == [str(folder / "notes.txt")]
+    assert [image.name for image in find_images([str(folder / "notes.txt")])] == [str(folder / "notes.txt")]
 
 
 def test_an_address_is_downloaded(server):
-    (picture,) = find_pictures([f"{server}/a%20cat.png?size=5"])
-    assert picture.inside == PurePosixPath("a cat.png")
-    assert picture.read().size == (5, 3)
+    (image,) = find_images([f"{server}/a%20cat.png?size=5"])
+    assert image.inside == PurePosixPath("a cat.png")
+    assert image.read().size == (5, 3)
 
 
 @pytest.mark.parametrize(
     ("word", "error", "text"),
     [
-        ("nothing.jpg", FileNotFoundError, r"nothing\.jpg does not exist; give pictures, folders or http"),
+        ("nothing.jpg", FileNotFoundError, r"nothing\.jpg does not exist; give images, folders or http"),
         ("ftp://host/x.png", ValueError, r"ftp://host/x\.png is a ftp address; only http and https"),
         ("file:///etc/x.png", ValueError, r"is a file address; only http and https"),
     ],
 )
 def test_what_is_not_there_is_named_before_anything_runs(word, error, text):
     with pytest.raises(error, match=text):
-        find_pictures([word])
+        find_images([word])
 
 
-def test_a_folder_without_pictures_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no pictures; looked for \.avif, \.bmp"):
-        find_pictures([str(tmp_path)])
+def test_a_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no images; looked for \.avif, \.bmp"):
+        find_images([str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_a_folder_without_pictures_is_an_error(tmp_path):
     ],
 )
 def test_a_download_that_fails_names_its_address(server, monkeypatch, path, text):
-    monkeypatch.setattr(pictures, "DOWNLOAD_BYTES", 1000)
+    monkeypatch.setattr(images, "DOWNLOAD_BYTES", 1000)
     with pytest.raises(DownloadError, match=text):
         download(server + path)
 
 
 def test_a_slow_download_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(pictures, "DOWNLOAD_SECONDS", -1)
+    monkeypatch.setattr(images, "DOWNLOAD_SECONDS", -1)
     with pytest.raises(DownloadError, match=r"did not arrive within -1 s"):
         download(f"{server}/a.png")
