@@ -22,6 +22,7 @@ _CALL_ATTRIBUTES = (
 )
 _NAMES = (
     "torch._C._len_torch_dispatch_stack",
+    "torch._C._functorch.is_legacy_batchedtensor",
     "torch._C._functorch.peek_interpreter_stack",
     "torch._C._autograd._profiler_enabled",
     "torch.nn.modules.module._has_any_global_hook",
@@ -101,12 +102,13 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
 
 
 def is_plain_tensor(tensor: Any) -> bool:
-    """Whether a tensor is a dense one of numbers in memory, no subclass of it and no lazy view."""
+    """Whether a tensor is a dense one of numbers in memory, no subclass of it, no lazy view and no batch of a transform."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.layout == torch.strided
         and not tensor.is_neg()
         and not tensor.is_nested
+        and not _functorch.is_legacy_batchedtensor(tensor)
     )
 
 

@@ -16,7 +16,7 @@ def digits(split, count=None):
     source = Digits(split)
     chosen = range(count or len(source))
     images = [np.asarray(source.read(i).resize((SIDE, SIDE))) for i in chosen]
-    return np.stack(images), np.array([source.label(i) for i in chosen])
+    return np.stack(images), np.array([source.label(i) for i in chosen], "int32")  # JAX has no int64 by default
 
 
 @pytest.mark.usefixtures("toy")

@@ -186,8 +186,15 @@ def test_compiled_gives_the_same_in_one_graph_at_two_sizes(backbone):
 def test_any_number_of_channels(channels):
     backbone = create_backbone(SMALLEST, in_channels=channels)
     assert len(backbone(torch.randn(1, channels, 32, 32))) == 4
-    with pytest.raises(ValueError, match=rf"images of shape \(1, 7, 32, 32\) came; expected \(batch, {channels}, "):
+    with pytest.raises(ValueError, match=rf"expected images of shape \(batch, {channels}, height, width\), got \(1, 7, 32, 32\); create"):
         backbone(torch.randn(1, 7, 32, 32))
+
+
+def test_images_without_pixels_and_integers_are_refused(backbone):
+    with pytest.raises(ValueError, match=r"expected images of at least one pixel, got shape \(1, 3, 0, 32\)"):
+        backbone(torch.empty(1, 3, 0, 32))
+    with pytest.raises(ValueError, match=r"expected floating-point images, .*, got uint8; use model.predict"):
+        backbone(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 def test_depths_grow_from_the_stem_to_the_last_block(backbone):

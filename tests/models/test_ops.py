@@ -258,6 +258,15 @@ def test_function_transforms_are_right(name):
         assert are_near([each[at][index] for at in wanted], list(wanted.values()), 1e-4)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_several_outputs_may_be_taken_at_once(name):
+    model, images = build(name), torch.randn(1, 3, 64, 64).requires_grad_()
+    (scores,) = model(images)
+    wanted = [torch.autograd.grad(score, images, retain_graph=True)[0] for score in scores]
+    (found,) = torch.autograd.grad(scores, images, torch.eye(len(scores)), is_grads_batched=True)
+    assert are_near(list(found), wanted, 1e-4)
+
+
 # GPViT's attention of groups is PyTorch's fused one, whose gradients are not differentiable on a CPU.
 def test_gradients_are_differentiable():
     model, images = build("gcvit_xxtiny"), torch.randn(1, 3, 64, 72)

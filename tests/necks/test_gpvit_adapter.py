@@ -110,5 +110,5 @@ def test_values_that_do_not_fit_are_refused():
         AdaptedGPViT(replace(TINY, depth=10, outputs=()))
     with pytest.raises(ValueError, match="finest=16 is no stride the adapter begins with; give 4 or 8"):
         AdaptedGPViT(TINY, finest=16)
-    with pytest.raises(ValueError, match=r"images of shape \(2, 1, 64, 64\) came; expected \(batch, 3, "):
+    with pytest.raises(ValueError, match=r"expected images of shape \(batch, 3, height, width\), got \(2, 1, 64, 64\)"):
         adapted()(torch.zeros(2, 1, 64, 64))

@@ -50,12 +50,19 @@ class Backbone(nn.Module):
         """Refuse what is not a batch of images.
 
         Raises:
-            ValueError: the images are not (B, in_channels, H, W).
+            ValueError: the images are not (B, in_channels, H, W), have no pixels, or are integers.
         """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise ValueError(
-                f"images of shape {tuple(images.shape)} came; expected (batch, {self.in_channels}, height, width); "
+                f"expected images of shape (batch, {self.in_channels}, height, width), got {tuple(images.shape)}; "
                 f"create the model with in_channels= for another number of channels"
+            )
+        if images.shape[2] == 0 or images.shape[3] == 0:
+            raise ValueError(f"expected images of at least one pixel, got shape {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(
+                f"expected floating-point images, normalized with the model's mean and std, got "
+                f"{str(images.dtype).removeprefix('torch.')}; use model.predict for uint8 images"
             )
 
     def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:

@@ -19,7 +19,7 @@ from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
 from globalvit.kernels.cpu import library, structs
-from globalvit.kernels.cpu.dispatch import differentiable_gradients, is_direct
+from globalvit.kernels.cpu.dispatch import differentiable_gradients, is_direct, takes_formula
 from globalvit.kernels.cpu.tensors import DTYPES, address, check_memory, floats, optional
 from globalvit.models import ops
 
@@ -368,7 +368,7 @@ def _saved_inputs(ctx: Any) -> list[Any]:
 
 def _windows_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     inputs = _saved_inputs(ctx)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if takes_formula(gradient):
         return *differentiable_gradients(_plain_windows, inputs, ctx.needs_input_grad[:4], gradient), None
     d_projected, d_table, d_query = window_attention_backward(gradient, *inputs)
     return d_projected, d_table, None, d_query if d_query.numel() else None, None
@@ -376,7 +376,7 @@ def _windows_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 def _stripes_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     inputs = _saved_inputs(ctx)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if takes_formula(gradient):
         return *differentiable_gradients(_plain_stripes, inputs, ctx.needs_input_grad[:7], gradient), None
     return (*stripe_attention_backward(gradient, *inputs), None, None, None)
 

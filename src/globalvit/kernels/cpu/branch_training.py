@@ -15,7 +15,7 @@ from torch.profiler import record_function
 
 from globalvit.kernels.cpu import library, linear_training, structs
 from globalvit.kernels.cpu.convolution import ACTIVATIONS, depthwise_forward
-from globalvit.kernels.cpu.dispatch import differentiable_gradients
+from globalvit.kernels.cpu.dispatch import differentiable_gradients, takes_formula
 from globalvit.kernels.cpu.linear import chain, pack, pack_transposed
 from globalvit.kernels.cpu.linear_training import SHOWN_AS, product_dtype
 from globalvit.kernels.cpu.tensors import DTYPES, address, check_memory, floats
@@ -47,7 +47,7 @@ class DepthwiseGELU(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the gradients of the map and of the weights."""
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if takes_formula(*grad_outputs):
             return tuple(differentiable_gradients(_plain_depthwise, (x, weight), ctx.needs_input_grad, grad_outputs))
         d_out, d_means, d_residual = grad_outputs
         x, taps, (B, H, W, C), run = x.contiguous(), _taps(weight), x.shape, library.load()
@@ -86,7 +86,7 @@ class GatedPointwise(Function):
         """Return the gradients of the map, the gates, the weights and the residual."""
         (x, gates, weight), (d_out,) = ctx.saved_tensors, grad_outputs
         d_residual = d_out if ctx.has_residual else None
-        if torch.is_grad_enabled():
+        if takes_formula(d_out):
             needed = ctx.needs_input_grad[:3]
             return *differentiable_gradients(_plain_pointwise, (x, gates, weight), needed, d_out), d_residual
         x, gates, d_out, flat = x.contiguous(), gates.contiguous(), d_out.contiguous(), weight.flatten(1)

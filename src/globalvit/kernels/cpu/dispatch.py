@@ -22,6 +22,15 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
+def takes_formula(*gradients: Tensor | None) -> bool:
+    """Whether a backward pass must be made of PyTorch's operators.
+
+    That is so if its results are differentiated again (`create_graph=True`), and if a transform, a mode or a subclass sees
+    the gradients, as in `torch.autograd.grad(…, is_grads_batched=True)`. Compilers see the kernels' own operators.
+    """
+    return not torch.compiler.is_compiling() and (torch.is_grad_enabled() or not is_plain_call(*gradients))
+
+
 def differentiable_gradients(
     plain: Callable[..., Tensor | tuple[Tensor, ...]],
     inputs: Sequence[Any],
@@ -30,7 +39,7 @@ def differentiable_gradients(
 ) -> list[Tensor | None]:
     """Return the gradients of `plain(*inputs)` as PyTorch computes them, so that they can be differentiated again.
 
-    The backward pass of a kernel takes this way if the user asks for it with `create_graph=True`.
+    The backward pass of a kernel takes this way if `takes_formula` says so.
 
     Args:
         plain: the formula in PyTorch's operators.

@@ -17,7 +17,7 @@ from torch.autograd import Function
 from torch.profiler import record_function
 
 from globalvit.kernels.cpu import library, structs
-from globalvit.kernels.cpu.dispatch import differentiable_gradients
+from globalvit.kernels.cpu.dispatch import differentiable_gradients, takes_formula
 from globalvit.kernels.cpu.linear import GELU, NO_NORM, PLAIN, TIMES_GELU_SLOPE, Norm, Packed, pack, pack_transposed
 from globalvit.kernels.cpu.tensors import DTYPES, address, check_memory, floats, optional
 
@@ -68,7 +68,7 @@ class NormLinear(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the gradients of the seven inputs."""
         (d_out,), (x, factors, offsets, weight, bias), eps, dtype = grad_outputs, ctx.saved_tensors, ctx.eps, ctx.dtype
-        if torch.is_grad_enabled():
+        if takes_formula(d_out):
             inputs = (x, factors, offsets, eps, weight, bias, dtype)
             return tuple(differentiable_gradients(_plain_norm_linear, inputs, ctx.needs_input_grad, d_out))
         x, d_out, norm, needs = (
@@ -115,7 +115,7 @@ class NormMlp(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the gradients of the nine inputs."""
         (d_out,), (*saved, kept), eps, dtype = grad_outputs, ctx.saved_tensors, ctx.eps, ctx.dtype
-        if torch.is_grad_enabled():
+        if takes_formula(d_out):
             inputs = (*saved[:3], eps, *saved[3:], dtype)
             return tuple(differentiable_gradients(_plain_norm_mlp, inputs, ctx.needs_input_grad, d_out))
         x, factors, offsets, weight1, bias1, weight2, bias2 = saved
