@@ -102,7 +102,7 @@ def is_plain_call(*tensors: Tensor | None) -> bool:
 
 
 def is_plain_tensor(tensor: Any) -> bool:
-    """Whether a tensor is a dense one of numbers in memory, no subclass of it, no lazy view and no batch of a transform."""
+    """Whether a tensor is dense numbers in memory: no subclass, no lazy view and no batch of a transform."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.layout == torch.strided

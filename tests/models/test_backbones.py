@@ -186,7 +186,8 @@ def test_compiled_gives_the_same_in_one_graph_at_two_sizes(backbone):
 def test_any_number_of_channels(channels):
     backbone = create_backbone(SMALLEST, in_channels=channels)
     assert len(backbone(torch.randn(1, channels, 32, 32))) == 4
-    with pytest.raises(ValueError, match=rf"expected images of shape \(batch, {channels}, height, width\), got \(1, 7, 32, 32\); create"):
+    expected = rf"expected images of shape \(batch, {channels}, height, width\), got \(1, 7, 32, 32\); create the model"
+    with pytest.raises(ValueError, match=expected):
         backbone(torch.randn(1, 7, 32, 32))
 
 

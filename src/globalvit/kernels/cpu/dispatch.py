@@ -25,7 +25,7 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 def takes_formula(*gradients: Tensor | None) -> bool:
     """Whether a backward pass must be made of PyTorch's operators.
 
-    That is so if its results are differentiated again (`create_graph=True`), and if a transform, a mode or a subclass sees
+    That is so if its results are differentiated again (`create_graph`), or if a transform, a mode or a subclass sees
     the gradients, as in `torch.autograd.grad(…, is_grads_batched=True)`. Compilers see the kernels' own operators.
     """
     return not torch.compiler.is_compiling() and (torch.is_grad_enabled() or not is_plain_call(*gradients))
