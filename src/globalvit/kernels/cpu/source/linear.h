@@ -36,6 +36,10 @@ typedef struct {
     int64_t stride, type;
 } Rows;
 
+INLINE void *number_at(const Rows *rows, int64_t row, int64_t column) {
+    return (char *)rows->at + (row * rows->stride + column) * bytes_of(rows->type);
+}
+
 /* Panels are 1 to VECTORS vectors wide, all as equal as possible. */
 INLINE int64_t panels_of(int64_t outputs) { return (outputs + TILE_WIDTH - 1) / TILE_WIDTH; }
 INLINE int64_t first_vector(int64_t panel, int64_t outputs) {
@@ -50,8 +54,8 @@ typedef struct {
     Rows residual, kept, out, activated;
 } Finish;
 
-/* Write a tile's sums. Everything but the numbers is constant at each call: branches in the loop would take longer than
- * the sums. */
+/* Write a tile's sums, which include the bias. Everything but the numbers is constant at each call: branches in the
+ * loop would take longer than the sums. */
 INLINE void finish_as(const Finish *f, const float *sums, int64_t rows, int64_t row, int64_t column, int64_t width,
                       const int activation, const int has_residual, const int is_kept, const int64_t type,
                       const int is_whole) {
@@ -60,7 +64,6 @@ INLINE void finish_as(const Finish *f, const float *sums, int64_t rows, int64_t 
         for (int64_t c = 0; c < width; c += LANES) {
             vec x = *(const vec *)(sums + c);
             int64_t at = column + c, count = is_whole ? LANES : layer->outputs - at, kept = row * f->kept.stride + at;
-            if (layer->bias) x += *(const vec *)(layer->bias + at);
             if (activation == GELU && is_kept) write(f->kept.at, kept, x, count, type);
             if (activation == GELU) x = gelu(x, type);
             if (activation == TIMES_GELU_SLOPE) {
@@ -111,26 +114,33 @@ INLINE void apply(const Finish *f, const float *a, int64_t a_row, int64_t row, i
                   int64_t last_panel, int64_t type) {
     const Layer *layer = f->layer;
     int64_t depth = steps_of(layer->inputs, type), tiles = (rows + ROWS - 1) / ROWS;
+    int is_final = layer->activation == PLAIN && writes(type, f->out.type) && !(f->residual.at && f->out.type != type);
     float sums[ROWS * TILE_WIDTH] __attribute__((aligned(64)));
     for (int64_t panel = first_panel; panel < last_panel; panel++) {
         int64_t vector = first_vector(panel, layer->outputs),
-                vectors = first_vector(panel + 1, layer->outputs) - vector;
+                vectors = first_vector(panel + 1, layer->outputs) - vector, column = vector * LANES,
+                width = vectors * LANES;
+        /* Sums that are final go to their place at once, if no vector reaches over the end of a row. */
+        int is_direct = is_final && column + width <= layer->outputs;
         Product p = {.depth = depth,
                      .a_row = a_row,
                      .a_step = 1,
-                     .b_step = vectors * LANES,
-                     .begin = zeros,
+                     .b = layer->weight + column * depth,
+                     .b_step = width,
+                     .begin = layer->bias ? layer->bias + column : zeros,
                      .c = sums,
-                     .c_row = TILE_WIDTH};
-        p.b = layer->weight + vector * LANES * depth;
+                     .c_row = is_direct ? f->out.stride : TILE_WIDTH,
+                     .c_type = is_direct ? f->out.type : 0,
+                     .addend_row = f->residual.stride};
         for (int64_t t = 0; t < tiles; t++) {
             int64_t first = part_begin(t, tiles, rows), count = part_begin(t + 1, tiles, rows) - first;
             p.a = a + first * a_row;
-            prefetch(&f->residual, row + first, count, vector * LANES, vectors * LANES);
-            if (layer->activation == TIMES_GELU_SLOPE)
-                prefetch(&f->kept, row + first, count, vector * LANES, vectors * LANES);
+            prefetch(&f->residual, row + first, count, column, width);
+            if (layer->activation == TIMES_GELU_SLOPE) prefetch(&f->kept, row + first, count, column, width);
+            if (is_direct) p.c = number_at(&f->out, row + first, column);
+            if (is_direct && f->residual.at) p.addend = number_at(&f->residual, row + first, column);
             multiply_tile(count, vectors, &p, type);
-            finish(f, sums, count, row + first, vector * LANES, vectors * LANES);
+            if (!is_direct) finish(f, sums, count, row + first, column, width);
         }
     }
 }

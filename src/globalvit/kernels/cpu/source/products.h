@@ -16,8 +16,10 @@ typedef struct {
     int64_t b_step;
     const float *begin; /* initial sums, (rows, vectors * LANES); the same for every row if begin_row is 0 */
     int64_t begin_row;
-    float *c; /* (rows, vectors * LANES) */
-    int64_t c_row;
+    void *c; /* (rows, vectors * LANES) */
+    int64_t c_row, c_type;
+    const void *addend; /* added at the end, in c's type, or NULL */
+    int64_t addend_row;
 } Product;
 
 static const float zeros[VECTORS * LANES];
@@ -62,9 +64,14 @@ INLINE vec add_product(vec sum, vec a, vec b, const int type) {
         FOR_SUMS_OF(ADD_TO_SUM, R)                                                                                     \
     }
 #define KEEP_SUM(R, V)                                                                                                 \
-    if (R < rows && V < vectors) *(vec *)(p->c + R * p->c_row + V * LANES) = sum_##R##_##V;
+    if (R < rows && V < vectors) {                                                                                     \
+        vec x = sum_##R##_##V;                                                                                         \
+        if (has_addend) x += read(p->addend, R * p->addend_row + V * LANES, LANES, c_type);                            \
+        write(p->c, R * p->c_row + V * LANES, x, LANES, c_type);                                                       \
+    }
 
-INLINE void tile(const int rows, const int vectors, const int type, const Product *p) {
+INLINE void tile(const int rows, const int vectors, const int type, const int c_type, const int has_addend,
+                 const Product *p) {
     const float *a = p->a, *b = p->b;
     const int64_t a_row = p->a_row, a_step = p->a_step, b_step = p->b_step;
     FOR_SUMS(BEGIN_SUM)
@@ -79,45 +86,58 @@ INLINE void tile(const int rows, const int vectors, const int type, const Produc
 }
 
 /* Constant numbers of rows and vectors let the compiler keep a whole tile in registers. */
-#define VECTORS_CASE(R, V, TYPE)                                                                                       \
+#define VECTORS_CASE(R, V, ...)                                                                                        \
     case V:                                                                                                            \
-        if (V <= VECTORS) tile(R, V, TYPE, p);                                                                         \
+        if (V <= VECTORS) tile(R, V, __VA_ARGS__, p);                                                                  \
         break;
-#define ROWS_CASE(R, TYPE)                                                                                             \
+#define ROWS_CASE(R, ...)                                                                                              \
     case R:                                                                                                            \
         switch (vectors) {                                                                                             \
-            VECTORS_CASE(R, 1, TYPE)                                                                                   \
-            VECTORS_CASE(R, 2, TYPE)                                                                                   \
-            VECTORS_CASE(R, 3, TYPE)                                                                                   \
-            VECTORS_CASE(R, 4, TYPE)                                                                                   \
+            VECTORS_CASE(R, 1, __VA_ARGS__)                                                                            \
+            VECTORS_CASE(R, 2, __VA_ARGS__)                                                                            \
+            VECTORS_CASE(R, 3, __VA_ARGS__)                                                                            \
+            VECTORS_CASE(R, 4, __VA_ARGS__)                                                                            \
         }                                                                                                              \
         break;
-#define TILE_OF_ANY_SIZE(NAME, TYPE)                                                                                   \
+/* ...: type, c_type, has_addend */
+#define TILE_OF_ANY_SIZE(NAME, ...)                                                                                    \
     static void NAME(int64_t rows, int64_t vectors, const Product *p) {                                                \
         switch (rows) {                                                                                                \
-            ROWS_CASE(1, TYPE)                                                                                         \
-            ROWS_CASE(2, TYPE)                                                                                         \
-            ROWS_CASE(3, TYPE)                                                                                         \
-            ROWS_CASE(4, TYPE)                                                                                         \
-            ROWS_CASE(5, TYPE)                                                                                         \
-            ROWS_CASE(6, TYPE)                                                                                         \
+            ROWS_CASE(1, __VA_ARGS__)                                                                                  \
+            ROWS_CASE(2, __VA_ARGS__)                                                                                  \
+            ROWS_CASE(3, __VA_ARGS__)                                                                                  \
+            ROWS_CASE(4, __VA_ARGS__)                                                                                  \
+            ROWS_CASE(5, __VA_ARGS__)                                                                                  \
+            ROWS_CASE(6, __VA_ARGS__)                                                                                  \
         }                                                                                                              \
     }
-TILE_OF_ANY_SIZE(tile_of_floats, 0)
+TILE_OF_ANY_SIZE(tile_of_floats, 0, 0, 0)
+TILE_OF_ANY_SIZE(tile_of_floats_added, 0, 0, 1)
 #if HAS_PAIRS
-TILE_OF_ANY_SIZE(tile_of_pairs, 1)
+TILE_OF_ANY_SIZE(tile_of_pairs, 1, 0, 0)
+TILE_OF_ANY_SIZE(tile_of_pairs_rounded, 1, 1, 0)
+TILE_OF_ANY_SIZE(tile_of_pairs_rounded_added, 1, 1, 1)
 #endif
+
+/* Whether tiles of products of this type are written in `c_type`. */
+INLINE int writes(int64_t type, int64_t c_type) { return c_type == 0 || (HAS_PAIRS && type == 1); }
 
 /* One tile of at most ROWS x VECTORS. */
 INLINE void multiply_tile(int64_t rows, int64_t vectors, const Product *p, int64_t type) {
 #if HAS_PAIRS
-    if (type == 1) {
+    if (type == 1 && p->c_type == 0)
         tile_of_pairs(rows, vectors, p);
-        return;
-    }
+    else if (type == 1 && p->addend)
+        tile_of_pairs_rounded_added(rows, vectors, p);
+    else if (type == 1)
+        tile_of_pairs_rounded(rows, vectors, p);
+    else
 #endif
+        if (p->addend)
+        tile_of_floats_added(rows, vectors, p);
+    else
+        tile_of_floats(rows, vectors, p);
     (void)type;
-    tile_of_floats(rows, vectors, p);
 }
 
 /* The begin of the nth of `parts` nearly equal parts of `count`. */
@@ -125,7 +145,8 @@ INLINE int64_t part_begin(int64_t n, int64_t parts, int64_t count) {
     return n * (count / parts) + least(n, count % parts);
 }
 
-/* A product of any size, tile by tile; what a column of tiles reads of `b` stays in the first level of cache. */
+/* A product of any size in float32, tile by tile; what a column of tiles reads of `b` stays in the first level of
+ * cache. */
 INLINE void multiply(int64_t rows, int64_t vectors, const Product *whole, int64_t type) {
     int64_t high = (rows + ROWS - 1) / ROWS, wide = (vectors + VECTORS - 1) / VECTORS;
     for (int64_t j = 0; j < wide; j++)
@@ -134,7 +155,7 @@ INLINE void multiply(int64_t rows, int64_t vectors, const Product *whole, int64_
             Product p = *whole;
             p.a += row * p.a_row;
             p.b += vector * LANES;
-            p.c += row * p.c_row + vector * LANES;
+            p.c = (float *)p.c + row * p.c_row + vector * LANES;
             if (p.begin != zeros) p.begin += row * p.begin_row + vector * LANES;
             multiply_tile(part_begin(i + 1, high, rows) - row, part_begin(j + 1, wide, vectors) - vector, &p, type);
         }

@@ -81,6 +81,12 @@ INLINE vec read(const void *from, int64_t at, int64_t count, int64_t type) {
         if (count >= LANES) return *(const vec *)((const float *)from + at);
         for (int64_t i = 0; i < count; i++) x[i] = ((const float *)from)[at + i];
     } else {
+#if defined(__AVX2__)
+        if (count >= LANES) {
+            __m128i bits = _mm_loadu_si128((const __m128i *)((const bf16 *)from + at));
+            return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
+        }
+#endif
         for (int64_t i = 0; i < least(count, LANES); i++) x[i] = from_bf16(((const bf16 *)from)[at + i]);
     }
     return x;
@@ -168,8 +174,7 @@ INLINE vec multiply_then_add(vec a, vec b, vec c) {
 #endif
 }
 
-/* Transpose a square of LANES x LANES. With 16 lanes that takes four rounds, each of which swaps numbers between rows
- * 1, 2, 4 or 8 apart. */
+/* Transpose a square of LANES x LANES, in rounds that swap numbers between rows 1, 2, 4 or 8 apart. */
 INLINE void transpose(vec square[LANES]) {
 #if LANES == 16
     vec half[16];
@@ -191,6 +196,22 @@ INLINE void transpose(vec square[LANES]) {
         square[i] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0x88);
         square[i + 8] = (vec)_mm512_shuffle_f32x4((__m512)half[i], (__m512)half[i + 8], 0xdd);
     }
+#elif defined(__AVX2__)
+    vec half[8];
+    for (int r = 0; r < 8; r += 2) {
+        half[r] = (vec)_mm256_unpacklo_ps((__m256)square[r], (__m256)square[r + 1]);
+        half[r + 1] = (vec)_mm256_unpackhi_ps((__m256)square[r], (__m256)square[r + 1]);
+    }
+    for (int r = 0; r < 8; r += 4)
+        for (int i = 0; i < 2; i++) {
+            square[r + 2 * i] = (vec)_mm256_unpacklo_pd((__m256d)half[r + i], (__m256d)half[r + i + 2]);
+            square[r + 2 * i + 1] = (vec)_mm256_unpackhi_pd((__m256d)half[r + i], (__m256d)half[r + i + 2]);
+        }
+    for (int i = 0; i < 4; i++) {
+        half[i] = (vec)_mm256_permute2f128_ps((__m256)square[i], (__m256)square[i + 4], 0x20);
+        half[i + 4] = (vec)_mm256_permute2f128_ps((__m256)square[i], (__m256)square[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++) square[i] = half[i];
 #else
     for (int r = 0; r < LANES; r++)
         for (int c = 0; c < r; c++) {
@@ -204,6 +225,10 @@ INLINE void transpose(vec square[LANES]) {
 INLINE float total(vec x) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)x);
+#elif defined(__AVX2__)
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
     float sum = 0;
     for (int lane = 0; lane < LANES; lane++) sum += x[lane];
@@ -214,6 +239,10 @@ INLINE float total(vec x) {
 INLINE float largest(vec x) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)x);
+#elif defined(__AVX2__)
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
     float most = x[0];
     for (int lane = 1; lane < LANES; lane++) most = x[lane] > most ? x[lane] : most;
@@ -240,10 +269,16 @@ INLINE vec inverse(vec x) {
     return y * (2.0f - x * y);
 }
 #else
+#define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits */
+#if defined(__AVX2__)
+INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE vec nearest(vec x) { return (vec)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#else
 INLINE vec larger(vec a, vec b) { return (vec)(((ivec)a & (ivec)(a > b)) | ((ivec)b & ~(ivec)(a > b))); }
 INLINE vec smaller(vec a, vec b) { return (vec)(((ivec)a & (ivec)(a < b)) | ((ivec)b & ~(ivec)(a < b))); }
-#define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits */
 INLINE vec nearest(vec x) { return (x + MAGIC) - MAGIC; }
+#endif
 /* x * 2^n for whole n in [-126, 127]: the low bits of n + 127 + MAGIC become the exponent of a factor. */
 INLINE vec times_power(vec x, vec n) { return x * (vec)((ivec)(n + (MAGIC + 127.0f)) << 23); }
 INLINE vec zero_below(float low, vec bound, vec x) { return (vec)((ivec)x & ~(ivec)(bound < low)); }
