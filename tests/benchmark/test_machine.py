@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from globalvit.benchmark import machine, memory, roofline
+from globalvit.models import ops
 
 
 def test_the_machine_is_described():
@@ -13,6 +14,8 @@ def test_the_machine_is_described():
     line = machine.in_a_line(about)
     assert about["cpu"] in line
     assert f"torch {about['torch']}" in line
+    with ops.set_kernels("torch"):
+        assert machine.describe("cpu")["kernels"] == "torch"
 
 
 def test_settings_are_what_they_were_afterwards():

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "train": BUILD,
     "explain": BUILD,
     "export": BUILD,
-    "benchmark": (*BUILD, "train"),
+    "benchmark": (*BUILD, "train", "kernels"),
     "doctor": (*BUILD, "kernels"),
     "demo": (*BUILD, "train", "explain", "export"),
     "cli": (*BUILD, "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo", "doctor"),

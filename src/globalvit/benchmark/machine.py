@@ -11,6 +11,9 @@ from typing import Any
 import psutil
 import torch
 
+from globalvit.kernels.cpu import library
+from globalvit.models import ops
+
 # Instructions that decide how fast half precision is.
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16", "bf16", "sve")
 LIBRARIES = ("torch", "timm", "triton")
@@ -28,6 +31,7 @@ def describe(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "vector": torch.backends.cpu.get_cpu_capability(),
+        "kernels": _kernels(device),
         "features": [feature for feature in FEATURES if feature in flags],
         "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
         "device": device,
@@ -41,9 +45,10 @@ def describe(device: str) -> dict[str, Any]:
 
 def in_a_line(about: dict[str, Any]) -> str:
     """A description for people."""
-    place = about["gpu"] or f"{about['cpu']} ({', '.join(about['features']) or about['vector']})"
+    features = ", ".join(about["features"]) or "no vector instructions known"
+    place = about["gpu"] or f"{about['cpu']} ({features}; PyTorch uses {about['vector']})"
     versions = ", ".join(f"{name} {about[name]}" for name in LIBRARIES if name in about)
-    return f"{place}, {about['threads']} threads, {versions}, Python {about['python']}"
+    return f"{place}, kernels {about['kernels']}, {about['threads']} threads, {versions}, Python {about['python']}"
 
 
 def synchronize(device: str) -> None:
@@ -90,6 +95,12 @@ def check_float32(device: str) -> None:
             f"float32 products on {device} err by {error:.1e} of the largest, so they are computed in a lower "
             f"precision; unset what switches that on, such as NVIDIA_TF32_OVERRIDE or ONEDNN_DEFAULT_FPMATH_MODE"
         )
+
+
+def _kernels(device: str) -> str:
+    """Return the kernels that compute on the device: `torch`, `triton`, or `c` and the instruction set."""
+    kernels = ops.kernels_for(device)
+    return f"c for {library.loaded().variant.name}" if kernels == "c" else kernels
 
 
 def _cpuinfo() -> dict[str, str]:
