@@ -210,6 +210,7 @@ def test_what_is_not_an_image_is_one_sentence(server, path, text):
 @pytest.mark.parametrize(
     ("address", "text"),
     [
+        ("http://host/" + "x" * 9000, "address of 9012 characters; at most 8000 are taken"),
         ("http:///x.png", "names no host; expected http://HOST/PATH"),
         ("http://host:99999/x.png", "is not a valid address: Port out of range 0-65535"),
         ("http://user:secret@host/x.png", "http://…@host holds a user name or password"),

@@ -18,6 +18,7 @@ DOWNLOAD_SECONDS = 60.0
 # Of silence, while connecting and between any two parts of the answer.
 SILENCE_SECONDS = 15.0
 MOST_REDIRECTS = 5
+LONGEST_ADDRESS = 8000
 REDIRECTS = (301, 302, 303, 307, 308)
 MEBIBYTE = 2**20
 
@@ -47,12 +48,16 @@ def download(address: str) -> bytes:
     return bytes(job.data)
 
 
-def check_scheme(address: str) -> None:
-    """Refuse an address that is not http or https.
+def check_address(address: str) -> None:
+    """Refuse an address that is too long, or not http or https.
 
     Raises:
-        ValueError: another scheme, or no address at all.
+        ValueError: the text says which it is.
     """
+    if len(address) > LONGEST_ADDRESS:
+        raise ValueError(
+            f"{address[:80]}… is an address of {len(address)} characters; at most {LONGEST_ADDRESS} are taken"
+        )
     scheme = urlsplit(address).scheme.lower()
     if scheme not in ("http", "https"):
         raise ValueError(f"{address} is a {scheme} address; only http and https are downloaded")
@@ -81,7 +86,8 @@ class _Download:
             self.error = error
         except Exception as error:
             # A hostile server raises nearly anything in http.client: OSError, ValueError, HTTPException, …
-            self.error = DownloadError(f"{self.address} cannot be downloaded: {_reason(error)}")
+            address = self.address if len(self.address) <= LONGEST_ADDRESS else "the address"
+            self.error = DownloadError(f"{address} cannot be downloaded: {_reason(error)}")
             self.error.__cause__ = error
 
     def stop(self) -> None:
@@ -119,6 +125,7 @@ class _Download:
 
     def _open(self) -> Any:
         """Open the address, or the one that it redirects to; what redirects carry beside their headers is not read."""
+        check_address(self.address)
         address, opener = _ascii(self.address), _opener(self)
         for _ in range(MOST_REDIRECTS + 1):
             try:
@@ -131,7 +138,7 @@ class _Download:
                         raise
                     # Headers are read as Latin-1, whatever they are.
                     address = quote(urljoin(address, target), encoding="iso-8859-1", safe=string.punctuation)
-                check_scheme(address)
+                check_address(address)
         raise DownloadError(f"{self.address} redirects more than {MOST_REDIRECTS} times")
 
     def _too_large(self) -> DownloadError:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from globalvit.cli.fetch import check_scheme, download
+from globalvit.cli.fetch import check_address, download
 from globalvit.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def check_regular(path: str) -> None:
 
 def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
     if "://" in word:
-        check_scheme(word)
+        check_address(word)
         yield Source(word, _last_part(word))
         return
     if not word:
