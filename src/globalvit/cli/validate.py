@@ -155,7 +155,7 @@ def open_suite(task: "Task", options: ValidateOptions) -> "tuple[SuiteImages, Ca
     """Open a test set of ImageNet, and what makes the metric for it.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
         ValueError: the model does not have ImageNet's classes, or the folder is not that set.
     """
     from globalvit.data.imagenet_suites import SUITES, match_outputs, open_suite

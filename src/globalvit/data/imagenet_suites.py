@@ -109,7 +109,7 @@ def open_suite(name: str, data_dir: Path, real_labels: Path | None = None) -> Su
         real_labels: of ReaL, the authors' `real.json` in place of timm's copy.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
+        FileNotFoundError, NotADirectoryError: the folder does not exist, or is a file.
         ValueError: its folders or files are not those of the suite, or it cannot be known which classes they mean.
     """
     if not data_dir.exists():

@@ -249,7 +249,7 @@ class _Check:
         return Nodes(keys, places.tolist(), sizes.tolist(), is_big.tolist())
 
     def _check_order(self, number: int, keys: list[bytes | None], is_free: bool) -> None:
-        """Check that keys ascend; None, at either end, is no bound, and the first may equal the second."""
+        """Check that keys ascend; None at either end means unbounded, and the first key may equal the second."""
         inner: list[Any] = keys[1:-1]
         if is_free:
             inner = [int.from_bytes(key, sys.byteorder) for key in inner]

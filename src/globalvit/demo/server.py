@@ -68,7 +68,7 @@ class Guard:
         try:
             await self.app(scope, exchange.receive, exchange.send)
         except Exception:
-            # Whoever sends a file and leaves is no error of the page.
+            # A visitor who leaves while sending a file is not an error of the page.
             if not exchange.is_over:
                 raise
 
