@@ -83,7 +83,7 @@ def run(argv: Sequence[str], prog: str) -> int:
                 with autocast(), explained_memory(too_many(1)):
                     if found := _explain(task, source, image, looks, refused):
                         rows.extend(_write(task, source, image, found, writer, has_arrays=options.npz))
-            except (ValueError, MemoryError) as error:
+            except (OSError, ValueError, MemoryError) as error:
                 reader.fail(source.name, error)
     if refused and not rows:
         raise ValueError(refused[0])

@@ -63,10 +63,13 @@ def run(argv: Sequence[str], prog: str) -> int:
     with Progress(len(images), "predicting") as progress:
         reader = Reader(failures, progress)
         answers = list(_answers(made, settings, images, reader, options))
-    _write(made, answers, reader.failures, options)
+    try:
+        _write(made, answers, reader.failures, options)
+    finally:
+        # Answers that cannot be written are shown at least.
+        tables.show([{"image": answer["image"]} | made.row(answer) for answer in answers])
     if not answers:
         raise ValueError(f"none of the {total} images has an answer; the first: {reader.failures[0].reason}")
-    tables.show([{"image": answer["image"]} | made.row(answer) for answer in answers])
     return reader.finish(total)
 
 
@@ -99,11 +102,15 @@ def _answers(
             if not _is_finite(answer):
                 reader.fail(source.name, NOT_FINITE)
                 continue
-            if writer is not None and (raster := made.raster(prediction)) is not None:
-                answer["mask"] = writer.write(source, raster, "-mask")
-            if writer is not None and one.seen is not None:
-                answer["drawn"] = writer.write(source, made.draw(one.seen, prediction))
-            yield answer
+            try:
+                if writer is not None and (raster := made.raster(prediction)) is not None:
+                    answer["mask"] = writer.write(source, raster, "-mask")
+                if writer is not None and one.seen is not None:
+                    answer["drawn"] = writer.write(source, made.draw(one.seen, prediction))
+            except (OSError, MemoryError) as error:
+                reader.fail(source.name, error)
+            else:
+                yield answer
 
 
 def _predicted(
