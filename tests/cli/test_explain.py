@@ -23,10 +23,10 @@ def digits(tmp_path):
 def test_images_sheets_arrays_and_a_table(run_folder, digits, tmp_path, capsys):
     out = tmp_path / "out"
     words = ["--checkpoint", str(run_folder), "--output", str(out), "--kind", "all", "--target", "3", "--npz"]
-    assert main(["explain", str(digits), *words, "--pixel", "2,3"]) == 0
+    assert main(["explain", str(digits), "gone.png", *words, "--pixel", "2,3"]) == 1
     shown = capsys.readouterr()
-    assert f"left out: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
-    assert "1 of 3 images could not be read" in shown.err
+    assert f"no answer for {digits / 'broken.jpg'} cannot be read as an image" in shown.err
+    assert f"2 of 4 images have no answer: gone.png, {digits / 'broken.jpg'}" in shown.err
     kinds = ["global-stage-3-block-1", "grad_cam-stage-3", "local-stage-3-block-0", "rollout-stage-3"]
     made = [*(f"a-{kind}.png" for kind in kinds), "a-sheet.png", "a.npz"]
     assert sorted(path.name for path in out.glob("*.*")) == made
@@ -114,7 +114,7 @@ def test_what_one_image_lacks_is_left_out_of_that_one(run_folder, digits, tmp_pa
 def test_it_fails_where_no_image_can_be_read(run_folder, digits, tmp_path, capsys):
     words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out")]
     assert main(["explain", str(digits / "broken.jpg"), *words]) == 1
-    assert "globalvit: error: none of the 1 images could be read" in capsys.readouterr().err
+    assert "globalvit: error: none of the 1 images could be explained; the first: " in capsys.readouterr().err
 
 
 def test_running_out_of_memory_says_what_to_lower(run_folder, digits, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -31,7 +32,7 @@ def test_answers_are_those_of_the_model(run_folder, digits, tmp_path, capsys):
 
     answers, table = tmp_path / "a.json", tmp_path / "a.csv"
     words = ["--checkpoint", str(run_folder), "--top-k", "3", "--json", str(answers), "--csv", str(table)]
-    assert main(["predict", str(digits), *words, "--precision", "fp32"]) == 0
+    assert main(["predict", str(digits), *words, "--precision", "fp32"]) == 1
     predictions = json.loads(answers.read_text())["predictions"]
     task = open_checkpoint(run_folder)
     names = [str(digits / name) for name in ("a.png", "b[1].png", "more/a.png")]
@@ -47,25 +48,78 @@ def test_answers_are_those_of_the_model(run_folder, digits, tmp_path, capsys):
     assert str(digits / "b[1].png") in capsys.readouterr().out
 
 
-def test_unreadable_images_are_named_counted_and_left_out(run_folder, digits, tmp_path, capsys):
-    assert main(["predict", str(digits), "--checkpoint", str(run_folder), "--output", str(tmp_path / "out")]) == 0
-    shown = capsys.readouterr().err
-    assert f"left out: {digits / 'broken.jpg'} cannot be read as an image" in shown
-    assert "1 of 4 images could not be read and were left out" in shown
-    skipped = json.loads((tmp_path / "out" / "predictions.json").read_text())["skipped"]
-    assert [entry["image"] for entry in skipped] == [str(digits / "broken.jpg")]
-    assert (tmp_path / "out" / "predictions.csv").exists()
+def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsys):
+    os.mkfifo(digits / "pipe.png")
+    (digits / "empty").mkdir()
+    latin = os.fsdecode(b"caf\xe9\n\x1b[31m\r.png")
+    (digits / "b[1].png").rename(digits / latin)
+    Image.new("1", (20_000, 10_000)).save(digits / "huge.png")
+    bad = ["gone.png", "http://127.0.0.1:1/x.png", "ftp://host/x.png", str(digits / "empty"), "/dev/zero"]
+    words = [*bad, str(digits), "--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), "--draw"]
+    assert main(["predict", *words]) == 1
+    shown = capsys.readouterr()
+    assert f"no answer for {digits / 'broken.jpg'} cannot be read as an image" in shown.err
+    assert f"no answer for {digits / 'huge.png'} has more than 179 megapixels" in shown.err
+    assert f"no answer for {digits / 'pipe.png'} is a pipe (FIFO), expected a regular file" in shown.err
+    assert "8 of 11 images have no answer: gone.png, ftp://host/x.png, " in shown.err.splitlines()[-1]
+    assert "caf\\udce9\\n\\x1b[31m\\r.png" in shown.out
+    assert "\x1b" not in shown.out + shown.err
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
+    names = [str(digits / name) for name in ("a.png", latin, "more/a.png")]
+    assert [answer["image"] for answer in written["predictions"]] == names
+    assert [entry["image"] for entry in written["skipped"]][-3:] == [
+        str(digits / name) for name in ("broken.jpg", "huge.png", "pipe.png")
+    ]
+    with (tmp_path / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows][::5] == [name.replace("\udce9", "\\udce9") for name in names]
 
 
-def test_it_fails_only_where_no_image_can_be_read(run_folder, digits, capsys):
+def test_it_fails_at_once_where_nothing_can_be_answered(run_folder, digits, capsys):
     assert main(["predict", str(digits / "broken.jpg"), "--checkpoint", str(run_folder)]) == 1
-    assert "globalvit: error: none of the 1 images could be read" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "globalvit: error: none of the 1 images has an answer; the first: " in shown
+    assert main(["predict", "gone.png", "also_gone.png", "--checkpoint", "gone"]) == 1
+    assert capsys.readouterr().err.startswith("globalvit: error: gone.png does not exist; give images, folders or http")
+
+
+def test_an_image_that_fails_in_a_batch_costs_no_other_answer(run_folder, digits, monkeypatch, tmp_path, capsys):
+    from globalvit.tasks.classify import Classifier
+
+    predict = Classifier.predict
+
+    def picky(self, images, **options):
+        if any(image[0].std() < 1e-4 for image in images):
+            raise ValueError("an image of one color")
+        return predict(self, images, **options)
+
+    monkeypatch.setattr(Classifier, "predict", picky)
+    Image.new("L", (40, 40), 9).save(digits / "flat.png")
+    (digits / "broken.jpg").unlink()
+    words = ["--checkpoint", str(run_folder), "--json", str(tmp_path / "a.json")]
+    assert main(["predict", str(digits), *words]) == 1
+    shown = capsys.readouterr().err
+    assert "an image of one color; these 4 images are predicted one at a time" in shown
+    assert f"1 of 4 images have no answer: {digits / 'flat.png'}" in shown
+    assert len(json.loads((tmp_path / "a.json").read_text())["predictions"]) == 3
+
+
+def test_scores_that_are_not_finite_are_no_answers(digits, tmp_path, capsys):
+    from globalvit.build import create_model, save_weights
+
+    task = create_model("gcvit_xxtiny", classes=("a", "b"), image_size=32)
+    task.head.linear.weight.data.fill_(float("nan"))
+    save_weights(task, tmp_path / "nan.safetensors")
+    words = ["--checkpoint", str(tmp_path / "nan.safetensors"), "--json", str(tmp_path / "a.json")]
+    assert main(["predict", str(digits / "a.png"), *words]) == 1
+    assert "the model's scores are not finite numbers; try --precision fp32" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a.json").read_text())["predictions"] == []
 
 
 def test_labeled_images_never_overwrite_each_other(run_folder, digits, tmp_path):
     out = tmp_path / "out"
     words = [str(digits), str(digits / "a.png"), "--checkpoint", str(run_folder), "--output", str(out), "--draw"]
-    assert main(["predict", *words]) == 0
+    assert main(["predict", *words]) == 1
     drawn = sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))
     assert drawn == ["a-2.png", "a.png", "b[1].png", "more/a.png"]
     answers = json.loads((out / "predictions.json").read_text())["predictions"]
@@ -80,7 +134,13 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, digits, monkeypatc
 
     monkeypatch.setattr("globalvit.tasks.classify.Classifier.predict", exhausted)
     assert main(["predict", str(digits), "--checkpoint", str(run_folder)]) == 1
-    assert "out of memory with 24 images at a time; lower --batch-size" in capsys.readouterr().err
+    assert "out of memory with 3 images at a time; lower --batch-size; these 3 images are predicted one at a time" in (
+        shown := capsys.readouterr().err
+    )
+    assert (
+        "a.png: out of memory with one image; make the model's input smaller with --img-size or --short-side" in shown
+    )
+    assert "globalvit: error: none of the 4 images has an answer" in shown
 
 
 @pytest.mark.parametrize(

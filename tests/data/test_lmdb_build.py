@@ -211,7 +211,7 @@ def test_a_full_disk_is_an_error_and_the_build_goes_on_later(data, dst):
     )
     assert done.returncode == 1
     assert f"globalvit: error: cannot write the database {dst}/train: " in done.stderr
-    assert "when that is mended, the same command goes on with what is done" in done.stderr
+    assert "when that is fixed, the same command goes on with what is done" in done.stderr
     assert build(data, dst)[0].images == 16
     assert verify(dst, data).is_equal
 

@@ -69,7 +69,9 @@ def test_too_many_bytes_are_refused(uploads):
         receive(str(uploads / "a.png"), "a.png", uploads, MIB)
 
 
-@pytest.mark.parametrize("claim", ["../secret.png", "", "gone.png", ".", "linked.png"])
+@pytest.mark.parametrize(
+    "claim", ["../secret.png", "", "gone.png", ".", "linked.png", "http://127.0.0.1/x.png", "a\0b", "x" * 5000]
+)
 def test_only_what_was_uploaded_is_read(claim, uploads):
     secret = uploads.parent / "secret.png"
     secret.write_bytes(encoded(noise(8, 8), "PNG"))

@@ -8,15 +8,18 @@ import pytest
 from globalvit.demo.server import Guard, listening
 
 
-def answer(guard, headers, kind="http"):
-    """Status and headers of the answer to a request."""
-    sent = []
+def answer(guard, headers, method="GET", parts=()):
+    """Status and headers of the answer to a request whose body comes in parts."""
+    sent, coming = [], list(parts)
 
     async def send(message):
         sent.append(message)
 
-    scope = {"type": kind, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
-    asyncio.run(guard(scope, None, send))
+    async def receive():
+        return {"type": "http.request", "body": coming.pop(0), "more_body": bool(coming)}
+
+    listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(guard({"type": "http", "method": method, "headers": listed}, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
@@ -33,6 +36,9 @@ async def app(scope, receive, send):
         ({"host": "LocalHost:7860"}, 200),
         ({"host": "evil.example:7860"}, 421),
         ({"host": "127.0.0.1.evil.example"}, 421),
+        ({"host": "[::1]evil"}, 421),
+        ({"host": "localhost:x:evil"}, 421),
+        ({"host": "evil@localhost"}, 421),
         ({}, 421),
         ({"host": "localhost", "content-length": "1000"}, 200),
         ({"host": "localhost", "content-length": "200000"}, 413),
@@ -59,3 +65,44 @@ def test_a_taken_port_is_one_line_with_the_remedy():
 def test_any_free_port_can_be_had():
     with listening("127.0.0.1", 0) as listener:
         assert listener.getsockname()[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://localhost:7860"}, 200),
+        ({"origin": "HTTP://LOCALHOST:7860"}, 200),
+        ({"origin": "http://localhost:7860", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "https://space.example", "x-forwarded-host": "space.example"}, 200),
+        ({"origin": "http://localhost:1234"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": ""}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_nothing_that_another_site_sends_is_taken(headers, status, method):
+    assert answer(Guard(app, ("localhost",), 100), {"host": "localhost:7860"} | headers, method)[0] == status
+    assert answer(Guard(app, ("localhost",), 100), {"host": "localhost:7860"} | headers, "GET")[0] == 200
+
+
+def test_more_than_a_request_says_is_refused_in_the_middle():
+    async def reads(scope, receive, send):
+        while (message := await receive())["type"] == "http.request":
+            assert message["more_body"]
+        raise ConnectionError("the client has left")
+
+    assert answer(Guard(reads, None, 100), {}, "POST", [b"x" * 40_000] * 3)[0] == 413
+
+
+def test_websockets_are_closed():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Guard(app, None, 100)({"type": "websocket", "headers": []}, None, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]

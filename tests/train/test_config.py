@@ -79,12 +79,45 @@ def test_keys_without_meaning_here_are_listed_in_one_line(file, caplog):
     ]
 
 
-def test_what_would_change_the_training_is_refused_unless_it_is_off(file):
-    load_config(file("bce_loss: false\ndrop: 0.0\n"))
-    with pytest.raises(
-        ValueError, match=r"bce_loss=True in .* is not offered and would change the training; take it out"
-    ):
-        load_config(file("bce_loss: true\n"))
+@pytest.mark.parametrize(
+    ("key", "off", "on"),
+    [
+        ("bce_loss", "false", "true"),
+        ("drop", "0.0", "0.1"),
+        ("aug_repeats", "0", "3"),
+        ("aug_repeats", "1", "3"),
+        ("epoch_repeats", "0.", "2"),
+        ("grayscale_prob", "null", "0.2"),
+        ("gaussian_blur_prob", "0", "0.5"),
+        ("color_jitter_prob", "null", "0"),
+        ("train_crop_mode", "rrc", "rkrc"),
+        ("mixup_mode", "batch", "elem"),
+        ("cutmix_minmax", "null", "[0.2, 0.8]"),
+        ("clip_mode", "norm", "agc"),
+        ("lr_cycle_mul", "1.0", "2"),
+        ("lr_noise", "[]", "[0.4, 0.9]"),
+        ("lr_k_decay", "1.0", "1.5"),
+        ("warmup_prefix", "false", "true"),
+        ("model_kwargs", "{}", "{depths: [1]}"),
+        ("opt_kwargs", "{}", "{caution: true}"),
+        ("mesa", "0.0", "0.25"),
+        ("class_map", "''", "map.txt"),
+        ("dataset", "''", "hfds/food101"),
+        ("eval_metric", "top1", "loss"),
+        ("lr_base", "0.1", "0.5"),
+        ("input_size", "null", "[3, 192, 192]"),
+    ],
+)
+def test_what_would_change_the_training_is_refused_unless_it_is_off(file, key, off, on):
+    load_config(file(f"{key}: {off}\n"))
+    with pytest.raises(ValueError, match=rf"{key}=.* in .* is not offered and would change the training; take it out"):
+        load_config(file(f"{key}: {on}\n"))
+
+
+def test_a_size_that_is_said_twice_and_a_rate_that_is_not_used_change_nothing(file):
+    config = load_config(file("img_size: 192\ninput_size: [3, 192, 192]\nlr: 0.001\nlr_base: 0.5\n"))
+    assert (config.img_size, config.lr) == (192, 0.001)
+    assert load_config(file("pretrained_path: mine.safetensors\n")).weights == "mine.safetensors"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.cli import tables
 from globalvit.cli.images import Reader, Source, Writer, find_images
-from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place
+from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place, too_many
 from globalvit.cli.options import parse
 from globalvit.cli.progress import Progress
 
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 SUMMARY = "Show what a model looks at in images: attention, group tokens, Grad-CAM, as overlays and arrays"
 LOOK, WHERE, FILES = "what to look at; counted from 0", "where to look from, in the images' own pixels", "files"
 Kind = Literal["local", "global", "groups", "propagation", "rollout", "grad_cam", "all"]
-OUT_OF_MEMORY = "out of memory with one image; make the model's input smaller with --img-size or --short-side"
 # Objects of a lower score are not drawn.
 SHOWN_FROM = 0.5
 # Kinds of the sheet that is made unless a kind is asked for, and how many views of each, the last ones.
@@ -65,12 +64,12 @@ class ExplainOptions(ModelOptions):
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Explain what the model sees in the images; return the exit status."""
+    """Explain what the model sees in the images; return the exit status, 1 if any image failed."""
     options = parse(ExplainOptions, argv, prog, SUMMARY, positional=("images",))
     # Not before the options are read: --help stays quick.
     from globalvit.train.inputs import set_up
 
-    images = find_images(options.images)
+    images, failures = find_images(options.images)
     task = open_model(options)
     settings = replace(options.settings(), model=task.spec.model)
     set_up(task, settings)
@@ -78,23 +77,24 @@ def run(argv: Sequence[str], prog: str) -> int:
     rows: list[dict[str, str]] = []
     refused: list[str] = []
     with Progress(len(images), "explaining") as progress:
-        reader = Reader(progress)
-        for source, image in reader.read(images):
-            with autocast(), explained_memory(OUT_OF_MEMORY):
-                found = _explain(task, source, image, looks, refused)
-                if found:
-                    rows.extend(_write(task, source, image, found, writer, has_arrays=options.npz))
+        reader = Reader(failures, progress)
+        for source, image in reader.read(images, lambda image: image):
+            try:
+                with autocast(), explained_memory(too_many(1)):
+                    if found := _explain(task, source, image, looks, refused):
+                        rows.extend(_write(task, source, image, found, writer, has_arrays=options.npz))
+            except (OSError, ValueError, MemoryError) as error:
+                reader.fail(source.name, error)
     if refused and not rows:
         raise ValueError(refused[0])
     for reason in dict.fromkeys(refused):
         logger.warning("left out: %s", reason)
+    total = len(images) + len(failures)
     if not rows:
-        raise ValueError(f"none of the {len(images)} images could be read")
+        raise ValueError(f"none of the {total} images could be explained; the first: {reader.failures[0].reason}")
     tables.show(rows)
-    if reader.skipped:
-        logger.warning("%d of %d images could not be read and were left out", len(reader.skipped), len(images))
     logger.info("contact sheets and overlays are in %s", options.output)
-    return 0
+    return reader.finish(total)
 
 
 def _looks(task: "Task", options: ExplainOptions) -> "list[tuple[View, dict[str, Any]]]":

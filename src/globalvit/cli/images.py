@@ -1,24 +1,34 @@
 """The images named on a command line: files, folders searched through, http(s) addresses; and those made of them."""
 
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from globalvit import __version__
+from globalvit.cli.fetch import check_address, download
 from globalvit.cli.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
-DOWNLOAD_BYTES = 64 * 2**20
-DOWNLOAD_SECONDS = 60
-ANSWER_SECONDS = 15
+# Bytes of a file's name; file systems end at 255, and endings, numbers and temporary names are added.
+LONGEST_NAME = 180
+# Failures named again in the last lines.
+MOST_LISTED = 20
+KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe (FIFO)",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,39 +44,83 @@ class Source:
         return "://" in self.name
 
     def read(self) -> "Image.Image":
-        """The image as RGB.
+        """Read the image as RGB.
 
         Raises:
-            OSError: it cannot be downloaded or opened.
-            UnreadableImage: it is no source, or a damaged one.
+            OSError: it cannot be downloaded or opened, or is not a regular file.
+            UnreadableImage: it is not an image, or a damaged one.
             OversizedImage: it has more than 179 megapixels.
         """
         from globalvit.data.images import read_image
 
-        return read_image(download(self.name) if self.is_address else self.name, self.name)
+        if not self.is_address:
+            check_regular(self.name)
+            return read_image(self.name, self.name)
+        data = download(self.name)
+        if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise OSError(f"{self.name} is a web page, not an image; give the address of the image file itself")
+        return read_image(data, self.name)
+
+
+class Failure(NamedTuple):
+    """An image or a word of the command line without an answer, and why, in one line."""
+
+    image: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """The images that the words of a command line name, and what was wrong with some of the words."""
+
+    images: list[Source]
+    failures: list[Failure]
 
 
 class Reader:
-    """Reads images, leaving out, naming and remembering those that cannot be read."""
+    """Reads images one after the other; those without an answer are logged and kept in `failures`.
 
-    def __init__(self, progress: Progress) -> None:
+    Args:
+        failures: those known before the first image is read.
+        progress: counts the images.
+    """
+
+    def __init__(self, failures: Iterable[Failure], progress: Progress) -> None:
         self.progress = progress
-        self.skipped: list[dict[str, str]] = []
+        self.failures: list[Failure] = []
+        for failure in failures:
+            self.fail(*failure)
 
-    def read(self, images: Iterable[Source]) -> Iterator[tuple[Source, "Image.Image"]]:
-        """Yield each readable image with its pixels."""
-        from globalvit.data.images import UnreadableImage
-
+    def read(self, images: Iterable[Source], prepare: Callable[["Image.Image"], T]) -> Iterator[tuple[Source, T]]:
+        """Yield each image that can be read, with what `prepare` makes of it."""
         for source in images:
             self.progress.advance()
             try:
-                image = source.read()
-            except (OSError, UnreadableImage) as error:
-                reason = " ".join(str(error).split())
-                logger.warning("left out: %s", reason if source.name in reason else f"{source.name}: {reason}")
-                self.skipped.append({"image": source.name, "reason": reason})
+                prepared = prepare(source.read())
+            except (OSError, ValueError, MemoryError) as error:
+                self.fail(source.name, error)
             else:
-                yield source, image
+                yield source, prepared
+
+    def fail(self, image: str, error: Exception | str) -> None:
+        """Log and keep the reason why an image has no answer."""
+        reason = error if isinstance(error, str) else _one_line(error)
+        reason = reason if image in reason else f"{image}: {reason}"
+        logger.warning("no answer for %s", reason)
+        self.failures.append(Failure(image, reason))
+
+    def finish(self, total: int) -> int:
+        """List the images without an answer once more; return the command's exit status.
+
+        Args:
+            total: images that were asked about, those without an answer included.
+        """
+        if not self.failures:
+            return 0
+        names = [failure.image for failure in self.failures]
+        more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+        listed = ", ".join(names[:MOST_LISTED])
+        logger.warning("%d of %d images have no answer: %s%s", len(names), total, listed, more)
+        return 1
 
 
 class Writer:
@@ -88,7 +142,7 @@ class Writer:
     def place(self, source: Source, ending: str) -> Path:
         """Where something made of an image goes: under its name, with this ending, or the next free number."""
         named = self.folder / source.inside
-        wanted = named.with_name(f"{named.stem}{ending}")
+        wanted = named.with_name(f"{_shortened(named.stem)}{ending}")
         path, number = wanted, 1
         while path in self.taken:
             number += 1
@@ -97,89 +151,110 @@ class Writer:
         return path
 
 
-def find_images(words: Sequence[str]) -> list[Source]:
-    """All images that `words` name, folders searched through in the order of code points.
+def find_images(words: Sequence[str]) -> Found:
+    """Find all images that `words` name; folders are searched through in the order of code points.
 
     Raises:
-        FileNotFoundError: a word names neither a file nor a folder.
-        ValueError: an address is not http or https, or a folder holds no source.
+        ValueError: no word names an image; the text is about the first of them.
     """
-    return [image for word in words for image in _expand(word)]
+    images: list[Source] = []
+    failures: list[Failure] = []
+    for word in words:
+        try:
+            images.extend(_expand(word, failures))
+        except (OSError, ValueError) as error:
+            failures.append(Failure(word, _one_line(error)))
+    if not images:
+        more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
+        raise ValueError(f"{failures[0].reason}{more}")
+    return Found(images, failures)
 
 
-def download(address: str) -> bytes:
-    """Fetch an http(s) address, at most 64 MiB in at most a minute.
+def check_regular(path: str) -> None:
+    """Refuse what cannot be read to its end: opening a pipe waits for a writer, and a device has no end.
 
     Raises:
-        OSError: no answer, too much, or too slow; the text names the address.
+        OSError: nothing is there, or it is not a regular file.
     """
-    request = Request(address, headers={"User-Agent": f"globalvit/{__version__}"})
     try:
-        with build_opener(_HttpRedirects()).open(request, timeout=ANSWER_SECONDS) as answer:
-            return _read_bounded(answer, address)
-    except (OSError, ValueError) as error:
-        if isinstance(error, DownloadError):
-            raise
-        raise DownloadError(f"{address} cannot be downloaded: {error}") from error
+        mode = os.stat(path).st_mode  # noqa: PTH116 (a path as it was given, NUL and all)
+    except ValueError as error:
+        raise OSError(f"{path!r} is not a path: {error}") from error
+    if not stat.S_ISREG(mode):
+        kind = next((word for is_kind, word in KINDS.items() if is_kind(mode)), "something else")
+        raise OSError(f"{path} is {kind}, expected a regular file; save the image to a file first")
 
 
-class DownloadError(OSError):
-    """An address gave no image; the text says which and why."""
-
-
-class _HttpRedirects(HTTPRedirectHandler):
-    """Follows redirections to http and https only."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        _check_scheme(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _expand(word: str) -> Iterator[Source]:
+def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
     if "://" in word:
-        _check_scheme(word)
+        check_address(word)
         yield Source(word, _last_part(word))
         return
+    if not word:
+        raise ValueError("an empty name was given; give images, folders or http(s) addresses")
     path = Path(word)
     if path.is_dir():
-        yield from _search(path)
-    elif path.exists():
+        yield from _search(path, failures)
+    elif os.path.lexists(word):
+        check_regular(word)
         yield Source(str(path), PurePosixPath(path.name))
     else:
         raise FileNotFoundError(f"{word} does not exist; give images, folders or http(s) addresses")
 
 
-def _search(folder: Path) -> Iterator[Source]:
+def _search(folder: Path, failures: list[Failure]) -> Iterator[Source]:
+    """Yield the images below a folder, links to folders followed once; what cannot be searched goes to `failures`."""
     from globalvit.data.images import SUFFIXES
 
-    inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    found = sorted(
-        path.as_posix()
-        for path in inside
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-    )
-    if not found:
+    found: list[str] = []
+    others: list[str] = []
+    before = len(failures)
+    seen: set[tuple[int, int]] = set()
+    for base, folders, files in os.walk(folder, followlinks=True, onerror=_noted(failures)):
+        place = os.stat(base)  # noqa: PTH116 (as os.walk gives it)
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = [Path(base, name) for name in files if not name.startswith(".")]
+        found += [path.relative_to(folder).as_posix() for path in visible if path.suffix.lower() in SUFFIXES]
+        others += [str(path) for path in visible if path.suffix.lower() not in SUFFIXES]
+    if others:
+        logger.info("%s: left out %d files that are not named as images, such as %s", folder, len(others), min(others))
+    if not found and len(failures) == before:
         raise ValueError(f"folder {folder} holds no images; looked for {', '.join(sorted(SUFFIXES))}")
-    for path in found:
+    for path in sorted(found):
         yield Source(str(folder / path), PurePosixPath(path))
 
 
+def _noted(failures: list[Failure]) -> Callable[[OSError], None]:
+    def note(error: OSError) -> None:
+        failures.append(Failure(os.fsdecode(error.filename), _one_line(error)))
+
+    return note
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, MemoryError) and not str(error):
+        return "out of memory; make the image smaller"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {os.fsdecode(error.filename)}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _last_part(address: str) -> PurePosixPath:
-    return PurePosixPath(PurePosixPath(unquote(urlsplit(address).path)).name or "image")
+    """The file name at the end of an address, without what no file system takes."""
+    try:
+        name = PurePosixPath(unquote(urlsplit(address).path)).name
+    except ValueError:
+        name = ""
+    name = "".join(letter if letter.isprintable() else "_" for letter in name)
+    return PurePosixPath("image" if name in ("", ".", "..") else name)
 
 
-def _check_scheme(address: str) -> None:
-    scheme = urlsplit(address).scheme.lower()
-    if scheme not in ("http", "https"):
-        raise ValueError(f"{address} is a {scheme} address; only http and https are downloaded")
-
-
-def _read_bounded(answer: BinaryIO, address: str) -> bytes:
-    data, stop = bytearray(), time.monotonic() + DOWNLOAD_SECONDS
-    while part := answer.read(2**16):
-        data += part
-        if len(data) > DOWNLOAD_BYTES:
-            raise DownloadError(f"{address} is larger than {DOWNLOAD_BYTES // 2**20} MiB; download and shrink it first")
-        if time.monotonic() > stop:
-            raise DownloadError(f"{address} did not arrive within {DOWNLOAD_SECONDS} s; download it first")
-    return bytes(data)
+def _shortened(stem: str) -> str:
+    """A file's name, without its ending, that leaves room for more in 255 bytes."""
+    data = os.fsencode(stem)
+    # A character of several bytes that is cut in two is dropped.
+    return stem if len(data) <= LONGEST_NAME else data[:LONGEST_NAME].decode("utf-8", "ignore")

@@ -13,6 +13,7 @@ from types import ModuleType
 
 from globalvit import __version__
 from globalvit.cli.options import UsageError, choose
+from globalvit.cli.tables import printable
 
 # Every command is a module of this package with `SUMMARY` and `run(argv, prog)`.
 COMMANDS = (
@@ -77,6 +78,10 @@ class _StderrHandler(logging.StreamHandler):
         self.stream = sys.stderr
         super().emit(record)
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape control characters, which names of files may hold."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
 
 def _start_logging() -> None:
     """Show the package's log on stderr: everything from rank 0, only errors from other ranks."""
@@ -91,7 +96,7 @@ def _start_logging() -> None:
 def _fail(text: str, status: int) -> int:
     if os.environ.get("GLOBALVIT_TRACEBACK") == "1":
         traceback.print_exc()
-    sys.stderr.write(f"globalvit: {'' if status == 130 else 'error: '}{text}\n")
+    sys.stderr.write(f"globalvit: {'' if status == 130 else 'error: '}{printable(text)}\n")
     return status
 
 

@@ -180,6 +180,8 @@ def explained_memory(text: str) -> Iterator[None]:
 
 def too_many(batch_size: int) -> str:
     """What to say where a batch does not fit into memory."""
+    if batch_size == 1:
+        return "out of memory with one image; make the model's input smaller with --img-size or --short-side"
     return f"out of memory with {batch_size} images at a time; lower --batch-size"
 
 

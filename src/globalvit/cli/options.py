@@ -19,6 +19,34 @@ Options = TypeVar("Options")
 
 # Launchers of old add this one to the command; the environment says the same.
 IGNORED = ("local_rank",)
+# Options of other tools in this field, and what stands for them here.
+_METRIC = "the model's kind of task decides what is measured: top-1, mIoU, or box and mask AP; leave it out"
+ELSEWHERE = {
+    **dict.fromkeys(("eval", "metrics", "metric"), _METRIC),
+    "launcher": "start several processes with torchrun, and leave it out",
+    "cfg_options": "give the settings as flags, or in a YAML file with --config",
+    "show_dir": "globalvit predict IMAGES --draw --output DIR draws answers",
+}
+# The same, where another option of the command is meant.
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "lr0": "lr",
+    "imgsz": "img_size",
+    "batch": "batch_size",
+    "data": "data_dir",
+    "data_path": "data_dir",
+    "work_dir": "output",
+    "out": "output",
+    "output_dir": "output",
+    "project": "output",
+    "name": "tag",
+    "run_name": "tag",
+    "topk": "top_k",
+    "conf": "score_threshold",
+    "weight": "weights",
+    "resume_from": "resume",
+    "num_workers": "workers",
+}
 SWITCH_WORDS = ("true", "false", "yes", "no", "on", "off")
 
 
@@ -166,6 +194,14 @@ class _Reader:
             self.queue.popleft()
 
     def _unknown(self, typed: str) -> UsageError:
+        name = typed.lstrip("-").replace("-", "_").lower()
+        if name in ELSEWHERE:
+            return UsageError(f"unknown option {typed}: {ELSEWHERE[name]}")
+        meant = OTHER_NAMES.get(name)
+        if meant in self.flags:
+            return UsageError(
+                f"unknown option {typed}. Did you mean '--{meant.replace('_', '-')}'? See {self.prog} --help"
+            )
         known = [f"--{name.replace('_', '-')}" for name in self.flags]
         near = suggest(f"--{typed.lstrip('-').replace('_', '-')}", known)
         return UsageError(f"unknown option {typed}.{near} See {self.prog} --help")

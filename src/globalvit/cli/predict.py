@@ -1,28 +1,30 @@
 """`globalvit predict`: what is in images, as a table, as files and drawn."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from globalvit.cli import tables
-from globalvit.cli.answers import Answer, Answers, Areas, Classes, Objects
-from globalvit.cli.images import Reader, Source, Writer, find_images
+from globalvit.cli.answers import Answer, Answers, Areas, Classes, Objects, Read
+from globalvit.cli.images import Failure, Reader, Source, Writer, find_images
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place, too_many
 from globalvit.cli.options import parse
 from globalvit.cli.progress import Progress
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 SUMMARY = "Say what is in images: classes, areas or objects, as a table, JSON, CSV and drawn images"
 ANSWERS = "answers"
+NOT_FINITE = (
+    "the model's scores are not finite numbers; try --precision fp32, and if that does not help the weights are damaged"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +55,22 @@ class PredictOptions(ModelOptions):
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Say what is in the images; return the exit status."""
+    """Say what is in the images; return the exit status, 1 if any image has no answer."""
     options = parse(PredictOptions, argv, prog, SUMMARY, positional=("images",))
-    images = find_images(options.images)
+    images, failures = find_images(options.images)
     made, settings = _open(options)
+    total = len(images) + len(failures)
     with Progress(len(images), "predicting") as progress:
-        reader = Reader(progress)
-        answers = list(_answers(made, settings, reader.read(images), options))
-    _write(made, answers, reader.skipped, options)
+        reader = Reader(failures, progress)
+        answers = list(_answers(made, settings, images, reader, options))
+    try:
+        _write(made, answers, reader.failures, options)
+    finally:
+        # Answers that cannot be written are shown at least.
+        tables.show([{"image": answer["image"]} | made.row(answer) for answer in answers])
     if not answers:
-        raise ValueError(f"none of the {len(images)} images could be read")
-    tables.show([{"image": answer["image"]} | made.row(answer) for answer in answers])
-    if reader.skipped:
-        logger.warning("%d of %d images could not be read and were left out", len(reader.skipped), len(images))
-    return 0
+        raise ValueError(f"none of the {total} images has an answer; the first: {reader.failures[0].reason}")
+    return reader.finish(total)
 
 
 def _open(options: PredictOptions) -> tuple[Answers, TrainConfig]:
@@ -80,23 +84,59 @@ def _open(options: PredictOptions) -> tuple[Answers, TrainConfig]:
 
 
 def _answers(
-    made: Answers, settings: TrainConfig, read: Iterator[tuple[Source, "Image.Image"]], options: PredictOptions
+    made: Answers, settings: TrainConfig, images: Sequence[Source], reader: Reader, options: PredictOptions
 ) -> Iterator[Answer]:
     """Predict batch by batch; few images are held at a time."""
     writer = Writer(options.output) if options.output else None
-    ready = ((source, made.read(image, is_drawn=options.draw)) for source, image in read)
+    ready = reader.read(images, lambda image: made.read(image, is_drawn=options.draw))
     autocast = place(made.task, settings)
     batch_size = min(settings.batch_size, made.most_at_once or settings.batch_size)
+
+    def predict(batch: Sequence[Read]) -> list[Answer]:
+        with autocast(), explained_memory(too_many(len(batch))):
+            return made.predict([one.given for one in batch])
+
     while batch := list(islice(ready, batch_size)):
-        with autocast(), explained_memory(too_many(batch_size)):
-            predictions = made.predict([one.given for _, one in batch])
-        for (source, one), prediction in zip(batch, predictions, strict=True):
+        for source, one, prediction in _predicted(batch, predict, reader):
             answer = {"image": source.name} | made.to_json(prediction)
-            if writer is not None and (raster := made.raster(prediction)) is not None:
-                answer["mask"] = writer.write(source, raster, "-mask")
-            if writer is not None and one.seen is not None:
-                answer["drawn"] = writer.write(source, made.draw(one.seen, prediction))
-            yield answer
+            if not _is_finite(answer):
+                reader.fail(source.name, NOT_FINITE)
+                continue
+            try:
+                if writer is not None and (raster := made.raster(prediction)) is not None:
+                    answer["mask"] = writer.write(source, raster, "-mask")
+                if writer is not None and one.seen is not None:
+                    answer["drawn"] = writer.write(source, made.draw(one.seen, prediction))
+            except (OSError, MemoryError) as error:
+                reader.fail(source.name, error)
+            else:
+                yield answer
+
+
+def _predicted(
+    batch: Sequence[tuple[Source, Read]], predict: Callable[[Sequence[Read]], list[Answer]], reader: Reader
+) -> Iterator[tuple[Source, Read, Answer]]:
+    """Predict a batch; if that fails, one image at a time, so that one of them never costs the others' answers."""
+    try:
+        predictions = predict([one for _, one in batch])
+    except (ValueError, MemoryError) as error:
+        if len(batch) == 1:
+            reader.fail(batch[0][0].name, error)
+            return
+        logger.warning("%s; these %d images are predicted one at a time", error, len(batch))
+        for pair in batch:
+            yield from _predicted([pair], predict, reader)
+        return
+    for (source, one), prediction in zip(batch, predictions, strict=True):
+        yield source, one, prediction
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers within are finite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return all(map(_is_finite, inside))
 
 
 def _presenter(task: "Task", options: PredictOptions) -> Answers:
@@ -105,10 +145,9 @@ def _presenter(task: "Task", options: PredictOptions) -> Answers:
     return Objects(task, options.score_threshold) if task.kind == "detect" else Classes(task, options.top_k)
 
 
-def _write(
-    made: Answers, answers: Sequence[Answer], skipped: Sequence[dict[str, str]], options: PredictOptions
-) -> None:
+def _write(made: Answers, answers: Sequence[Answer], failures: Sequence[Failure], options: PredictOptions) -> None:
     folder = options.output
+    skipped = [failure._asdict() for failure in failures]
     for path in filter(None, (options.json, folder and folder / "predictions.json")):
         tables.write_json(path, {"predictions": answers, "skipped": skipped})
     for path in filter(None, (options.csv, folder and folder / "predictions.csv")):

@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from globalvit.atomic import write_text
+from globalvit.atomic import write_bytes
 
 # Columns of a table that goes to a file or another program: nothing is cut there.
 UNCUT = 1000
@@ -21,6 +22,7 @@ def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else UNCUT)
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -28,14 +30,14 @@ def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
         is_number = all(re.fullmatch(r"[-\d., ]*|–", row[column]) for row in rows)
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
-        # rich would read brackets in a file's name as markup.
-        table.add_row(*(value.replace("[", r"\[") for value in row.values()))
+        # As `Text`, brackets in a file's name are not read as markup.
+        table.add_row(*(Text(printable(value)) for value in row.values()))
     console.print(table)
 
 
 def write_line(text: str) -> None:
-    """Print a line."""
-    sys.stdout.write(text + "\n")
+    """Print a line, or several that are parted by line feeds."""
+    sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
 
 
 def number(value: float | None, digits: int) -> str:
@@ -53,15 +55,36 @@ def check_plot(path: Path | None) -> None:
         raise ValueError(f"--plot {path} must end in {', '.join(PLOTS)}")
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would obey or cannot show: control characters, and bytes of names that are not UTF-8."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in text
+    )
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write `value` as JSON, atomically; numbers that are not finite become null, which JSON has in their place."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Bytes of a file's name that are not UTF-8 become \udcXX, which JSON readers give back as they were.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows as CSV below their header, atomically."""
+    """Write rows as CSV below their header, atomically; bytes of names that are not UTF-8 are escaped."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    plain = csv.writer(text, lineterminator="\n")
+    # Before Python 3.13 a lone carriage return is not quoted, and splits the row when it is read.
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in [header, *map(list, rows)]:
+        writer = quoted if any("\r" in cell for cell in row if isinstance(cell, str)) else plain
+        writer.writerow(row)
+    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,7 +1,7 @@
 """`globalvit validate`: how well a model does on labeled images, exactly, on one process or under torchrun."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from globalvit.models.variants import Kind
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
+    from globalvit.data.imagenet_suites import SuiteImages
     from globalvit.metrics.metric import Metric
     from globalvit.tasks.task import Task
     from globalvit.train.engine import Engine
@@ -38,6 +39,17 @@ class ValidateOptions(ModelOptions):
     )
     val_split: str | None = field(
         default=None, metadata=about(DATA, "name of the folder to measure on; val, validation or test unless given")
+    )
+    suite: Literal["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-real"] | None = field(
+        default=None,
+        metadata=about(
+            DATA,
+            "test set of ImageNet in --data-dir, for models with its 1000 classes: folders are matched by WordNet id, "
+            "index or class name, and only the set's classes are scored",
+        ),
+    )
+    real_labels: Path | None = field(
+        default=None, metadata=about(DATA, "real.json of ImageNet-ReaL (default: the copy that timm has)")
     )
     workers: int | None = field(default=None, metadata=about(DATA, "workers of each process"))
     output: Path | None = field(
@@ -65,6 +77,15 @@ class ValidateOptions(ModelOptions):
     eval_flip: bool | None = field(
         default=None, metadata=about(SEGMENTATION, "average each image and its mirror image")
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.real_labels is not None and self.suite != "imagenet-real":
+            raise ValueError("--real-labels requires --suite imagenet-real")
+        if self.suite is not None and self.data_dir is None:
+            raise ValueError(f"--suite {self.suite} requires --data-dir, the folder that holds it")
+        if self.suite is not None and self.val_split is not None:
+            raise ValueError("--suite and --val-split were both given; --data-dir may be the split's folder itself")
 
 
 @dataclass(frozen=True)
@@ -98,8 +119,12 @@ def run(argv: Sequence[str], prog: str) -> int:
     with start_engine(replace(settings, fsdp=False)) as engine:
         task = open_model(options)
         settings = replace(settings, model=task.spec.model)
-        source = open_source(task, settings)
-        result = measure(task, source, settings, engine)
+        make_metric = None
+        if options.suite is None:
+            source = open_source(task, settings)
+        else:
+            source, make_metric = open_suite(task, options)
+        result = measure(task, source, settings, engine, make_metric)
         if engine.is_main:
             show(result)
             if options.output:
@@ -126,7 +151,37 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
     return source
 
 
-def measure(task: "Task", source: Any, settings: TrainConfig, engine: "Engine") -> Result:
+def open_suite(task: "Task", options: ValidateOptions) -> "tuple[SuiteImages, Callable[[], Metric]]":
+    """Open a test set of ImageNet, and what makes the metric for it.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: the model does not have ImageNet's classes, or the folder is not that set.
+    """
+    from globalvit.data.imagenet_suites import SUITES, match_outputs, open_suite
+    from globalvit.metrics.suites import RealAccuracy, SubsetAccuracy
+
+    assert options.suite is not None
+    assert options.data_dir is not None
+    suite = SUITES[options.suite]
+    if task.kind != "classify":
+        raise ValueError(f"--suite {options.suite} requires a classifier; {task.spec.model} is not one")
+    outputs = match_outputs(task.classes, task.spec.num_classes, suite.title)
+    source = open_suite(options.suite, Path(options.data_dir), options.real_labels)
+    allowed = source.allowed
+    if allowed is not None:
+        return source, lambda: RealAccuracy(source.classes, outputs, allowed)
+    chosen = [outputs[index] for index in suite.classes]
+    return source, lambda: SubsetAccuracy(source.classes, chosen)
+
+
+def measure(
+    task: "Task",
+    source: Any,
+    settings: TrainConfig,
+    engine: "Engine",
+    make_metric: "Callable[[], Metric] | None" = None,
+) -> Result:
     """Score the model on all images of `source`, each counted once over all processes."""
     from globalvit.train.evaluate import evaluate
     from globalvit.train.feeds import feed_for
@@ -157,6 +212,7 @@ def measure(task: "Task", source: Any, settings: TrainConfig, engine: "Engine") 
             engine.precision,
             gather=engine.gather,
             on_batch=lambda _: progress.advance(),
+            make_metric=make_metric,
         )
     skipped = {name: reason for share in engine.gather(loader.skipped.reasons) for name, reason in share.items()}
     return Result(task.kind, task.spec.model, metric, skipped, getattr(source, "category_ids", None))

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 
 from globalvit.data.image_folder import DATABASE
+from globalvit.data.lmdb_check import Content, check_file
 
 try:
     import lmdb
@@ -31,6 +32,8 @@ MEBIBYTE = 2**20
 ROOM = 64 * MEBIBYTE
 
 _shared: dict[str, lmdb.Environment] = {}
+# What a check found, by database, with the size and times of the file at that time.
+_checked: dict[str, tuple[tuple[int, int, int], Content]] = {}
 _lock = Lock()
 
 
@@ -68,11 +71,34 @@ def forget(root: str) -> None:
             environment.close()
 
 
+def check(root: str) -> Content:
+    """Check a database's structure, once as long as its file stays the same; return what it holds.
+
+    Raises:
+        HalfBuilt: nothing was ever written to it.
+        DamagedDatabase: following what the file says would end the process.
+        OSError: it cannot be read.
+    """
+    file = Path(root, DATABASE)
+    state = file.stat() if file.exists() else None
+    if state is None or state.st_size < SMALLEST:
+        raise HalfBuilt(f"{root} is half built; finish it by `globalvit data lmdb build SRC DST`")
+    signature = state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    if _checked.get(root, (None,))[0] != signature:
+        _checked[root] = signature, check_file(file)
+    return _checked[root][1]
+
+
 @contextmanager
 def only_now(root: Path) -> Iterator[str]:
-    """Read a database as it is now, and leave it closed; yields what readers call it."""
+    """Read a database as it is now, and leave it closed; yields what readers call it, after a check of its structure.
+
+    Raises:
+        HalfBuilt, DamagedDatabase, OSError: as `check` does.
+    """
     path = located(root)
     forget(path)
+    check(path)
     try:
         yield path
     finally:
@@ -83,6 +109,7 @@ class Database:
     """A database opened for writing, by one process at a time; its map grows as it fills.
 
     Raises:
+        DamagedDatabase: writing to it would end the process, or damage it further.
         OSError: it cannot be opened.
     """
 
@@ -94,6 +121,8 @@ class Database:
         if size < SMALLEST:
             # A process that was killed just now may leave one page of two, which LMDB takes for a foreign file.
             file.unlink(missing_ok=True)
+        else:
+            check_file(file, for_writing=True)
         forget(located(root))
         with self._explained():
             self._environment = lmdb.open(str(root), map_size=_whole_mebibytes(size + ROOM))
@@ -163,7 +192,7 @@ class Database:
             yield
         except lmdb.Error as error:
             raise OSError(
-                f"cannot write the database {self.root}: {error}; when that is mended, the same command goes on with "
+                f"cannot write the database {self.root}: {error}; when that is fixed, the same command goes on with "
                 "what is done"
             ) from error
 

@@ -24,7 +24,6 @@ from globalvit.data.lmdb_index import (
     RECORDS,
     Header,
     Record,
-    check_form,
     pack_keys,
     pack_records,
     unpack,
@@ -137,8 +136,7 @@ class _Packer:
             if not self.database.is_empty:
                 raise ValueError(f"{self.database.root} is a database of another kind; give a new or an empty folder")
             return False
-        header = Header.from_bytes(data)
-        check_form(header, self.database.root)
+        header = Header.from_bytes(data, self.database.root)
         if header.form != self.listing.form:
             raise ValueError(
                 f"{self.database.root} holds images {'with' if header.has_masks else 'without'} label maps, "
@@ -150,8 +148,10 @@ class _Packer:
     def _known(self) -> dict[bytes, Record]:
         """The images that are in the database already; later notes count."""
         known: dict[bytes, Record] = {}
-        for names, records in [(NAMES, RECORDS), *zip(self.notes[::2], self.notes[1::2], strict=True)]:
-            known |= unpack(self.database.value(names) or b"", self.database.value(records) or b"")
+        batches = {key.rpartition(b"/")[0] for key in self.notes}
+        for names, records in [(NAMES, RECORDS), *((one + b"/names", one + b"/records") for one in sorted(batches))]:
+            values = self.database.value(names), self.database.value(records)
+            known |= unpack(values[0] or b"", values[1] or b"", self.database.root)
         return known
 
     def _is_due(self, key: bytes) -> bool:
@@ -159,7 +159,8 @@ class _Packer:
         return record is None or has_changed(self.listing.path(key), record)
 
     def _next_batch(self) -> int:
-        return 1 + max((int(key.split(b"/")[2]) for key in self.notes), default=0)
+        numbers = (key.split(b"/")[2] for key in self.notes)
+        return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
 
     def _read(self, readers: int) -> Iterator[Image]:
         files = read_ahead(map(self.listing.path, self.due), readers)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from globalvit.data.class_table import ClassTable, resolve_classes
 from globalvit.data.label_images import read_labeled
-from globalvit.data.lmdb import located, only_now, value
+from globalvit.data.lmdb import located, only_now
 from globalvit.data.lmdb_decode import decode
-from globalvit.data.lmdb_index import NAMES, Header, Keys, read_header
+from globalvit.data.lmdb_index import Header, Keys, read_header, read_keys
 from globalvit.data.lmdb_source import file_data
 from globalvit.data.mask_folder import palette_of, reader_of
 
@@ -97,14 +97,14 @@ def open_mask_database(
         OSError: it cannot be read.
     """
     # Whatever this process had open there may be another database by now.
-    with only_now(root) as path:
+    with only_now(root):
         header = read_header(root)
         if header is None or not header.has_masks:
             raise ValueError(
                 f"{root} holds classes of images, and no label maps for segmentation; build it from a folder "
                 "with images/ and annotations/"
             )
-        keys = Keys(value(path, NAMES) or b"")
+        keys = read_keys(root, header)
     expected: dict[str, Any] = {"classes": classes, "num_classes": num_classes, "class_file": class_file}
     table = resolve_classes(root.parent, **expected, packed=_packed_table(header))
     return LmdbMasks(root, keys, table, reduce_zero_label=reduce_zero_label)

@@ -11,7 +11,7 @@ from globalvit.data.image_folder import match_classes
 from globalvit.data.images import UnreadableImage
 from globalvit.data.lmdb import located, only_now, value
 from globalvit.data.lmdb_decode import decode
-from globalvit.data.lmdb_index import NAMES, Header, Keys, read_header
+from globalvit.data.lmdb_index import Header, Keys, read_header, read_keys
 from globalvit.data.lmdb_published import open_labels
 
 
@@ -84,7 +84,7 @@ def file_data(path: str, key: bytes, name: str) -> bytes:
     """
     data = value(path, key)
     if data is None:
-        raise UnreadableImage(f"{name} is not in the database any more; it was built anew meanwhile")
+        raise UnreadableImage(f"{name} is not in the database any more; it was built again meanwhile")
     return data
 
 
@@ -106,7 +106,7 @@ def open_database(
     """
     root = Path(root)
     # Whatever this process had open there may be another database by now.
-    with only_now(root) as path:
+    with only_now(root):
         header = read_header(root)
         if header is None:
             own, keys, labels = open_labels(root, classes)
@@ -118,7 +118,7 @@ def open_database(
             )
         ordered = match_classes(header.classes, classes or header.classes, str(root))
         labels, order = _arrange(header, ordered)
-        keys = Keys(value(path, NAMES) or b"")
+        keys = read_keys(root, header)
     return LmdbImages(root, classes or header.classes, keys, labels, order, is_direct=is_direct)
 
 

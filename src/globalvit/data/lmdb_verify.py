@@ -86,7 +86,7 @@ class _Content:
                 "build` made can be compared"
             )
         self.keys = {key for key in keys(self.path) if not key.startswith(b"/")}
-        self.records = unpack(value(self.path, NAMES) or b"", value(self.path, RECORDS) or b"")
+        self.records = unpack(value(self.path, NAMES) or b"", value(self.path, RECORDS) or b"", root)
 
 
 def _compare(

@@ -20,6 +20,7 @@ LONGEST_SHOWN = 1024
 # Smaller images are sent without loss; so are the few pixels of a digit.
 LOSSLESS = 384 * 384
 LONGEST_NAME = 60
+NOT_ARRIVED = "that file did not arrive; choose it again"
 
 
 class RefusedUpload(ValueError):  # noqa: N818 (it says what became of it)
@@ -41,9 +42,13 @@ def receive(path: str, name: str, folder: Path, most_bytes: int) -> Image.Image:
     Raises:
         RefusedUpload: no file that was uploaded, too large, or no readable image.
     """
-    file = Path(path).resolve()
-    if not (file.is_relative_to(folder.resolve()) and file.is_file()):
-        raise RefusedUpload("that file did not arrive; choose it again")
+    try:
+        file = Path(path).resolve()
+        is_upload = file.is_relative_to(folder.resolve()) and file.is_file()
+    except (OSError, ValueError) as error:
+        raise RefusedUpload(NOT_ARRIVED) from error
+    if not is_upload:
+        raise RefusedUpload(NOT_ARRIVED)
     try:
         if file.stat().st_size > most_bytes:
             raise RefusedUpload(too_large(name, file.stat().st_size, most_bytes))

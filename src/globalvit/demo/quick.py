@@ -117,12 +117,12 @@ class Training:
             return Progress(0, f"{lesson.title}: the training ended early. {self._last_words()}".strip(), False)
         return Progress(1, f"{lesson.title}: learned. {score(scores)}", False, self._choice(lesson))
 
-    def stop(self) -> None:
-        """End the training, if one goes on."""
+    def stop(self, patience: float = PATIENCE) -> None:
+        """End the training, if one goes on; it has `patience` seconds to end by itself."""
         if self._child is not None and self.is_running:
             self._child.terminate()
             try:
-                self._child.wait(PATIENCE)
+                self._child.wait(patience)
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait(PATIENCE)

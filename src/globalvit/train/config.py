@@ -15,7 +15,7 @@ import yaml
 from globalvit.closest import suggest
 from globalvit.models.variants import ALIASES, ModelSpec
 from globalvit.train.fields import AMP, TrainConfig
-from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, UNMET
+from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, changes_training
 from globalvit.weights.catalog import FIRST
 
 logger = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ def _refuse(layer: Layer, hints: Layer, origin: str) -> None:
     for key, value in layer.items():
         if key not in hints and key not in FOREIGN_KEYS:
             raise ValueError(f"unknown key {key!r} in {origin}.{suggest(key, [*hints, 'base'])}")
-        if key in UNMET and value:
+        if key not in hints and changes_training(key, value, layer):
             raise ValueError(f"{key}={value} in {origin} is not offered and would change the training; take it out")
 
 

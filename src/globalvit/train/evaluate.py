@@ -28,6 +28,7 @@ def evaluate(
     gather: Gather = lambda item: [item],
     should_stop: Callable[[], Any] = lambda: False,
     on_batch: Callable[[Batch], None] = lambda _: None,
+    make_metric: Callable[[], Metric] | None = None,
 ) -> Metric:
     """Score `task` on the batches of `loader`.
 
@@ -40,6 +41,7 @@ def evaluate(
         gather: sends an object to all processes and returns everybody's in rank order.
         should_stop: asked before every batch; true gives up, on every process.
         on_batch: called with every batch as it came from the loader.
+        make_metric: makes an empty metric in place of the task's own.
 
     Returns:
         The task's metric over the shares of all processes, equal on each.
@@ -47,7 +49,8 @@ def evaluate(
     Raises:
         StoppedError: `should_stop` said so on one of the processes.
     """
-    metric = task.metric()
+    make_metric = make_metric or task.metric
+    metric = make_metric()
     was_stopped = False
     with task.predicting(), autocast(device.type, precision):
         for batch in loader:
@@ -60,12 +63,11 @@ def evaluate(
     shares = gather((was_stopped, metric.state()))
     if any(stopped for stopped, _ in shares):
         raise StoppedError
-    return _merged(task, [state for _, state in shares])
+    return _merged(make_metric(), [state for _, state in shares])
 
 
-def _merged(task: Task, states: list[Any]) -> Metric:
+def _merged(metric: Metric, states: list[Any]) -> Metric:
     # Always in rank order from an empty metric: floating-point sums are then the same on every process.
-    metric = task.metric()
     for state in states:
         metric.merge(state)
     return metric

@@ -1,4 +1,10 @@
-"""Keys of timm's `train.py` and of the official GC ViT files that mean nothing here: known, named, ignored."""
+"""Keys of timm's `train.py` and of the official GC ViT files that no setting here has: ignored, or refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# What timm writes into its files where nobody asked for another.
+TIMMS_LR_BASE = 0.1
 
 # Data sets and loaders of other kinds, and how they are fed.
 _DATA = """
@@ -11,7 +17,7 @@ _DATA = """
 
 # Parts that these models do not have: dropout, batch norm, other poolings, other losses, other ways to build.
 _MODEL = """
-    pretrained pretrained_path gp drop drop_rate drop_connect drop_block
+    pretrained gp drop drop_rate drop_connect drop_block
     attn_drop_rate attn_drop bn_momentum bn_eps bn_tf dist_bn split_bn jsd jsd_loss bce_loss bce_sum
     bce_target_thresh bce_pos_weight head_init_scale head_init_bias model_kwargs fast_norm fuser torchscript
     aot_autograd torchcompile_mode ampere_sparsity mesa mesa_start_ratio use_checkpoint
@@ -33,16 +39,43 @@ _RUNNING = """
 
 FOREIGN_KEYS = frozenset("\n".join([_DATA, _MODEL, _OPTIMizATION, _RUNNING]).split())
 
-# What would make another training of it and is not offered: refused unless it is switched off.
-_UNMET = """
-    aug_splits jsd jsd_loss bce_loss drop drop_rate drop_connect drop_block attn_drop attn_drop_rate
-"""
-UNMET = frozenset(_UNMET.split())
+# What would change the training and is not offered → the values that change nothing; None and empty ones never do.
+UNMET: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("drop", "drop_rate", "drop_connect", "drop_block", "attn_drop", "attn_drop_rate"), (0,)),
+    **dict.fromkeys(("jsd", "jsd_loss", "bce_loss", "no_aug", "resplit", "split_bn", "warmup_prefix"), (False,)),
+    **dict.fromkeys(("aug_repeats", "epoch_repeats"), (0, 1)),
+    **dict.fromkeys(("aug_splits", "grayscale_prob", "gaussian_blur_prob", "mesa", "head_init_bias"), (0,)),
+    **dict.fromkeys(("layer_decay_min_scale", "start_epoch", "no_resume_opt"), (0,)),
+    **dict.fromkeys(("lr_cycle_mul", "lr_cycle_limit", "lr_k_decay", "color_jitter_prob", "head_init_scale"), (1,)),
+    **dict.fromkeys(("lr_noise", "cutmix_minmax", "opt_kwargs", "model_kwargs", "layer_decay_no_opt_scale"), ()),
+    **dict.fromkeys(("class_map", "train_num_samples", "loadcheckpoint"), ()),
+    "train_crop_mode": ("rrc",),
+    "mixup_mode": ("batch",),
+    "clip_mode": ("norm",),
+    "gp": ("avg",),
+    "input_img_mode": ("RGB",),
+    "eval_metric": ("top1",),
+    "dataset": ("ImageFolder", "image_folder", "imagenet"),
+}
+
+
+def changes_training(key: str, value: Any, layer: Mapping[str, Any]) -> bool:
+    """Whether a key asks for another training than the one that its layer gives here."""
+    if value in (None, "", [], {}):
+        return False
+    if key == "input_size":
+        side = layer.get("img_size")
+        return not isinstance(value, list) or side is None or value[-2:] not in ([side, side], side)
+    if key == "lr_base":
+        return layer.get("lr") is None and value != TIMMS_LR_BASE
+    return key in UNMET and value not in UNMET[key]
+
 
 # Other names of what is known here by timm's present one.
 RENAMED = {
     "data": "data_dir",
     "initial_checkpoint": "weights",
+    "pretrained_path": "weights",
     "experiment": "tag",
     "drop_path_rate": "drop_path",
     "native_amp": "amp",
