@@ -82,9 +82,10 @@ def _open(options: ConvertOptions) -> "tuple[Resolved, Weights]":
         from globalvit.keras.files import read_file
 
         weights = replace(read_weights(read_file(options.source)), source=str(options.source))
-        return Resolved(file=options.source, spec=infer_spec(weights.state, model)), weights
+        spec = infer_spec(weights.state, model)
+        return Resolved(file=options.source, weights=weights, spec=spec), weights
     found = resolve_checkpoint(options.source, use_ema=options.ema, model=model)
-    return found, read_weights(found.file, use_ema=options.ema)
+    return found, found.weights
 
 
 def _choose_backend() -> None:

@@ -134,7 +134,7 @@ def _open(options: ExportOptions) -> "tuple[Task, str | None]":
     if options.checkpoint is not None:
         task = build.open_checkpoint(options.checkpoint, model=options.model, use_ema=options.ema)
         file = find_file(options.checkpoint, use_ema=options.ema)
-        record = catalog.find_file(file.name)
+        record = catalog.find_file(file)
         return task, read_metadata(file).get("license") or (record.license if record else None)
     assert options.model is not None
     model = build.resolve_name(options.model)

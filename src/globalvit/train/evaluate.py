@@ -49,7 +49,7 @@ def evaluate(
     """
     metric = task.metric()
     was_stopped = False
-    with task.predicting(), autocast(device.type, precision):
+    with task.evaluating(), autocast(device.type, precision):
         for batch in loader:
             was_stopped = bool(should_stop())
             if was_stopped:
