@@ -156,7 +156,7 @@ def create_model(
 
     Raises:
         ValueError: a name is not known or a value does not fit; the text says what would.
-        OSError: the weights are not at hand and cannot be fetched; the text names the address and a folder for a copy.
+        OSError: the weights cannot be fetched; the text names the address and a folder for a copy.
     """
     name = resolve_name(name)
     classes = _class_names(classes)

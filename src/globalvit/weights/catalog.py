@@ -105,7 +105,6 @@ class WeightRecord:
         num_classes: outputs of its head.
         top1: accuracy in percent, None where none is published.
         top5: the same for five guesses.
-        sha256: checked after a download where it is known.
     """
 
     model: str
@@ -120,7 +119,6 @@ class WeightRecord:
     num_classes: int = 1000
     top1: float | None = None
     top5: float | None = None
-    sha256: str | None = None
 
 
 def records(model: str) -> tuple[WeightRecord, ...]:

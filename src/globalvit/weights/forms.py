@@ -96,12 +96,15 @@ def detect_form(names: Iterable[str]) -> Form:
     )
 
 
-def recognize(state: State, *, use_ema: bool = True) -> tuple[Form, dict[str, Any], tuple[str, ...]]:
+def recognize(
+    state: State, *, use_ema: bool = True, source: str = "the given state dict"
+) -> tuple[Form, dict[str, Any], tuple[str, ...]]:
     """Find a model in a state dict, whatever module of a training tool it was part of.
 
     Args:
         state: names → tensors.
         use_ema: take the averaged model where there are two.
+        source: what the state dict is called in errors.
 
     Returns:
         Whose names the model has, its entries without the prefix of that module, and the names of all other entries.
@@ -111,14 +114,17 @@ def recognize(state: State, *, use_ema: bool = True) -> tuple[Form, dict[str, An
     """
     found = _prefixes(state)
     if "" in found or not found:
-        return detect_form(state), dict(state), ()
+        try:
+            return detect_form(state), dict(state), ()
+        except ValueError as error:
+            raise RefusedError(f"{source} is a {error}") from error
     averaged = [prefix for prefix in found if _is_averaged(prefix, state)]
     raw = [prefix for prefix in found if prefix not in averaged]
     wanted = (averaged or raw) if use_ema else raw
     if len(wanted) != 1:
         has = "averaged (EMA) weights only" if not wanted else f"{len(wanted)} models"
         raise RefusedError(
-            f"the checkpoint has {has}, under {listed(found)}; give the state dict of one of them, without its prefix"
+            f"{source} has {has}, under {listed(found)}; give the state dict of one of them, without its prefix"
         )
     prefix = wanted[0]
     entries = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -133,6 +139,8 @@ def convert(form: Form, entries: State, source: str) -> dict[str, Any]:
     """
     try:
         state = form.to_ours(entries)
+    except ValueError as error:
+        raise RefusedError(f"{source}: {error}") from error
     except (RuntimeError, IndexError, TypeError) as error:
         raise RefusedError(f"{source} has entries of other shapes than {form.title} ({_first_line(error)})") from error
     # What is looked at before every shape is compared with the model's.

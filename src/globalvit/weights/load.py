@@ -129,7 +129,7 @@ def read_weights(source: Source, *, model: str | None = None, use_ema: bool = Tr
     else:
         file = _find(source, model, use_ema)
         opened, title = open_weights(file, use_ema=use_ema), str(file)
-    form, entries, others = forms.recognize(opened.state, use_ema=use_ema)
+    form, entries, others = forms.recognize(opened.state, use_ema=use_ema, source=title)
     state = forms.convert(form, entries, title)
     for name, value in state.items():
         # PyTorch packs numbers of four bits and cannot unpack them.
@@ -258,7 +258,7 @@ def resolve_checkpoint(
     weights = read_weights(file, use_ema=use_ema)
     spec = saved.pop("spec", None)
     if spec is None:
-        spec, saved["classes"] = infer_spec(weights.state, model), weights.opened.classes
+        spec, saved["classes"] = _inferred(weights, model), weights.opened.classes
     elif model not in (None, spec.model):
         raise ValueError(f"{file} holds {spec.model}, not {model}; leave the model's name out, or give its own file")
     else:
@@ -268,6 +268,13 @@ def resolve_checkpoint(
         saved.setdefault("preprocessing", record.preprocessing)
     saved["classes"] = fitting_classes(saved["classes"], spec, str(file))
     return Resolved(file=file, weights=weights, spec=spec, record=record, config=config_beside(file), **saved)
+
+
+def _inferred(weights: Weights, model: str | None) -> ModelSpec:
+    try:
+        return infer_spec(weights.state, model)
+    except ValueError as error:
+        raise RefusedError(f"{weights.source}: {error}") from error
 
 
 def matching_spec(spec: ModelSpec, state: Mapping[str, Any], source: str) -> ModelSpec:
