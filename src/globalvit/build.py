@@ -35,12 +35,14 @@ from globalvit.models.variants import (
     split_name,
 )
 from globalvit.necks.gpvit_adapter import AdaptedGPViT
-from globalvit.tasks.classify import build_classifier
+from globalvit.tasks.classify import Classifier, build_classifier
 from globalvit.tasks.detect import build_detector
 from globalvit.tasks.segment import build_segmenter
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.weights import catalog, load
-from globalvit.weights.load import LoadReport
+from globalvit.weights.heads import head_of
+from globalvit.weights.load import LoadReport, Weights
+from globalvit.weights.names import listed
 
 IMAGENET_CLASSES = 1000
 # Classes where none are asked for: those of ImageNet, ADE20K and COCO.
@@ -57,7 +59,7 @@ BUILDERS: dict[str, Callable[..., Task]] = {
     "segment": build_segmenter,
     "detect": build_detector,
 }
-Source = str | PathLike[str] | Mapping[str, Any]
+Source = str | PathLike[str] | Mapping[str, Any] | Weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,34 +156,48 @@ def create_model(
 
     Raises:
         ValueError: a name is not known or a value does not fit; the text says what would.
-        OSError: the weights are not at hand and cannot be fetched; the text names the address and a folder for a copy.
+        OSError: the weights cannot be fetched; the text names the address and a folder for a copy.
     """
     name = resolve_name(name)
+    classes = _class_names(classes)
     spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path, ablation=check_ablation(ablation))
     spec = replace(
         spec,
-        num_classes=num_classes or (len(classes) if classes else DEFAULT_CLASSES[spec.kind]),
+        num_classes=_num_classes(num_classes, classes, spec),
         image_size=None if image_size is None else as_size(image_size),
         window=None if window is None else _window(VARIANTS[spec.backbone], image_size, window),
     )
     record = catalog.find(spec.backbone, weights) if catalog.is_name(weights) else None
     _refuse_published(record, spec)
-    if classes is None and record is not None and spec.kind == "classify" and spec.num_classes == IMAGENET_CLASSES:
+    if classes is None and _is_imagenet(spec, record):
         classes = imagenet_names()
-    task = build_task(spec, preprocessing or _preprocessing(spec, record), tuple(classes) if classes else None)
+    task = build_task(spec, preprocessing or _preprocessing(spec, record), classes)
     if weights is not None:
         load_weights(task, record or weights)
     return task
+
+
+def _class_names(classes: Sequence[str] | None) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    names = classes if isinstance(classes, str) else tuple(classes)
+    if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected the names of the classes as a list of texts, got classes={classes!r}")
+    return names
+
+
+def _num_classes(num_classes: int | None, classes: tuple[str, ...] | None, spec: ModelSpec) -> int:
+    if num_classes is not None:
+        return num_classes
+    return len(classes) if classes else DEFAULT_CLASSES[spec.kind]
 
 
 def build_task(spec: ModelSpec, preprocessing: Preprocessing, classes: tuple[str, ...] | None = None) -> Task:
     """The task module of a `ModelSpec`, with fresh weights.
 
     Raises:
-        ValueError: `num_classes` is under 1, or does not fit `classes`.
+        ValueError: a value does not fit the model, or `num_classes` does not fit `classes`.
     """
-    if spec.num_classes < 1:
-        raise ValueError(f"num_classes={spec.num_classes} must be at least 1")
     backbone = create_backbone(
         spec.backbone,
         form=FORMS[spec.head],
@@ -315,12 +331,16 @@ def _fit(spec: ModelSpec) -> FitTransform:
     return replace(published, short_side=short, long_side=round(short * published.long_side / published.short_side))
 
 
-def load_weights(model: nn.Module, source: Source | catalog.WeightRecord) -> LoadReport:
+def load_weights(
+    model: nn.Module, source: Source | catalog.WeightRecord, *, use_ema: bool = True, allow_nonfinite: bool = False
+) -> LoadReport:
     """Load published or own weights into a task or a backbone.
 
     Args:
         model: what `create_model` or `create_backbone` returned.
         source: a name of the catalog, a file, or a state dict: ours, the official one, timm's or a detector's.
+        use_ema: take the averaged weights where a checkpoint has both; false takes the raw ones.
+        allow_nonfinite: take weights with NaN or infinity too.
 
     Returns:
         What was taken, resized, left fresh and dropped.
@@ -329,20 +349,32 @@ def load_weights(model: nn.Module, source: Source | catalog.WeightRecord) -> Loa
         ValueError: the source does not fit the model; the text lists at most ten differing keys and their number.
         OSError: the file is missing or cannot be fetched; the text says where a copy can be put.
     """
-    return load.load_weights(model, source)
+    report = load.load_weights(model, source, use_ema=use_ema, allow_nonfinite=allow_nonfinite)
+    is_named = report.is_published and not report.head_is_fresh
+    if is_named and isinstance(model, Classifier) and model.classes is None:
+        model.classes = imagenet_names() if model.spec.num_classes == IMAGENET_CLASSES else None
+    return report
 
 
 def save_weights(model: Task, path: str | PathLike[str]) -> None:
     """Write a task's weights as safetensors, with what `open_checkpoint` needs to build it again.
 
     Args:
-        model: what `create_model` returned.
+        model: what `create_model` returned. A head that was replaced by one for another number of classes is saved as
+            such.
         path: ends in `.safetensors`; the file is replaced atomically.
 
     Raises:
+        ValueError: a part of the model was replaced by one of another kind, or it is no task.
         OSError: the disk is full or the folder cannot be written; a file that was there is kept.
     """
-    load.save_weights(path, model, model.spec, model.classes, model.preprocessing)
+    if not isinstance(model, Task):
+        raise ValueError(
+            f"expected a model of create_model(), got {type(model).__name__}; save its state_dict() with torch.save"
+        )
+    state = model.state_dict()
+    spec = load.matching_spec(model.spec, state, "the model")
+    load.save_weights(path, state, spec, load.fitting_classes(model.classes, spec, "the model"), model.preprocessing)
 
 
 def preprocessing(
@@ -363,28 +395,53 @@ def preprocessing(
 
 
 def open_checkpoint(
-    path: str | PathLike[str], *, model: str | None = None, use_ema: bool = True, which: str = "best"
+    path: str | PathLike[str],
+    *,
+    model: str | None = None,
+    use_ema: bool = True,
+    which: str = "best",
+    allow_nonfinite: bool = False,
 ) -> Task:
     """Make a trained model ready for use.
 
     Args:
         path: a weight file, a checkpoint folder or a run folder.
         model: the model's name, for a file that does not say it.
-        use_ema: take the averaged weights where there are some.
+        use_ema: take the averaged weights where there are some; false takes the raw ones.
         which: checkpoint of a run folder: `best`, `last` or `step-N`.
+        allow_nonfinite: take weights with NaN or infinity too.
 
     Returns:
         The task in evaluation mode, with its classes and preprocessing where the file holds them.
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: the file does not say its model and `model` is None, or it does not fit the model.
+        ValueError: the file does not say its model and `model` is None, it does not fit the model, or has no head.
     """
     found = load.resolve_checkpoint(path, which=which, use_ema=use_ema, model=model and resolve_name(model))
-    transform = as_transform(found.preprocessing) or _preprocessing(found.spec, found.record)
-    task = build_task(found.spec, transform, found.classes)
-    load_weights(task, found.file)
+    if head_of(found.weights.state) is None:
+        raise ValueError(
+            f"{found.file} holds a backbone without a head; use create_model({found.spec.model!r}, weights=…, "
+            f"num_classes=…) and train it"
+        )
+    try:
+        transform = as_transform(found.preprocessing) or _preprocessing(found.spec, found.record)
+        classes = found.classes or (imagenet_names() if _is_imagenet(found.spec, found.record) else None)
+        task = build_task(found.spec, transform, classes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{found.file} describes no model that can be built: {error}; fetch it again") from error
+    report = load_weights(task, found.weights, allow_nonfinite=allow_nonfinite)
+    if report.fresh:
+        raise ValueError(
+            f"{found.file} does not hold all of {found.spec.model}: {len(report.fresh)} parameters are missing: "
+            f"{listed(report.fresh)}; to train them use create_model({found.spec.model!r}, weights=…)"
+        )
     return task.eval()
+
+
+def _is_imagenet(spec: ModelSpec, record: catalog.WeightRecord | None) -> bool:
+    """Whether a model has the classes of published weights, which are those of ImageNet-1K."""
+    return record is not None and spec.kind == "classify" and spec.num_classes == IMAGENET_CLASSES
 
 
 def as_transform(saved: catalog.Preprocessing | catalog.Fit | None) -> Preprocessing | None:

@@ -4,8 +4,9 @@ They may change with any release. `missing()` names one that is gone; whoever ne
 public operators compute the same.
 """
 
+import copy
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.utils._device
@@ -31,6 +32,7 @@ _NAMES = (
     "torch.autograd.forward_ad._current_level",
     *(f"torch.nn.Module().{name}" for name in _CALL_ATTRIBUTES),
 )
+_Module = TypeVar("_Module", bound=nn.Module)
 _functorch: Any = getattr(torch._C, "_functorch", None)
 _autograd: Any = getattr(torch._C, "_autograd", None)
 _ONEDNN_OPERATORS = ("_reorder_linear_weight", "_linear_pointwise", "_convolution_pointwise")
@@ -82,6 +84,48 @@ def with_child(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
     twin.__dict__.update(module.__dict__)
     twin.__dict__["_modules"] = {**module._modules, name: child}
     return twin
+
+
+def in_evaluation(module: _Module) -> _Module | None:
+    """Return a module in evaluation mode that shares parameters, buffers and hooks with `module`, which stays as it is.
+
+    None is returned where a part has a `forward` that may be bound to the part itself, as compiled ones are: nobody can
+    tell what mode that would see.
+    """
+    if any(_has_own_forward(part) for part in module.modules()):
+        return None
+    if not any(part.training for part in module.modules()):
+        return module
+    twins: dict[int, Any] = {}
+
+    def twin(part: nn.Module) -> Any:
+        if id(part) not in twins:
+            twins[id(part)] = made = object.__new__(type(part))
+            inside = {name: child if child is None else twin(child) for name, child in part._modules.items()}
+            # A compiled call is bound to the part that it was made for.
+            made.__dict__.update(part.__dict__, training=False, _modules=inside, _compiled_call_impl=None)
+        return twins[id(part)]
+
+    return twin(module)
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    return "forward" in module.__dict__ or isinstance(module, torch.jit.ScriptModule)
+
+
+def copied(module: _Module) -> _Module:
+    """Return a copy of a module; tensors that PyTorch computes from parameters, as pruning does, are copied as values.
+
+    Raises:
+        ValueError: a part cannot be copied.
+    """
+    computed = (value for part in module.modules() for value in part.__dict__.values() if isinstance(value, Tensor))
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed if value.grad_fn is not None}
+    try:
+        return copy.deepcopy(module, memo)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the model cannot be copied ({reason}); take out what was added to it") from error
 
 
 def is_plain_call(*tensors: Tensor | None) -> bool:

@@ -111,5 +111,5 @@ def test_a_few_steps_halve_the_loss_and_a_seed_repeats_them():
 
 
 def test_class_names_must_fit():
-    with pytest.raises(ValueError, match="2 class names came for num_classes=3; give one a class"):
+    with pytest.raises(ValueError, match="expected 3 class names, one per class, got 2"):
         gv.create_model("gcvit_xxtiny", num_classes=3, classes=("a", "b"))

@@ -164,3 +164,12 @@ def test_errors_are_one_line_and_exit_1(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("globalvit: error: ")
     assert error.count("\n") == 1
+
+
+def test_weights_that_are_not_finite_are_converted_on_request_only(tmp_path):
+    state = create_model("gcvit_xxtiny", num_classes=2, image_size=32).state_dict()
+    torch.save(state | {"head.linear.bias": torch.tensor([0.0, float("nan")])}, tmp_path / "x.pth")
+    command = [str(tmp_path / "x.pth"), str(tmp_path / "y.pth"), "--to", "timm", "--model", "gcvit_xxtiny"]
+    with pytest.raises(ValueError, match=r"x\.pth has NaN or infinity in 1 of its entries: 'head\.linear\.bias'"):
+        convert.run(command, "convert")
+    assert convert.run([*command, "--allow-nonfinite"], "convert") == 0

@@ -1,7 +1,5 @@
 """Weights into models: what is adapted, what is reported, what is refused."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -249,11 +247,3 @@ def test_a_missing_file_is_named(tmp_path):
         FileNotFoundError, match=r"none\.pth does not exist; give a weight file, a checkpoint folder or a run"
     ):
         load_weights(create_model(MODEL), path)
-
-
-def test_a_wrong_file_at_the_published_place_is_an_error(no_hub):
-    record = replace(catalog.find(MODEL, "nvidia_in1k"), sha256="0" * 64)
-    no_hub.mkdir(parents=True)
-    (no_hub / record.file_name).write_bytes(b"weights")
-    with pytest.raises(OSError, match="is not the published gcvit_1k_xxtiny"):
-        load_weights(create_model(MODEL), record)

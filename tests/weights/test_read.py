@@ -87,7 +87,7 @@ def test_files_cut_short_are_named(tmp_path, kind, kept):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
             "is a Git LFS pointer, not the file it points to",
         ),
-        (b"\x00\x01garbage that goes on", r"is no weight file \(it begins with b'\\x00\\x01garbage th'\); expected"),
+        (b"\x00\x01garbage that goes on", r"is not a weight file \(it begins with b'\\x00\\x01garbage th'\); expected"),
         (b"PK\x03\x04 and then nothing", "is damaged or cut short at 21 bytes"),
     ],
 )

@@ -158,7 +158,7 @@ def test_pretrained_finds_a_copy(no_hub, official):
 
 def test_pretrained_without_network_says_where_to_put_a_copy(no_hub):
     with pytest.raises(
-        OSError, match=rf"gcvit_xxtiny\.in1k\.safetensors is not at hand .* put a copy into {no_hub} as"
+        OSError, match=rf"gcvit_xxtiny\.in1k\.safetensors could not be fetched .* put a copy into {no_hub} as"
     ):
         timm.create_model(f"{NAME}.timm_in1k", pretrained=True)
 

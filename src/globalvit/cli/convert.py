@@ -47,6 +47,9 @@ class ConvertOptions:
     to: Literal["ours", "official", "timm", "keras"] = field(metadata={"help": "form to write"})
     model: str | None = field(default=None, metadata={"help": "name of the model, where the entries do not tell it"})
     ema: bool = field(default=True, metadata={"help": "take the averaged weights where the checkpoint has some"})
+    allow_nonfinite: bool = field(
+        default=False, metadata={"help": "convert the checkpoint even if weights are NaN or infinite"}
+    )
     force: bool = field(default=False, metadata={"help": "replace DST if it exists"})
 
 
@@ -60,6 +63,8 @@ def run(argv: Sequence[str], prog: str) -> int:
             f"{options.source} has ablation={','.join(found.spec.ablation)}; only the form 'ours' has names for it"
         )
     task = _expected(found, weights)
+    if not options.allow_nonfinite:
+        _check_finite(weights)
     if options.to == "ours":
         written = _write_ours(options.target, weights, found, task)
     elif options.to == "keras":
@@ -82,9 +87,16 @@ def _open(options: ConvertOptions) -> "tuple[Resolved, Weights]":
         from globalvit.keras.files import read_file
 
         weights = replace(read_weights(read_file(options.source)), source=str(options.source))
-        return Resolved(file=options.source, spec=infer_spec(weights.state, model)), weights
+        spec = infer_spec(weights.state, model)
+        return Resolved(file=options.source, weights=weights, spec=spec), weights
     found = resolve_checkpoint(options.source, use_ema=options.ema, model=model)
-    return found, read_weights(found.file, use_ema=options.ema)
+    return found, found.weights
+
+
+def _check_finite(weights: "Weights") -> None:
+    from globalvit.weights.load import require_finite
+
+    require_finite(weights.state, weights.source)
 
 
 def _choose_backend() -> None:

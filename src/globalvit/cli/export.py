@@ -35,6 +35,9 @@ class ExportOptions:
         default=catalog.FIRST, metadata=about(MODEL, "published weights of --model by name; none leaves them fresh")
     )
     ema: bool = field(default=True, metadata=about(MODEL, "take the averaged weights where the checkpoint has some"))
+    allow_nonfinite: bool = field(
+        default=False, metadata=about(MODEL, "open the checkpoint even if weights are NaN or infinite")
+    )
 
     output: Path = field(metadata=about(FILE, "file to write, .onnx or .pt2") | {"metavar": "FILE"})
     format: Literal["onnx", "torch"] | None = field(
@@ -132,9 +135,11 @@ def _open(options: ExportOptions) -> "tuple[Task, str | None]":
     from globalvit.weights.read import read_metadata
 
     if options.checkpoint is not None:
-        task = build.open_checkpoint(options.checkpoint, model=options.model, use_ema=options.ema)
+        task = build.open_checkpoint(
+            options.checkpoint, model=options.model, use_ema=options.ema, allow_nonfinite=options.allow_nonfinite
+        )
         file = find_file(options.checkpoint, use_ema=options.ema)
-        record = catalog.find_file(file.name)
+        record = catalog.find_file(file)
         return task, read_metadata(file).get("license") or (record.license if record else None)
     assert options.model is not None
     model = build.resolve_name(options.model)

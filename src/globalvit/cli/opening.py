@@ -47,6 +47,9 @@ class ModelOptions:
         default=catalog.FIRST, metadata=about(MODEL, "published weights of --model by name; its first unless given")
     )
     ema: bool = field(default=True, metadata=about(MODEL, "take the averaged weights where the checkpoint has some"))
+    allow_nonfinite: bool = field(
+        default=False, metadata=about(MODEL, "open the checkpoint even if weights are NaN or infinite")
+    )
 
     img_size: int | tuple[int, int] | None = field(
         default=None,
@@ -125,7 +128,9 @@ def open_model(options: ModelOptions) -> "Task":
     from globalvit.train.inputs import with_settings
 
     if options.checkpoint is not None:
-        task = build.open_checkpoint(options.checkpoint, model=options.model, use_ema=options.ema)
+        task = build.open_checkpoint(
+            options.checkpoint, model=options.model, use_ema=options.ema, allow_nonfinite=options.allow_nonfinite
+        )
     else:
         assert options.model is not None
         task = build.create_model(options.model, _published(options.model, options.weights))

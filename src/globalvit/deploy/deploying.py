@@ -5,7 +5,6 @@ Linear after it, batch norms into the convolutions before them. A norm before wi
 windows see outside the grid is zero between the two.
 """
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +55,7 @@ def deploy(model: Model) -> Model:
     The copy is in evaluation mode and has no gradients; `model` stays as it is. Every replaced part is compared with
     its original on random images of the model's size, and one that differs by more than rounding stays PyTorch's.
     """
-    deployed = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    deployed = pytorch.copied(model).eval().requires_grad_(requires_grad=False)
     parameter = next(deployed.parameters())
     with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
         candidates = dict(_candidates(deployed, _rules(deployed)))

@@ -3,13 +3,12 @@
 Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
 from globalvit.export.boxes import find_objects
 from globalvit.export.plan import Plan
+from globalvit.pytorch import copied
 from globalvit.tasks.detect import Detector
 from globalvit.tasks.task import Task
 
@@ -31,7 +30,7 @@ class Graph(nn.Module):
     def __init__(self, task: Task, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.task = deepcopy(task).cpu().eval().requires_grad_(False).to(DTYPES[plan.precision])
+        self.task = copied(task).cpu().eval().requires_grad_(False).to(DTYPES[plan.precision])
         values = (task.preprocessing.mean, task.preprocessing.std)
         mean, std = (torch.tensor(one)[:, None, None] for one in values)
         self.register_buffer("mean", mean)

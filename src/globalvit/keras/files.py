@@ -31,9 +31,13 @@ def read_file(path: Path) -> Arrays:
         ValueError: the file is damaged, holds code, or its entries belong to no known network.
     """
     if path.name.endswith(KERAS_WEIGHTS):
-        return keras_form.to_ours(read_variables(path))
+        try:
+            return keras_form.to_ours(read_variables(path))
+        except (IndexError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} has variables of other shapes than a globalvit.keras model") from error
     state = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
-    return forms.detect_form(state).to_ours(state)
+    form, entries, _ = forms.recognize(state, source=str(path))
+    return forms.convert(form, entries, str(path))
 
 
 def read_variables(path: Path) -> Arrays:
@@ -44,29 +48,43 @@ def read_variables(path: Path) -> Arrays:
     """
     import h5py
 
+    size = path.stat().st_size
     try:
         with h5py.File(path, "r") as file:
-            return dict(_variables(file["layers"], ""))
-    except (OSError, KeyError) as error:
+            return dict(_variables(file["layers"], "", size))
+    except Exception as error:
+        # h5py has no class of its own for what it finds in damaged files.
+        if isinstance(error, OSError) and error.errno is not None and not path.is_file():
+            raise
+        reason = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"{path} is damaged or holds no variables of a globalvit.keras model ({error}); expected what its "
+            f"{path} is damaged or holds no variables of a globalvit.keras model ({reason}); expected what its "
             f"save_weights() wrote"
         ) from error
 
 
-def _variables(group: Any, inside: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The variables of all layers in a group, under the layers' names, which Keras writes beside the numbers."""
+def _variables(group: Any, inside: str, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The variables of all layers in a group, under the layers' names, which Keras writes beside the numbers.
+
+    Raises:
+        ValueError: a layer is not one of ours, or declares more numbers than a file of `size` bytes holds.
+    """
     for child in group.values():
         if "vars" not in child:  # a list of layers
-            yield from _variables(child, inside)
+            yield from _variables(child, inside, size)
             continue
         name = child["vars"].attrs["name"]
         if name.startswith("seed_generator"):
             continue
         path = f"{inside}{name}/"
-        entries = next(entries for pattern, entries in ENTRIES if re.fullmatch(pattern, name))
-        yield from ((path + entries[int(number)], value[()]) for number, value in child["vars"].items())
-        yield from _variables({key: part for key, part in child.items() if key != "vars"}, path)
+        entries = next((entries for pattern, entries in ENTRIES if re.fullmatch(pattern, name)), None)
+        if entries is None:
+            raise ValueError(f"it has a layer {name[:100]!r}")
+        for number, value in child["vars"].items():
+            if value.nbytes > size:
+                raise ValueError(f"{path} declares {value.nbytes} bytes and the file has {size}")
+            yield path + entries[int(number)], value[()]
+        yield from _variables({key: part for key, part in child.items() if key != "vars"}, path, size)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -80,10 +98,10 @@ def _read_safetensors(path: Path) -> Arrays:
     try:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, TypeError) as error:
+    except (SafetensorError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} is damaged, cut short or in bfloat16, which NumPy has not ({error}); fetch it again or write it "
-            f"in float32"
+            f"{path} is damaged, cut short, or in a dtype such as bfloat16 that NumPy does not know ({error}); fetch "
+            f"it again, or write it in float32"
         ) from error
 
 

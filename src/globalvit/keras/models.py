@@ -50,7 +50,7 @@ class Application(Protocol):
 
         Raises:
             ValueError: an argument does not fit; the text says what is expected.
-            OSError: the weights are not at hand and cannot be fetched.
+            OSError: the weights cannot be fetched.
         """
         ...
 
@@ -110,7 +110,7 @@ def backbone(
 
     Raises:
         ValueError: an argument does not fit; the text says what is expected.
-        OSError: the weights are not at hand and cannot be fetched.
+        OSError: the weights cannot be fetched.
     """
     variant = arguments.resolve(model)
     source = arguments.read_weights_argument(variant, weights)

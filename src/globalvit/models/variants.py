@@ -5,6 +5,7 @@ GC ViT: arXiv 2206.09959, tables 1 and S.1, and the sizes released with its weig
 
 from dataclasses import asdict, dataclass, replace
 from math import floor
+from operator import index
 from typing import Any, Literal
 
 Form = Literal["classification", "segmentation", "detection", "one_stage"]
@@ -294,6 +295,14 @@ class ModelSpec:
     drop_path: float | None = None
     ablation: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "in_channels"):
+            object.__setattr__(self, name, _as_count(name, getattr(self, name)))
+        if not isinstance(self.model, str):
+            raise ValueError(f"expected the name of a model, got {self.model!r}; list_models() gives the names")
+        if self.drop_path is not None and not isinstance(self.drop_path, int | float):
+            raise ValueError(f"drop_path={self.drop_path!r} must be a number in [0, 1)")
+
     @property
     def backbone(self) -> str:
         """The backbone's name, a key of `VARIANTS`."""
@@ -318,6 +327,17 @@ class ModelSpec:
         """The inverse of `to_dict`."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**fields)
+
+
+def _as_count(name: str, value: Any) -> int:
+    """A whole number from 1 up, also one of NumPy's."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    number = index(value)
+    if number < 1:
+        features = "; create_backbone() gives features without a head" if name == "num_classes" else ""
+        raise ValueError(f"{name}={number} must be at least 1{features}")
+    return number
 
 
 def as_size(image_size: int | tuple[int, int] | list[int]) -> Size:

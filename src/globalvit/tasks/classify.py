@@ -15,6 +15,7 @@ from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
 from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
 from globalvit.tasks.inputs import batches
+from globalvit.tasks.labels import check_classes
 from globalvit.tasks.task import Batch, Task
 
 
@@ -43,15 +44,28 @@ class Classifier(Task):
         return self.head(self.backbone(images_BCHW)[-1])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,)."""
+        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,), 0 … K−1.
+
+        Raises:
+            ValueError: a label is not a class.
+        """
         logits_BK = self(batch["images"])
-        target = batch.get("targets", batch["labels"])
+        target = batch["targets"] if "targets" in batch else batch["labels"]
+        self._check_labels(target, logits_BK)
         return {"loss": F.cross_entropy(logits_BK.float(), target)}
+
+    def _check_labels(self, labels: Tensor, logits_BK: Tensor) -> None:
+        # An accelerator would have to wait for the answer in every step; its cross-entropy stops at them by itself.
+        if labels.device.type == "cpu" and not labels.is_floating_point():
+            check_classes(labels, logits_BK.shape[1])
 
     def evaluate(self, batch: Batch, metric: Metric) -> None:
         """Add a batch with `images` and `labels` to an `Accuracy`."""
         assert isinstance(metric, Accuracy)
-        metric.update(self(batch["images"]), batch["labels"])
+        logits_BK = self(batch["images"])
+        self.check_outputs(logits_BK.shape[1])
+        self._check_labels(batch["labels"], logits_BK)
+        metric.update(logits_BK, batch["labels"])
 
     def metric(self) -> Accuracy:
         """An empty count of hits."""
@@ -70,14 +84,16 @@ class Classifier(Task):
             For each image `labels` (ints), `names` and `scores` (probabilities), best first.
 
         Raises:
-            ValueError: `top_k` is under 1, or an image is none of the kinds above.
+            ValueError: `top_k` is under 1, an image is none of the kinds above, or the head was replaced by one with
+                more or fewer outputs than there are classes.
         """
         if top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1")
         answers: dict[int, dict[str, Any]] = {}
-        with self.predicting():
+        with self.predicting() as model:
             for positions, images_BCHW in batches(images, self.preprocessing, batch_size):
-                logits_BK = self(images_BCHW.to(self.device)).float()
+                logits_BK = model(images_BCHW.to(self.device)).float()
+                self.check_outputs(logits_BK.shape[1])
                 scores, labels = logits_BK.softmax(1).topk(min(top_k, logits_BK.shape[1]))
                 rows = zip(positions, labels.tolist(), scores.tolist(), strict=True)
                 answers.update((position, self._answer(*row)) for position, *row in rows)

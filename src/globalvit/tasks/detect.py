@@ -28,6 +28,7 @@ from globalvit.models.gcvit import GCViT
 from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
 from globalvit.necks.fpn import FPN
 from globalvit.tasks.inputs import sized
+from globalvit.tasks.labels import check_classes
 from globalvit.tasks.reduce import over_processes, world
 from globalvit.tasks.task import Batch, Preprocessing, Task
 
@@ -91,7 +92,7 @@ class Detector(Task):
                 uint8.
 
         Raises:
-            ValueError: the detector learns masks and the batch has none.
+            ValueError: the detector learns masks and the batch has none, or a label is not a class.
         """
         images = list(batch["images"])
         maps = self(stack(images))
@@ -107,6 +108,8 @@ class Detector(Task):
                 f"{self.spec.model} learns masks and the data has none; give annotations with segmentations, or train "
                 f"{self.spec.backbone}_retinanet, which learns boxes only"
             )
+        if batch["labels"]:
+            check_classes(torch.cat(list(batch["labels"])), self.spec.num_classes)
         shapes: Iterable[Tensor | None] = (
             masks if self.needs_masks and masks is not None else [None] * len(batch["boxes"])
         )
@@ -153,8 +156,8 @@ class Detector(Task):
         """
         if not 0.0 <= score_threshold < 1.0:
             raise ValueError(f"score_threshold={score_threshold} must be 0 or more and under 1")
-        with self.predicting():
-            found = self._answers(sized(images, self.preprocessing), batch_size, score_threshold)
+        with self.predicting() as model:
+            found = model._answers(sized(images, self.preprocessing), batch_size, score_threshold)
             answers = {position: self._named(answer) for position, answer in found}
         return [answers[position] for position in sorted(answers)]
 

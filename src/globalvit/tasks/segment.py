@@ -149,10 +149,10 @@ class Segmenter(Task):
         """
         answers: dict[int, dict[str, Any]] = {}
         sizes: list[Size] = []
-        with self.predicting():
+        with self.predicting() as model:
             for positions, images_BCHW in groups(_noting(sized(images, self.preprocessing), sizes), batch_size):
                 wanted = [sizes[position] for position in positions]
-                masks = self._masks(images_BCHW.to(self.device), wanted)
+                masks = model._masks(images_BCHW.to(self.device), wanted)
                 answers.update((position, self._answer(mask)) for position, mask in zip(positions, masks, strict=True))
         return [answers[position] for position in sorted(answers)]
 

@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Self
 
 import torch
@@ -15,9 +17,22 @@ from globalvit.deploy.deploying import deploy
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
 from globalvit.models.variants import Kind, ModelSpec
+from globalvit.pytorch import in_evaluation
 
 Batch = dict[str, Any]
 Preprocessing = EvalTransform | FitTransform
+
+
+@dataclass
+class _Modes:
+    """How many threads evaluate a model, and the modes that its modules had before the first one."""
+
+    threads: int = 0
+    modes: list[tuple[nn.Module, bool]] = field(default_factory=list)
+
+
+_lock = Lock()
+_evaluated: dict[nn.Module, _Modes] = {}
 
 
 class Task(nn.Module):
@@ -43,7 +58,7 @@ class Task(nn.Module):
     ) -> None:
         super().__init__()
         if classes is not None and len(classes) != spec.num_classes:
-            raise ValueError(f"{len(classes)} class names came for num_classes={spec.num_classes}; give one a class")
+            raise ValueError(f"expected {spec.num_classes} class names, one per class, got {len(classes)}")
         self.spec = spec
         self.backbone = backbone
         self.preprocessing = preprocessing
@@ -85,6 +100,19 @@ class Task(nn.Module):
     def predict(self, images: Any, *, batch_size: int = 32) -> list[dict[str, Any]]:
         """One dict an image, in the order given."""
 
+    def check_outputs(self, found: int) -> None:
+        """Check that the head has one output per class, which a head that was put in its place may not have.
+
+        Raises:
+            ValueError: it has more or fewer.
+        """
+        if found != self.spec.num_classes:
+            raise ValueError(
+                f"expected {self.spec.num_classes} outputs of the head, one per class, got {found}; after "
+                f"replacing the head, save the model with save_weights() and open it again, or create it with "
+                f"num_classes={found}"
+            )
+
     def deploy(self) -> Self:
         """Return a copy for inference only, faster and equal up to rounding; this model stays as it is.
 
@@ -96,12 +124,30 @@ class Task(nn.Module):
         return deploy(self)
 
     @contextmanager
-    def predicting(self) -> Iterator[None]:
-        """Evaluation mode without gradients; the mode is what it was afterwards."""
-        was_training = self.training
-        self.eval()
+    def predicting(self) -> Iterator[Self]:
+        """Yield this model in evaluation mode, without gradients; no mode changes that another thread can see."""
+        with _lock:
+            # A mode that another thread sets for a while is not one to rely on.
+            evaluated = None if self in _evaluated else in_evaluation(self)
+        with self.evaluating() if evaluated is None else torch.inference_mode():
+            yield evaluated or self
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode without gradients; every module's own mode is what it was once all threads have left."""
+        with _lock:
+            inside = _evaluated.setdefault(self, _Modes())
+            if inside.threads == 0:
+                inside.modes = [(module, module.training) for module in self.modules()]
+                self.eval()
+            inside.threads += 1
         try:
             with torch.inference_mode():
                 yield
         finally:
-            self.train(was_training)
+            with _lock:
+                inside.threads -= 1
+                if inside.threads == 0:
+                    del _evaluated[self]
+                    for module, mode in inside.modes:
+                        module.training = mode

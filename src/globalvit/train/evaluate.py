@@ -52,7 +52,7 @@ def evaluate(
     make_metric = make_metric or task.metric
     metric = make_metric()
     was_stopped = False
-    with task.predicting(), autocast(device.type, precision):
+    with task.evaluating(), autocast(device.type, precision):
         for batch in loader:
             was_stopped = bool(should_stop())
             if was_stopped:

@@ -8,6 +8,7 @@ of NVIDIA's weights of 2022, for which no figure of its own is repeated here.
 """
 
 from dataclasses import asdict, dataclass, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -104,7 +105,6 @@ class WeightRecord:
         num_classes: outputs of its head.
         top1: accuracy in percent, None where none is published.
         top5: the same for five guesses.
-        sha256: checked after a download where it is known.
     """
 
     model: str
@@ -119,7 +119,6 @@ class WeightRecord:
     num_classes: int = 1000
     top1: float | None = None
     top5: float | None = None
-    sha256: str | None = None
 
 
 def records(model: str) -> tuple[WeightRecord, ...]:
@@ -152,9 +151,17 @@ def is_name(weights: object) -> TypeGuard[str]:
     return not any(mark in weights for mark in "./\\") and not Path(weights).exists()
 
 
-def find_file(file_name: str) -> WeightRecord | None:
-    """The record of a file kept under its published name, None for any other file."""
-    return next((record for record in RECORDS if record.file_name == file_name), None)
+def find_file(path: str | PathLike[str]) -> WeightRecord | None:
+    """The record of a file kept under its published name or in the cache of Hugging Face, None for any other file."""
+    path = Path(path)
+    return next((record for record in RECORDS if record.file_name == path.name or _is_cached(path, record)), None)
+
+
+def _is_cached(path: Path, record: WeightRecord) -> bool:
+    if record.repo is None:
+        return False
+    repo, file = record.repo
+    return path.name == file and f"models--{repo.replace('/', '--')}" in path.parts
 
 
 def default_preprocessing(model: str) -> Preprocessing:

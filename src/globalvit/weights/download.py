@@ -1,16 +1,17 @@
-"""Fetching published weight files, and finding copies that were put in place by hand."""
+"""Download published weight files with the client of Hugging Face, or find copies that were put in place by hand."""
 
-import hashlib
+import io
 import logging
-import shutil
-import urllib.request
 from pathlib import Path
+from typing import Any
 
 from globalvit.atomic import replace_with
 from globalvit.weights.catalog import WeightRecord
 
 logger = logging.getLogger(__name__)
-TIMEOUT_S = 30
+TIMEOUT_S = 10
+# Of any file that is fetched; the largest published one has 2.5 GB.
+MOST_BYTES = 8 * 2**30
 
 
 def copies_folder() -> Path:
@@ -20,7 +21,7 @@ def copies_folder() -> Path:
     return Path(constants.HF_HOME) / "globalvit"
 
 
-def find_copy(record: WeightRecord) -> Path | None:
+def find_copy(record: WeightRecord, cache_dir: str | Path | None = None) -> Path | None:
     """Where the file of a record lies already, put in place by hand or fetched before; None where it does not."""
     copy = copies_folder() / record.file_name
     if copy.is_file():
@@ -29,7 +30,7 @@ def find_copy(record: WeightRecord) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(*record.repo)
+    cached = try_to_load_from_cache(*record.repo, cache_dir=cache_dir)
     return Path(cached) if isinstance(cached, str) else None
 
 
@@ -41,65 +42,47 @@ def download(record: WeightRecord, cache_dir: str | Path | None = None) -> Path:
         cache_dir: cache to use in place of Hugging Face's own (`HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` hold).
 
     Raises:
-        OSError: the file is not at hand and cannot be fetched, or is not the published one; the text names it, its
-            address and the folder where a copy can be put.
+        OSError: the file is not there and cannot be fetched; the text names it, its address, the folder where a copy
+            can be put, and how to do without.
     """
+    found = find_copy(record, cache_dir)
+    if found is not None:
+        return found
     copy = copies_folder() / record.file_name
-    if copy.is_file():
-        return _checked(copy, record)
-    if record.source == "hub":
-        return _checked(_from_hub(record, copy, cache_dir), record)
-    return _checked(_from_url(record, copy) if record.source == "url" else _from_drive(record, copy), record)
-
-
-def _from_hub(record: WeightRecord, copy: Path, cache_dir: str | Path | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    assert record.repo is not None
+    if record.source == "drive":
+        raise OSError(
+            f"{record.file_name} is on Google Drive, which only a browser can fetch it from: open {record.address} "
+            f"and put the file into {copy.parent} as {copy.name}"
+        )
     try:
-        return Path(hf_hub_download(*record.repo, cache_dir=cache_dir))
+        return _fetch(record, copy, cache_dir)
     except Exception as error:
         # The client's network errors share no public class, and whatever went wrong the remedy is the same.
-        raise _unreachable(record, copy, error) from error
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise OSError(
+            f"{record.file_name} could not be fetched from {record.address} ({reason}); connect to the network, put a "
+            f"copy into {copy.parent} as {copy.name}, or do without (--weights none, in Python weights=None)"
+        ) from error
 
 
-def _from_url(record: WeightRecord, copy: Path) -> Path:
-    logger.info("fetching %s", record.address)
-    try:
-        with (
-            urllib.request.urlopen(record.address, timeout=TIMEOUT_S) as response,
-            replace_with(copy) as temporary,
-            temporary.open("wb") as file,
-        ):
-            shutil.copyfileobj(response, file)
-    except OSError as error:
-        raise _unreachable(record, copy, error) from error
+def _fetch(record: WeightRecord, copy: Path, cache_dir: str | Path | None) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download
+    from huggingface_hub.file_download import http_get
+
+    # Asked once: the download itself tries for half a minute before it says that there is no network.
+    get_hf_file_metadata(record.address, token=None if record.repo else False, timeout=TIMEOUT_S)
+    logger.info("downloading %s from %s", record.file_name, record.address)
+    if record.repo is not None:
+        return Path(hf_hub_download(*record.repo, cache_dir=cache_dir))
+    with replace_with(copy) as temporary, _Bounded(temporary, "wb") as file:
+        http_get(record.address, file, displayed_filename=record.file_name)  # pyright: ignore[reportArgumentType]
     return copy
 
 
-def _from_drive(record: WeightRecord, copy: Path) -> Path:
-    raise OSError(
-        f"{record.file_name} is on Google Drive, which only a browser can fetch it from: open {record.address} "
-        f"and put the file into {copy.parent} as {copy.name}"
-    )
+class _Bounded(io.FileIO):
+    """A file that takes no more than `MOST_BYTES`."""
 
-
-def _unreachable(record: WeightRecord, copy: Path, error: Exception) -> OSError:
-    reason = " ".join(str(error.__cause__ or error).split())
-    return OSError(
-        f"{record.file_name} is not at hand and could not be fetched from {record.address} ({reason}); connect to "
-        f"the network, or put a copy into {copy.parent} as {copy.name}"
-    )
-
-
-def _checked(path: Path, record: WeightRecord) -> Path:
-    if record.sha256 is None:
-        return path
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != record.sha256:
-        raise OSError(
-            f"{path} is not the published {record.file_name}: its SHA-256 is {found}, expected {record.sha256}; "
-            f"delete it and fetch {record.address} again"
-        )
-    return path
+    def write(self, data: Any, /) -> int:
+        if self.tell() + len(data) > MOST_BYTES:
+            raise OSError(f"it has more than {MOST_BYTES} bytes")
+        return super().write(data)

@@ -9,12 +9,17 @@ from typing import Any
 
 from globalvit.models.variants import DETECTION_WINDOW, GCVIT, GPVIT, HEADS, GCViTConfig, ModelSpec, Window, split_name
 from globalvit.weights import gcvit_official, gpvit_official, openmmlab, timm
+from globalvit.weights.heads import HEADS as HEAD_PARTS
 from globalvit.weights.heads import full_name, head_of
-from globalvit.weights.names import listed
+from globalvit.weights.names import RefusedError, listed, shape, shown
 
 State = Mapping[str, Any]
 STEMS = ("backbone.stem.conv.weight", "backbone.stem.convs.0.conv.weight")
+WRAPPER = "module."
 POSITIONS = "backbone.position_embedding"
+TABLE_OR_HIDDEN = (".attention.bias_table", ".mlp.fc1.weight")
+# Parts of names under which training tools keep an averaged model.
+EMA_PARTS = {"ema", "ema_model", "model_ema", "ema_net", "net_ema", "averaged_model", "avg_model", "average_model"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +94,91 @@ def detect_form(names: Iterable[str]) -> Form:
     raise ValueError(
         f"checkpoint of another model: none of its {len(names)} entries is known ({listed(names)}); expected {titles}"
     )
+
+
+def recognize(
+    state: State, *, use_ema: bool = True, source: str = "the given state dict"
+) -> tuple[Form, dict[str, Any], tuple[str, ...]]:
+    """Find a model in a state dict, whatever module of a training tool it was part of.
+
+    Args:
+        state: names → tensors.
+        use_ema: take the averaged model where there are two.
+        source: what the state dict is called in errors.
+
+    Returns:
+        Whose names the model has, its entries without the prefix of that module, and the names of all other entries.
+
+    Raises:
+        ValueError: no model is known, or there are several; the text names them.
+    """
+    found = _prefixes(state)
+    if "" in found or not found:
+        try:
+            return detect_form(state), dict(state), ()
+        except ValueError as error:
+            raise RefusedError(f"{source} is a {error}") from error
+    averaged = [prefix for prefix in found if _is_averaged(prefix, state)]
+    raw = [prefix for prefix in found if prefix not in averaged]
+    wanted = (averaged or raw) if use_ema else raw
+    if len(wanted) != 1:
+        has = "averaged (EMA) weights only" if not wanted else f"{len(wanted)} models"
+        raise RefusedError(
+            f"{source} has {has}, under {listed(found)}; give the state dict of one of them, without its prefix"
+        )
+    prefix = wanted[0]
+    entries = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return found[prefix], entries, tuple(name for name in state if not name.startswith(prefix))
+
+
+def convert(form: Form, entries: State, source: str) -> dict[str, Any]:
+    """Put entries into our names and shapes.
+
+    Raises:
+        ValueError: they have other names or other numbers of axes than those of `form`.
+    """
+    try:
+        state = form.to_ours(entries)
+    except ValueError as error:
+        raise RefusedError(f"{source}: {error}") from error
+    except (RuntimeError, IndexError, TypeError) as error:
+        raise RefusedError(f"{source} has entries of other shapes than {form.title} ({_first_line(error)})") from error
+    # What is looked at before every shape is compared with the model's.
+    axes = dict.fromkeys(STEMS, (4,)) | {POSITIONS: (3,)} | {head.outputs: (2, 4) for head in HEAD_PARTS}
+    for name, value in state.items():
+        allowed = (2,) if name.endswith(TABLE_OR_HIDDEN) else axes.get(name)
+        if allowed and len(value.shape) not in allowed:
+            raise RefusedError(
+                f"{source} has {shown(name)} in shape {shape(value)}; expected {' or '.join(map(str, allowed))} axes: "
+                f"fetch the file again"
+            )
+    return state
+
+
+def _prefixes(state: State) -> dict[str, Form]:
+    """What stands before the names of each model in a state dict, and whose names these are."""
+    found: dict[str, Form] = {}
+    for name in state:
+        for form in FORMS:
+            mark = next((mark for mark in form.marks if name == mark or name.endswith(f".{mark}")), None)
+            if mark is not None:
+                found.setdefault(name.removesuffix(mark), form)
+    # A backbone inside a model that is known as a whole is not a model of its own.
+    return {
+        prefix: form
+        for prefix, form in found.items()
+        if not any(prefix.startswith(other) and prefix != other for other in found)
+    }
+
+
+def _is_averaged(prefix: str, state: State) -> bool:
+    # PyTorch's AveragedModel counts its updates beside the model.
+    is_counted = f"{prefix.removesuffix(WRAPPER)}n_averaged" in state and prefix.endswith(WRAPPER)
+    return is_counted or not EMA_PARTS.isdisjoint(prefix.split("."))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def infer_model(state: State) -> str | None:

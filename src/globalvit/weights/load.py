@@ -1,18 +1,20 @@
 """Weights into models and out of them: published files, checkpoints of a run, state dicts."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from globalvit.atomic import replace_with
-from globalvit.models.variants import ModelSpec, split_name
+from globalvit.models.variants import MODELS, ModelSpec, split_name
 from globalvit.weights import catalog, forms
 from globalvit.weights.adapt import Adapted, adapt
 from globalvit.weights.catalog import (
@@ -23,15 +25,17 @@ from globalvit.weights.catalog import (
     preprocessing_of,
 )
 from globalvit.weights.download import download
+from globalvit.weights.find import EMA_FILE, MODEL_FILE, config_beside, find_file
 from globalvit.weights.forms import Form, detect_form, infer_model, infer_spec
-from globalvit.weights.heads import BACKBONE
-from globalvit.weights.names import MOST_SHOWN
-from globalvit.weights.pointers import follow
+from globalvit.weights.heads import BACKBONE, CLASSIFIER, head_of
+from globalvit.weights.names import MOST_SHOWN, RefusedError, listed, shape, shown
 from globalvit.weights.read import METADATA_KEY, Opened, open_weights, read_metadata, unwrap
 from globalvit.weights.report import LoadReport
 
 # The parts of this folder that other folders use, gathered here.
 __all__ = [
+    "EMA_FILE",
+    "MODEL_FILE",
     "LoadReport",
     "Resolved",
     "Weights",
@@ -41,16 +45,18 @@ __all__ = [
     "infer_model",
     "infer_spec",
     "load_weights",
+    "matching_spec",
     "read_weights",
+    "require_finite",
     "require_match",
     "resolve_checkpoint",
     "save_weights",
     "write_tensors",
 ]
 
-Source = str | PathLike[str] | Mapping[str, Any] | WeightRecord
-MODEL_FILE, EMA_FILE = "model.safetensors", "ema.safetensors"
-CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
+logger = logging.getLogger(__name__)
+# Counters of batch norms, the only whole numbers among weights.
+COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,17 +68,22 @@ class Weights:
         form: whose names they had.
         opened: as they were in the file.
         source: the file, in words.
+        others: the source's names of entries beside the model's, such as a criterion's.
     """
 
     state: dict[str, Tensor]
     form: Form
     opened: Opened
     source: str
+    others: tuple[str, ...] = ()
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """The source's names of the entries that the conversion leaves out."""
-        return tuple(name for name in self.opened.state if self.form.dropped(name))
+        """The source's names of the entries that are left out."""
+        return (*self.others, *(name for name in self.opened.state if self.form.dropped(name)))
+
+
+Source = str | PathLike[str] | Mapping[str, Any] | WeightRecord | Weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +92,7 @@ class Resolved:
 
     Attributes:
         file: the weight file.
+        weights: what it holds.
         spec: the model it belongs to: saved with it, or told from its entries.
         classes: names of the labels 0 … K−1 saved with it, None where none were.
         preprocessing: the evaluation transform saved with it, or that of the published file, None for any other.
@@ -89,6 +101,7 @@ class Resolved:
     """
 
     file: Path
+    weights: Weights
     spec: ModelSpec
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | Fit | None = None
@@ -101,7 +114,7 @@ def read_weights(source: Source, *, model: str | None = None, use_ema: bool = Tr
 
     Args:
         source: a record or name of the catalog, a weight file, a checkpoint or run folder, or a state dict in any
-            form that `detect_form` knows.
+            form that `detect_form` knows; weights that were read already are returned as they are.
         model: the model's name, which a name of the catalog belongs to.
         use_ema: take the averaged weights where a checkpoint has both.
 
@@ -109,16 +122,30 @@ def read_weights(source: Source, *, model: str | None = None, use_ema: bool = Tr
         ValueError: the file is damaged, holds code, or its entries belong to no known network.
         OSError: the file is missing or cannot be fetched.
     """
+    if isinstance(source, Weights):
+        return source
     if isinstance(source, Mapping):
         opened, title = unwrap(source, use_ema=use_ema), "the given state dict"
     else:
         file = _find(source, model, use_ema)
         opened, title = open_weights(file, use_ema=use_ema), str(file)
-    form = detect_form(opened.state)
-    return Weights(state=form.to_ours(opened.state), form=form, opened=opened, source=title)
+    form, entries, others = forms.recognize(opened.state, use_ema=use_ema, source=title)
+    state = forms.convert(form, entries, title)
+    for name, value in state.items():
+        # PyTorch packs numbers of four bits and cannot unpack them.
+        is_number = value.is_floating_point() and not str(value.dtype).startswith("torch.float4")
+        if not is_number and not name.endswith(COUNTER):
+            raise RefusedError(
+                f"{title} has {shown(name)} as {str(value.dtype).removeprefix('torch.')}; expected floating point: "
+                f"save the weights as float32"
+            )
+    opened = replace(opened, state=entries)
+    return Weights(state=state, form=form, opened=opened, source=title, others=others)
 
 
-def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> LoadReport:
+def load_weights(
+    model: nn.Module, source: Source, *, use_ema: bool = True, allow_nonfinite: bool = False
+) -> LoadReport:
     """Load weights into a task or a backbone; nothing is changed unless everything fits.
 
     Weights of another task give their backbone and leave the head fresh; another number of classes leaves a
@@ -128,13 +155,19 @@ def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> L
     Args:
         model: a task (names `backbone.*` and those of its head) or a backbone.
         source: as in `read_weights`.
-        use_ema: take the averaged weights where a checkpoint has both.
+        use_ema: take the averaged weights where a checkpoint has both; false takes the raw ones.
+        allow_nonfinite: take weights with NaN or infinity too.
 
     Raises:
-        ValueError: the weights do not fit; the text lists at most ten differing names and their number.
+        ValueError: the weights do not fit, or are not finite; the text lists at most ten names and their number.
         OSError: the file is missing or cannot be fetched.
     """
     entries = model.state_dict()
+    if any(value.is_meta for value in entries.values()):
+        raise ValueError(
+            "the model is on the meta device, where parameters have no values; create it without torch.device('meta'), "
+            "or give it values first with model.to_empty(device='cpu')"
+        )
     prefix = "" if any(name.startswith(BACKBONE) for name in entries) else BACKBONE
     own = {prefix + name: value for name, value in entries.items()}
     name = _name_of(model, own)
@@ -142,8 +175,25 @@ def load_weights(model: nn.Module, source: Source, *, use_ema: bool = True) -> L
     _require_design(weights, model)
     adapted = adapt(weights.state, own)
     require_match(adapted.state, own, source=weights.source, model=name, fresh=adapted.fresh)
+    if not allow_nonfinite:
+        require_finite(adapted.state, weights.source)
     model.load_state_dict({name.removeprefix(prefix): value for name, value in (own | adapted.state).items()})
     return _report(weights, adapted, own)
+
+
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        ValueError: some are; the text lists at most ten and their number.
+    """
+    # Not every dtype of eight bits knows the question.
+    bad = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]
+    if bad:
+        raise RefusedError(
+            f"{source} has NaN or infinity in {len(bad)} of its entries: {listed(bad)}; take an earlier checkpoint, or "
+            f"use allow_nonfinite=True (--allow-nonfinite) to read them all the same"
+        )
 
 
 def require_match(
@@ -154,26 +204,29 @@ def require_match(
     Raises:
         ValueError: some do not; the text lists at most ten and their number.
     """
-    differing = [f"{key!r} is missing" for key in own if key not in state and key not in fresh]
-    differing += [f"{key!r} is not in the model" for key in state if key not in own]
-    shapes = {key: (tuple(value.shape), tuple(own[key].shape)) for key, value in state.items() if key in own}
-    differing += [f"{key!r} is {there} there and {here} here" for key, (there, here) in shapes.items() if there != here]
+    differing = [f"{shown(key)} is missing" for key in own if key not in state and key not in fresh]
+    differing += [f"{shown(key)} is not in the model" for key in state if key not in own]
+    shapes = {key: (shape(value), shape(own[key])) for key, value in state.items() if key in own}
+    differing += [
+        f"{shown(key)} is {there} there and {here} here" for key, (there, here) in shapes.items() if there != here
+    ]
     if not differing:
         return
-    shown = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
+    text = "; ".join(differing[:MOST_SHOWN]) + ("; …" if len(differing) > MOST_SHOWN else "")
     holds = infer_model(state)
     is_other = holds is not None and (model is None or split_name(holds)[0] != split_name(model)[0])
     remedy = f"; it holds {holds}, so create that model" if is_other else ""
     raise ValueError(
         f"{source} is a checkpoint of another model than {model or 'this one'}: {len(differing)} "
-        f"{'entry differs' if len(differing) == 1 else 'entries differ'}: {shown}{remedy}"
+        f"{'entry differs' if len(differing) == 1 else 'entries differ'}: {text}{remedy}"
     )
 
 
 def _require_design(weights: Weights, model: nn.Module) -> None:
     """Check that weights that say their designs go into a model of the same; some designs share names and shapes."""
     spec = getattr(model, "spec", None)
-    saved = weights.opened.metadata.get("spec", {}).get("ablation", [])
+    about = weights.opened.metadata.get("spec")
+    saved = about.get("ablation", []) if isinstance(about, dict) else []
     own = list(spec.ablation) if isinstance(spec, ModelSpec) else saved
     if saved != own:
         raise ValueError(
@@ -202,32 +255,65 @@ def resolve_checkpoint(
     """
     file = find_file(path, which=which, use_ema=use_ema)
     saved = _saved(file)
+    weights = read_weights(file, use_ema=use_ema)
     spec = saved.pop("spec", None)
     if spec is None:
-        weights = read_weights(file, use_ema=use_ema)
-        spec, classes = infer_spec(weights.state, model), weights.opened.classes
-        if classes and len(classes) == spec.num_classes:
-            saved["classes"] = classes
+        spec, saved["classes"] = _inferred(weights, model), weights.opened.classes
     elif model not in (None, spec.model):
         raise ValueError(f"{file} holds {spec.model}, not {model}; leave the model's name out, or give its own file")
-    record = catalog.find_file(file.name)
+    else:
+        spec = matching_spec(spec, weights.state, str(file))
+    record = catalog.find_file(file)
     if record is not None:
         saved.setdefault("preprocessing", record.preprocessing)
-    return Resolved(file=file, spec=spec, record=record, config=_config_beside(file), **saved)
+    saved["classes"] = fitting_classes(saved["classes"], spec, str(file))
+    return Resolved(file=file, weights=weights, spec=spec, record=record, config=config_beside(file), **saved)
 
 
-def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool = True) -> Path:
-    """The weight file that a path means: itself, or that of a checkpoint folder or a run folder.
+def _inferred(weights: Weights, model: str | None) -> ModelSpec:
+    try:
+        return infer_spec(weights.state, model)
+    except ValueError as error:
+        raise RefusedError(f"{weights.source}: {error}") from error
+
+
+def matching_spec(spec: ModelSpec, state: Mapping[str, Any], source: str) -> ModelSpec:
+    """Return a model's `ModelSpec` with the number of classes that its entries have.
 
     Raises:
-        FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
+        ValueError: the entries are those of another head, of other input channels or of other windows.
     """
-    file = follow(path)
-    if not file.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a weight file, a checkpoint folder or a run folder")
-    if (file / CHECKPOINTS).is_dir():
-        file = _checkpoint_of_run(file, which)
-    return _file_of_checkpoint(file, use_ema) if file.is_dir() else file
+    head = head_of(state)
+    others = [name for name in state if not name.startswith(BACKBONE)]
+    if others and (head is None or head.name != (spec.head or CLASSIFIER)):
+        raise RefusedError(
+            f"{source} has another head than {spec.model}'s own (its entries: {listed(others)}); save the "
+            f"state_dict() with torch.save, and load it with load_state_dict() into a model with the same head"
+        )
+    found = infer_spec(state, spec.model)
+    if found.in_channels != spec.in_channels:
+        raise RefusedError(
+            f"{source} says in_channels={spec.in_channels}, but its stem takes {found.in_channels}; create the model "
+            f"with in_channels={found.in_channels}, and load its state_dict()"
+        )
+    if spec.window is not None and forms.windows(state) not in ((), tuple(spec.window)):
+        raise RefusedError(
+            f"{source} says window={spec.window}, but its tables have {forms.windows(state)}; fetch it again"
+        )
+    return spec if head is None else replace(spec, num_classes=found.num_classes)
+
+
+def fitting_classes(classes: Sequence[str] | None, spec: ModelSpec, source: str) -> tuple[str, ...] | None:
+    """The names of the classes, or None with a warning where there are more or fewer than the head has outputs."""
+    if classes is None or len(classes) == spec.num_classes:
+        return None if classes is None else tuple(classes)
+    logger.warning(
+        "%s has %d class names for %d outputs of its head; the names are left out",
+        source,
+        len(classes),
+        spec.num_classes,
+    )
+    return None
 
 
 def save_weights(
@@ -308,43 +394,24 @@ def _report(weights: Weights, adapted: Adapted, own: Mapping[str, Tensor]) -> Lo
         heads=adapted.heads,
         fresh=tuple(adapted.fresh),
         dropped=(*weights.dropped, *adapted.dropped),
+        is_published=catalog.find_file(weights.source) is not None,
     )
-
-
-def _checkpoint_of_run(run: Path, which: str) -> Path:
-    folder = follow(run / CHECKPOINTS / which)
-    if not folder.is_dir():
-        has = ", ".join(sorted(path.name for path in folder.parent.iterdir())) or "none"
-        raise FileNotFoundError(f"run {run} has no checkpoint {which!r}; it has {has}: give one's folder")
-    return folder
-
-
-def _file_of_checkpoint(folder: Path, use_ema: bool) -> Path:
-    names = (EMA_FILE, MODEL_FILE) if use_ema else (MODEL_FILE,)
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{folder} has no {MODEL_FILE}; give a weight file, a checkpoint folder or a run folder")
-
-
-def _config_beside(file: Path) -> dict[str, Any] | None:
-    """The config of the run whose checkpoints hold `file`."""
-    config = file.parents[2] / CONFIG if len(file.parents) > 2 and file.parents[1].name == CHECKPOINTS else None
-    if config is None or not config.is_file():
-        return None
-    import yaml
-
-    return yaml.safe_load(config.read_text())
 
 
 def _saved(file: Path) -> dict[str, Any]:
     """`spec`, `classes` and `preprocessing` as `save_weights` wrote them; nothing for files of others."""
     metadata = read_metadata(file)
     try:
-        return metadata and {
-            "spec": ModelSpec.from_dict(metadata["spec"]),
-            "classes": None if metadata["classes"] is None else tuple(metadata["classes"]),
-            "preprocessing": preprocessing_from_dict(metadata["preprocessing"]),
-        }
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{file} was written by another version of globalvit ({error}); use that version") from error
+        if not metadata:
+            return {}
+        spec, classes = ModelSpec.from_dict(metadata["spec"]), metadata["classes"]
+        if spec.model not in MODELS:
+            raise ValueError(f"model {spec.model!r} is not known")
+        if classes is not None and not (isinstance(classes, list) and all(isinstance(one, str) for one in classes)):
+            raise TypeError("classes are not names")
+        return {"spec": spec, "classes": classes, "preprocessing": preprocessing_from_dict(metadata["preprocessing"])}
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise RefusedError(
+            f"{file} was written by another version of globalvit ({reason}); use that version"
+        ) from error

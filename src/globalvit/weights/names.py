@@ -19,6 +19,11 @@ PLACEHOLDERS = {
     "norm": "(weight|bias|running_mean|running_var|num_batches_tracked)",
 }
 MOST_SHOWN = 10
+LONGEST_SHOWN = 120
+
+
+class RefusedError(ValueError):
+    """A weight file or state dict that is not taken; the text is one sentence that names it and the remedy."""
 
 
 def renamer(pairs: Iterable[Pair]) -> Rename:
@@ -58,7 +63,17 @@ def rename_all(state: Mapping[str, Any], rename: Rename, form: str) -> dict[str,
 def listed(names: Iterable[str]) -> str:
     """At most ten names, quoted; an ellipsis stands for the rest."""
     names = list(names)
-    return ", ".join(map(repr, names[:MOST_SHOWN])) + (", …" if len(names) > MOST_SHOWN else "")
+    return ", ".join(map(shown, names[:MOST_SHOWN])) + (", …" if len(names) > MOST_SHOWN else "")
+
+
+def shown(name: str) -> str:
+    """A name, quoted, and cut where it is very long."""
+    return repr(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}…")
+
+
+def shape(value: Any) -> tuple[int, ...]:
+    """The shape of a tensor or array as a plain tuple."""
+    return tuple(value.shape)
 
 
 def _pattern(template: str) -> str:

@@ -1,7 +1,10 @@
-"""The small text files `best` and `last` of a run, which name one of its checkpoints: links that every system has."""
+"""Paths as users write them, and the files `best` and `last` of a run, which name one of its checkpoints."""
 
-from os import PathLike
+import re
+from os import PathLike, fspath
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 from globalvit import atomic
 
@@ -10,8 +13,14 @@ _MOST_BYTES = 256
 
 
 def follow(path: str | PathLike[str]) -> Path:
-    """Return the path with `best` and `last` replaced by the checkpoint that they name: `RUN/checkpoints/step-10/…`."""
-    given = Path(path)
+    """Return the path with `best` and `last` replaced by the checkpoint that they name: `RUN/checkpoints/step-10/…`.
+
+    `~` is the home folder, and `file://` addresses are paths.
+
+    Raises:
+        ValueError: it is no path, or an address on the network.
+    """
+    given = _local(path)
     for place in (given, *given.parents):
         if place.name in POINTERS and place.is_file():
             return place.parent / _name_in(place) / given.relative_to(place)
@@ -21,6 +30,26 @@ def follow(path: str | PathLike[str]) -> Path:
 def point(pointer: Path, checkpoint: Path) -> None:
     """Make the file `pointer` name a checkpoint beside it."""
     atomic.write_text(pointer, checkpoint.name + "\n")
+
+
+def _local(path: str | PathLike[str]) -> Path:
+    given = fspath(path) if isinstance(path, str | PathLike) else path
+    if not isinstance(given, str):
+        raise ValueError(
+            f"expected weights as a catalog name, a path or a state dict, got {type(path).__name__}; of a model give "
+            f"its state_dict(), of a file its path"
+        )
+    # A `Path` of an address has one slash left.
+    scheme = re.match(r"(file|https?|ftp|s3|gs|hf|hf-hub):/{0,2}", given)
+    if scheme and scheme[1] == "file":
+        return Path(url2pathname(unquote(urlsplit(re.sub("^file:/+", "file:///", given)).path)))
+    if scheme:
+        raise ValueError(f"{given} is an address; download the file, then give its path")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        # There is no home folder: `~` is then a name like any other.
+        return Path(given)
 
 
 def _name_in(pointer: Path) -> str:

@@ -28,6 +28,7 @@ class LoadReport:
         heads: names of the source's head and the model's, where they are different ones.
         fresh: our names of the parameters that keep the model's own values, the head's included.
         dropped: the source's names of the entries that were left out.
+        is_published: whether they are weights of the catalog.
     """
 
     source: str
@@ -42,6 +43,7 @@ class LoadReport:
     heads: tuple[str, str] | None = None
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    is_published: bool = False
 
     @property
     def head_is_fresh(self) -> bool:
