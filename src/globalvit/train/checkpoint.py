@@ -7,19 +7,20 @@ import errno
 import logging
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from globalvit.atomic import sync
+from globalvit.atomic import sync, temporary_folder
 from globalvit.weights.pointers import follow, point
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
+# What the name of a checkpoint begins with while another takes its place.
+FORMER = ".former-"
 # The system's numbers for a full disk, a full quota and a file that may not grow.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a full disk raises, depending on who was writing.
@@ -37,8 +38,6 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        for leftover in folder.glob(".new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
 
     @property
     def last(self) -> Path | None:
@@ -74,6 +73,15 @@ class Checkpoints:
         point(self.folder / "best", checkpoint)
         self._rotate()
 
+    def recover(self) -> None:
+        """Put back a checkpoint that a killed process was replacing; only for the owner of the run folder."""
+        for former in self.folder.glob(f"{FORMER}step-*"):
+            target = self.folder / former.name.removeprefix(FORMER)
+            if target.exists():
+                shutil.rmtree(former)
+            else:
+                former.rename(target)
+
     def rewind(self, step: int, best_step: int) -> bool:
         """Forget what lies beyond `step`, which a run that goes on from there writes anew.
 
@@ -94,8 +102,7 @@ class Checkpoints:
 
     def _write(self, target: Path, write: Callable[[Path], None]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".new-{secrets.token_hex(6)}"
-        fresh.mkdir()
+        fresh = temporary_folder(self.folder)
         try:
             write(fresh)
             for file in fresh.iterdir():
@@ -166,7 +173,7 @@ def _target(pointer: Path) -> Path | None:
 
 def _replace_folder(fresh: Path, target: Path) -> None:
     """Move `fresh` to `target`; a folder that is there from an earlier attempt at the same step goes."""
-    former = fresh.with_name(f"{fresh.name}-former")
+    former = fresh.with_name(FORMER + target.name)
     if target.exists():
         target.rename(former)
     fresh.rename(target)

@@ -14,6 +14,7 @@ from globalvit.train.engine import Engine, start_engine
 from globalvit.train.evaluate import StoppedError, evaluate
 from globalvit.train.fields import TrainConfig
 from globalvit.train.memory import explained
+from globalvit.train.owner import Owner
 from globalvit.train.report import Reporter
 from globalvit.train.session import Session, keep_choices, prepare_session
 from globalvit.train.signals import SIGNALS, StopSignal
@@ -38,9 +39,12 @@ def train(config: TrainConfig, recipe: str = "run", stop: StopSignal | None = No
     """
     config = keep_choices(config)
     with ExitStack() as stack:
+        stack.enter_context(explained(config, "outside of a step"))
         engine = stack.enter_context(start_engine(config))
+        stack.enter_context(engine.noted())
         stop = stack.enter_context(StopSignal() if stop is None else stop)
-        session = prepare_session(config, recipe, engine)
+        owner = stack.enter_context(Owner(config.lock_timeout))
+        session = prepare_session(config, recipe, engine, owner)
         stack.callback(session.inputs.close)
         report = stack.enter_context(Reporter(session, engine))
         Trainer(session, engine, report, stop).run()
@@ -78,8 +82,9 @@ class Trainer:
         epoch, first = divmod(self.state.step, self.inputs.steps_per_epoch)
         for batches in islice(self.inputs.steps(epoch, first), pause - self.state.step):
             if self.state.step == 0:
-                self.report.samples(batches[0])
-            with explained(self.config, self.state.step + 1):
+                with explained(self.config, "while drawing the first batch"):
+                    self.report.samples(batches[0])
+            with explained(self.config, f"in step {self.state.step + 1}"):
                 loss, norm, lr = self._step(batches, epoch)
             self.report.step(loss, norm, lr)
             every = self.config.checkpoint_every
@@ -97,6 +102,7 @@ class Trainer:
         self._refuse_nonfinite(loss, norm, float(own_loss), batches)
         self.engine.step()
         self.state.step += 1
+        self.engine.notes.step(self.state.step)
         if self.ema is not None:
             self.ema.update(self.task, step=self.state.step)
         self.stop.ended_by = signal
@@ -113,7 +119,7 @@ class Trainer:
         return loss
 
     def _agree(self, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float, int]:
-        """Return mean loss and gradient norm over all processes, and the signal that any of them got, in one exchange."""
+        """Mean loss and gradient norm over all processes, and the signal that one of them got, in one exchange."""
         own = [float(self.stop.number == number) for number in SIGNALS]
         loss_sum, norm_sum, *counts = self.engine.total(loss, norm, *own)
         signal = next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), 0)
@@ -152,6 +158,7 @@ class Trainer:
             self._save()
             return
         scores = judged.compute()
+        nonfinite.require_finite_loss(scores, self.state.step)
         averaged = {} if self.ema is None else {f"ema_{name}": value for name, value in scores.items()}
         self.report.evaluation(metric.compute() | averaged, self.inputs.share_skipped(self.engine.gather))
         # The first of a metric's numbers is the one to compare.
@@ -162,15 +169,16 @@ class Trainer:
         self.report.summarize(is_finished=False)
 
     def _score(self, task: Task) -> Metric:
-        return evaluate(
-            task,
-            self.inputs.validation,
-            self.inputs.transform,
-            self.engine.device,
-            self.engine.precision,
-            gather=self.engine.gather,
-            should_stop=lambda: self.stop,
-        )
+        with explained(self.config, f"in the evaluation after step {self.state.step}"):
+            return evaluate(
+                task,
+                self.inputs.validation,
+                self.inputs.transform,
+                self.engine.device,
+                self.engine.precision,
+                gather=self.engine.gather,
+                should_stop=lambda: self.stop,
+            )
 
     def _keep_best(self, metric: Metric) -> None:
         self._save()
@@ -188,8 +196,10 @@ class Trainer:
         engine, state = self.engine, self.state
         state.scaler = engine.scaler_state()
         if engine.is_main or engine.is_sharded:
-            snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer)
+            with explained(self.config, f"while saving step {state.step}"):
+                snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer)
             if engine.is_main:
+                snapshot.require_finite(state.step)
                 self.report.sync()
                 self.checkpoints.save(
                     state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)

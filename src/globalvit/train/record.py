@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from torch.utils.tensorboard import SummaryWriter
 from globalvit import atomic
 
 Record = dict[str, Any]
+METRICS_FILE = "metrics.jsonl"
+KINDS = ("train", "evaluate")
+# Far beyond any number of a run, and within what floating-point numbers hold.
+LARGEST = 2**1000
 
 
 class Recorder:
@@ -18,7 +23,7 @@ class Recorder:
     def __init__(self, folder: Path, step: int = 0) -> None:
         """Start writing after `step`; what a run that was killed wrote beyond it must be cut before."""
         self.folder = folder
-        self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self.metrics = (folder / METRICS_FILE).open("a", encoding="utf-8")
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -39,7 +44,7 @@ class Recorder:
     def sync(self) -> None:
         """Force the records to disk, so that a checkpoint never knows more steps than they do."""
         self.metrics.flush()
-        atomic.sync(self.folder / "metrics.jsonl")
+        atomic.sync(self.folder / METRICS_FILE)
 
     def summarize(self, summary: Record) -> None:
         """Write summary.json."""
@@ -78,17 +83,50 @@ def new_folder(output: Path, tag: str | None, recipe: str, *, may_exist: bool = 
 
 
 def read_metrics(folder: Path) -> list[Record]:
-    """The records of a run; a last line that was cut off by a crash is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Read the records of a run; a last line that was cut off by a crash is left out.
+
+    Raises:
+        ValueError: a line is not a record; the text names file and line.
+    """
+    path = folder / METRICS_FILE
+    if not path.exists():
+        return []
+    records = []
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith("\n"):
+                records.append(_record(line, f"{path}, line {number}"))
+    return records
 
 
-def cut_metrics(folder: Path, step: int, evaluated: int) -> None:
-    """Drop the records after `step`, and evaluations after the step `evaluated`."""
+def cut_metrics(records: Iterable[Record], step: int, evaluated: int) -> list[Record]:
+    """Leave out the records after `step`, and evaluations after the step `evaluated`."""
     limits = {"train": step, "evaluate": evaluated}
-    kept = [record for record in read_metrics(folder) if record["step"] <= limits[record["kind"]]]
-    atomic.write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+    return [record for record in records if record["step"] <= limits[record["kind"]]]
+
+
+def write_metrics(folder: Path, records: Iterable[Record]) -> None:
+    """Replace the records of a run."""
+    atomic.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _record(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+        numbers = [value for key, value in record.items() if key != "kind"]
+        if record["kind"] in KINDS and type(record["step"]) is int and all(map(_is_number, numbers)):
+            return record
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(
+        f"{where} is damaged: expected a JSON record with kind, step and numbers, got {line.strip()!r:.60}; repair or "
+        f"remove the file, which only the curves are drawn from"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    is_huge = isinstance(value, int) and abs(value) > LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and not is_huge
 
 
 def _made(folder: Path) -> Path:
