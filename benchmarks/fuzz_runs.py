@@ -1,6 +1,6 @@
 """Damages every file of a small run in many ways and resumes it: each time it must succeed or end with one line.
 
-    python benchmarks/fuzz_runs.py [--seed 0] [--rounds 1] [--limit 30]
+    python benchmarks/fuzz_runs.py [--seed 0] [--rounds 1] [--cases 100] [--limit 30]
 
 Files are cut at several lengths, bits are flipped, whole files are replaced by others, folders or nothing, and values
 in JSON and YAML files by values of wrong types and huge numbers. Each resume runs in a process of its own. A traceback,
@@ -55,7 +55,10 @@ def main() -> int:
         run = make_run(Path(folder))
         counts: Counter[tuple[str, str]] = Counter()
         failures = []
-        for name, kind, content in damages(run, options.seed, options.rounds):
+        cases = list(damages(run, options.seed, options.rounds))
+        if options.cases and options.cases < len(cases):
+            cases = random.Random(options.seed).sample(cases, options.cases)
+        for name, kind, content in cases:
             outcome, words = resume_damaged(run, name, content, options.limit)
             counts[group_of(name), outcome] += 1
             if outcome not in ("resumed", "refused"):
@@ -69,6 +72,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1, help="repetitions of everything random")
+    parser.add_argument("--cases", type=int, default=0, help="so many cases, drawn at random; 0 for all")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds for one resume")
     return parser.parse_args()
 

@@ -48,6 +48,8 @@ def run(argv: list[str], prog: str) -> int:
     if is_print:
         sys.stdout.write(to_yaml(config))
         return 0
+    if config.data_dir is None and resume not in (None, AUTO):
+        raise ValueError(f"{source} names no data_dir, as a run's own always does; restore it, or give --data-dir")
     if config.data_dir is None:
         layout = LAYOUTS[ModelSpec(model=config.model).kind]
         raise UsageError(f"{prog} needs --data-dir FOLDER with {layout}; see {prog} --help")

@@ -23,6 +23,8 @@ STATE_FILE = "state.json"
 FORMER = ".former-"
 # The system's numbers for a full disk, a full quota and a file that may not grow.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The system's own words for it are shorter.
+MOST_WORDS = 40
 # What a full disk raises, depending on who was writing.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
@@ -122,7 +124,7 @@ class Checkpoints:
 
     def _remedy(self, error: BaseException) -> str:
         if self.last is None:
-            return "there is no earlier one"
+            return "there is no earlier one; free some space or choose another --output"
         # PyTorch and safetensors hide the system's number behind errors of their own.
         is_known = isinstance(error, OSError) and error.errno not in FULL
         first = "remove the cause" if is_known else "free some space"
@@ -181,4 +183,7 @@ def _replace_folder(fresh: Path, target: Path) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    text = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    # PyTorch and safetensors say in words of their own that a write was cut short.
+    is_full = any(words in text for words in ("No space left", "unexpected pos", "file write failed", "File too large"))
+    return "the disk is full, or a quota or limit is reached" if is_full and len(text) > MOST_WORDS else text

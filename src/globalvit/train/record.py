@@ -1,14 +1,21 @@
 """What a run writes about itself: metrics.jsonl, TensorBoard, summary.json, log.txt. Only rank 0 has one."""
 
+import errno
 import json
 import logging
-from collections.abc import Iterable
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from globalvit import atomic
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 METRICS_FILE = "metrics.jsonl"
@@ -23,9 +30,10 @@ class Recorder:
     def __init__(self, folder: Path, step: int = 0) -> None:
         """Start writing after `step`; what a run that was killed wrote beyond it must be cut before."""
         self.folder = folder
-        self.metrics = (folder / METRICS_FILE).open("a", encoding="utf-8")
-        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self.log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        # Without a buffer, so that what a full disk did not take is not written later.
+        self.metrics = (folder / METRICS_FILE).open("ab", buffering=0)
+        self.log = _LogFile(folder / "log.txt", encoding="utf-8")
+        self.curves = _Curves(folder / "tensorboard", step)
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.logger = logging.getLogger("globalvit")
         self.former_level = self.logger.level
@@ -34,16 +42,22 @@ class Recorder:
         self.logger.addHandler(self.log)
 
     def add(self, record: Record) -> None:
-        """Append a record with `kind` (`train` or `evaluate`), `step` and numbers."""
-        self.metrics.write(json.dumps(record) + "\n")
-        self.metrics.flush()
-        for name, value in record.items():
-            if isinstance(value, float):
-                self.tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        """Append a record with `kind` (`train` or `evaluate`), `step` and numbers.
+
+        Raises:
+            OSError: the disk is full; the text names the file.
+        """
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            written = self.metrics.write(line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / METRICS_FILE)) from error
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / METRICS_FILE))
+        self.curves.add(record)
 
     def sync(self) -> None:
         """Force the records to disk, so that a checkpoint never knows more steps than they do."""
-        self.metrics.flush()
         atomic.sync(self.folder / METRICS_FILE)
 
     def summarize(self, summary: Record) -> None:
@@ -53,10 +67,56 @@ class Recorder:
     def close(self) -> None:
         """Close the files."""
         self.metrics.close()
-        self.tensorboard.close()
+        self.curves.close()
         self.logger.removeHandler(self.log)
         self.logger.setLevel(self.former_level)
         self.log.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that ends with one warning where it cannot be written, as on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - as in `logging`
+        """Stop writing."""
+        logging.getLogger("globalvit").removeHandler(self)
+        logger.warning("%s ends here: %s", self.baseFilename, sys.exc_info()[1])
+
+
+class _Curves:
+    """TensorBoard's files; where they cannot be written any more, they end with one warning."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self.writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=step + 1)
+        # Its thread would print a traceback; what went wrong is raised again at the next record.
+        self.former_hook = threading.excepthook
+        threading.excepthook = self._pass_over
+
+    def add(self, record: Record) -> None:
+        """Add the numbers of a record."""
+        with self._ended_by_errors():
+            for name, value in record.items():
+                if isinstance(value, float) and self.writer is not None:
+                    self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        with self._ended_by_errors():
+            if self.writer is not None:
+                self.writer.close()
+        threading.excepthook = self.former_hook
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            logger.warning("TensorBoard's files in %s end here: %s", self.folder, error)
+
+    def _pass_over(self, failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            self.former_hook(failure)
 
 
 def new_folder(output: Path, tag: str | None, recipe: str, *, may_exist: bool = False) -> Path:
