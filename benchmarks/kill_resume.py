@@ -2,8 +2,8 @@
 
     python benchmarks/kill_resume.py [--kills 20] [--seconds 600] [--seed 0] [--real]
 
-Times are drawn over the whole life of a process: while it starts, reads the checkpoint, trains, evaluates, saves, draws.
-Every part of the run has another number of workers. Run after run is trained until so many kills have hit a process that
+Times are drawn over the whole life of a process, from its start to its last plot.
+Every part of the run has another number of workers. Run after run is trained until so many kills hit a process that
 was alive, or the seconds are over. At the end of every run its model, moving average, optimizer, state, best checkpoint
 and metrics must be equal bit for bit to those of an uninterrupted run; after every kill all checkpoints must be whole.
 Exit status 1 if they are not, or if there were fewer kills than asked for. A tiny network is trained unless `--real`.
@@ -114,7 +114,7 @@ def kill_often(
 
 
 def phase_of(run: Path, tag: str) -> str:
-    """What the process was about to do, told by the files there are."""
+    """What the process was about to do, by the files that exist."""
     if not (run / ".run.owner.json").exists():
         return "before the run folder was locked"
     if any(run.glob("checkpoints/.new-*")):

@@ -184,7 +184,7 @@ def test_a_write_that_pytorch_cut_short_is_called_a_full_disk(tmp_path):
     def write(folder):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 201920 vs 201808")
 
-    with pytest.raises(OSError, match=r"step-1: the disk is full, or a quota or limit is reached; there is no earlier"):
+    with pytest.raises(OSError, match=r"step-1: the disk is full, or a quota or limit is reached; there"):
         Checkpoints(tmp_path, keep=1).save(1, write)
 
 

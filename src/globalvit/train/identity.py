@@ -87,7 +87,7 @@ def compare_data(folder: Path, now: Data, *, accept: bool) -> None:
     """
     path = folder / DATA_FILE
     if not path.exists():
-        logger.info("%s has no %s: whether the data changed since the run began is not known", folder, DATA_FILE)
+        logger.info("%s has no data.json: whether the data changed since the run began is not known", folder)
         return
     try:
         content = read_json(path)

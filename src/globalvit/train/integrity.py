@@ -89,7 +89,7 @@ def _remedy(checkpoint: Path) -> str:
     own = _step_of(checkpoint)
     earlier = [path for path in checkpoint.parent.glob("step-*") if -1 < _step_of(path) < own]
     if not earlier:
-        return "there is no earlier checkpoint beside it"
+        return "it has no earlier checkpoint beside it"
     return f"the checkpoint before it is --resume {max(earlier, key=_step_of)}"
 
 
