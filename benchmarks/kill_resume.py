@@ -21,6 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from globalvit.train.integrity import verify
@@ -29,9 +30,12 @@ from globalvit.weights.load import EMA_FILE, MODEL_FILE
 from globalvit.weights.pointers import follow
 
 RUN = [
-    *("--config=digits", "--device=cpu", "--epochs=2", "--checkpoint-every=4", "--log-interval=7", "--img-size=32"),
-    *("--mixup=0.5", "--cutmix=1.0", "--reprob=0.25", "--aa=rand-m9-mstd0.5-inc1", "--precision=fp32"),
+    *("--device=cpu", "--precision=fp32", "--weights=none", "--img-size=32", "--batch-size=4", "--epochs=3"),
+    *("--checkpoint-every=2", "--log-interval=5", "--warmup-epochs=1", "--lr=1e-3", "--model-ema", "--drop-path=0.2"),
+    *("--mixup=0.5", "--cutmix=1.0", "--reprob=0.25", "--aa=rand-m9-mstd0.5-inc1"),
 ]
+CLASSES = ("blue", "green", "red")
+TRAIN_EACH, VAL_EACH = 14, 4
 TOY = Path(__file__).parents[1] / "tests" / "train" / "toy.py"
 # What differs from run to run.
 VARYING = ("time", "speed", "memory", "seconds")
@@ -43,6 +47,7 @@ def main() -> int:
     options = parse_options()
     chance = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-resume-"))
+    write_images(folder / "data", random.Random(0))
     program = ["-m", "globalvit"] if options.real else [str(TOY)]
     begin = time.monotonic()
     assert start(program, folder, "whole", 0).wait(SECONDS_A_RUN) == 0, "the uninterrupted run failed"
@@ -74,9 +79,27 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_images(root: Path, chance: random.Random) -> None:
+    for split, each in (("train", TRAIN_EACH), ("val", VAL_EACH)):
+        for number, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for index in range(each):
+                image = Image.frombytes("RGB", (32, 32), chance.randbytes(3 * 32 * 32))
+                image.paste((200 * (number == 2), 200 * (number == 1), 200 * (number == 0)), (4, 4, 20, 24))
+                image.save(root / split / name / f"{index}.png")
+
+
 def start(program: list[str], folder: Path, tag: str, workers: int) -> subprocess.Popen[bytes]:
     """Begin a run or go on with it: one command for both, as a scheduler gives it."""
-    flags = [*RUN, f"--output={folder}", f"--tag={tag}", f"--workers={workers}", "--resume=auto", "--lock-timeout=60"]
+    flags = [
+        *RUN,
+        f"--data-dir={folder / 'data'}",
+        f"--output={folder}",
+        f"--tag={tag}",
+        f"--workers={workers}",
+        "--resume=auto",
+        "--lock-timeout=60",
+    ]
     log = (folder / f"{tag}.txt").open("ab")
     with log:
         return subprocess.Popen([sys.executable, *program, "train", *flags], stdout=log, stderr=log)

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from globalvit.atomic import sync, temporary_folder
+from globalvit.train.memory import is_out_of_memory
 from globalvit.weights.pointers import follow, point
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class Checkpoints:
             self._write(target, write)
             point(self.folder / "last", target)
         except WRITE_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             raise OSError(f"cannot save checkpoint {target}: {_cause(error)}; {self._remedy(error)}") from error
         self._rotate()
         return target

@@ -198,10 +198,10 @@ class Trainer:
         if engine.is_main or engine.is_sharded:
             with explained(self.config, f"while saving step {state.step}"):
                 snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer)
-            if engine.is_main:
-                snapshot.require_finite(state.step)
-                self.report.sync()
-                self.checkpoints.save(
-                    state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)
-                )
+                if engine.is_main:
+                    snapshot.require_finite(state.step)
+                    self.report.sync()
+                    self.checkpoints.save(
+                        state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)
+                    )
         self.saved_step = state.step

@@ -87,7 +87,7 @@ class Notes:
 
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
-        # There is no public access to the store; without it errors name the ranks only.
+        # PyTorch gives no public access to the store; without it errors cannot say how far the others got.
         find = getattr(distributed_c10d, "_get_default_store", None)
         self._store = distributed_c10d.PrefixStore("globalvit", find()) if world > 1 and find else None
 
