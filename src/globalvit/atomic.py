@@ -1,10 +1,15 @@
 """Writing files so that a reader sees the old content or the new one, never a part of either."""
 
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# Names of temporary files, and of folders that `temporary_folder` names.
+_TEMPORARY = re.compile(r"\..+-[0-9a-f]{12}(\.\w+)?")
 
 
 @contextmanager
@@ -20,10 +25,33 @@ def replace_with(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            # Libraries and the system name the temporary file, or none at all.
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     sync(target.parent)
+
+
+def temporary_folder(parent: Path) -> Path:
+    """Make a new hidden folder in `parent`, which `remove_leftovers` knows."""
+    folder = parent / f".new-{secrets.token_hex(6)}"
+    folder.mkdir()
+    return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes have left in a folder and below.
+
+    Only for a folder that no other process writes to.
+    """
+    for base, folders, files in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, files):
+            Path(base, name).unlink(missing_ok=True)
+        for name in filter(_TEMPORARY.fullmatch, folders):
+            shutil.rmtree(Path(base, name), ignore_errors=True)
 
 
 def _temporary(target: Path) -> Path:

@@ -16,7 +16,7 @@ from globalvit.models.variants import VARIANTS
 from globalvit.train.engine import full_state, start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_ema, create_optimizer
-from globalvit.train.state import State, restore, take_snapshot, write_checkpoint
+from globalvit.train.state import State, read_snapshot, restore, take_snapshot, write_checkpoint
 
 # Adam would blow rounding up where a gradient is zero but for rounding, as the keys' biases have it.
 OPTIMizERS = {"sgd": (0.05, 1e-5), "adamw": (1e-3, 1e-3)}
@@ -73,7 +73,7 @@ def check(engine, opt):
         write_checkpoint(folder, whole, snapshot, State(step=2), config)
     engine.gather(None)
     again, again_ema, again_optimizer = build(engine, config, sharded=True)
-    restore(folder, again, again_ema.module, again_optimizer)
+    restore(folder, read_snapshot(folder, has_ema=True), again, again_ema.module, again_optimizer)
     sharded_norms += advance(engine, again, again_ema, again_optimizer, range(2, 4))
     assert max(abs(other / one - 1) for one, other in zip(norms, sharded_norms, strict=True)) <= 1e-3, opt
     assert_close(full_state(whole), full_state(again), bound)

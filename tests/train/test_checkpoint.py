@@ -1,16 +1,27 @@
 """Checkpoint folders: whole or not at all, newest and best kept, and what can be resumed from."""
 
 import resource
+import shutil
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+from globalvit.atomic import remove_leftovers, temporary_folder
 from globalvit.build import create_model
 from globalvit.train.checkpoint import STATE_FILE, Checkpoints, find_checkpoint
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
-from globalvit.train.state import State, read_state, restore, seed_pass, take_snapshot, write_checkpoint, write_state
+from globalvit.train.state import (
+    State,
+    read_snapshot,
+    read_state,
+    restore,
+    seed_pass,
+    take_snapshot,
+    write_checkpoint,
+    write_state,
+)
 
 
 @pytest.fixture
@@ -86,9 +97,23 @@ def test_every_file_of_a_checkpoint_survives_a_full_disk(toy, checkpoints, size)
 
 def test_leftovers_of_a_crash_are_swept_up(checkpoints):
     checkpoints.save(10, write)
-    (checkpoints.folder / ".new-abc").mkdir()
-    again = Checkpoints(checkpoints.folder, keep=2)
-    assert names(again) == ["last", "step-10"]
+    temporary_folder(checkpoints.folder)
+    for name in (".last-0123456789ab", "step-10/.state-0123456789ab.json"):
+        (checkpoints.folder / name).touch()
+    assert len(names(checkpoints)) == 4
+    remove_leftovers(checkpoints.folder.parent)
+    assert names(checkpoints) == ["last", "step-10"]
+    assert [path.name for path in checkpoints.last.iterdir()] == [STATE_FILE]
+
+
+def test_a_checkpoint_whose_replacement_was_killed_halfway_is_put_back(checkpoints):
+    saved = checkpoints.save(10, write)
+    saved.rename(saved.with_name(".former-step-10"))
+    checkpoints.recover()
+    assert names(checkpoints) == ["last", "step-10"]
+    shutil.copytree(saved, saved.with_name(".former-step-10"))
+    checkpoints.recover()
+    assert names(checkpoints) == ["last", "step-10"]
 
 
 def test_going_back_forgets_what_came_after(checkpoints):
@@ -140,7 +165,9 @@ def test_state_and_config_round_trip(tmp_path):
 
 def test_a_damaged_state_is_named(tmp_path):
     (tmp_path / STATE_FILE).write_text('{"state": {}}')
-    with pytest.raises(ValueError, match=r"state.json is damaged or of another version of globalvit: 'config'"):
+    with pytest.raises(
+        ValueError, match=r"state.json is damaged or of another version of globalvit: no entry 'config'"
+    ):
         read_state(tmp_path)
 
 
@@ -167,7 +194,7 @@ def test_model_and_optimizer_go_on_bit_for_bit(toy, tmp_path, opt):
     advance(halfway, optimizer, range(2))
     write_checkpoint(tmp_path, halfway, take_snapshot(halfway, None, optimizer), State(), config)
     resumed, optimizer = build()
-    restore(tmp_path, resumed, None, optimizer)
+    restore(tmp_path, read_snapshot(tmp_path, has_ema=False), resumed, None, optimizer)
     advance(resumed, optimizer, range(2, 4))
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

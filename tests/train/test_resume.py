@@ -72,7 +72,7 @@ def test_sigterm_saves_and_stops_and_the_run_goes_on(command, start, runs, rich,
     wait_for(lambda: (runs / "stopped" / "samples" / "train_batch.png").exists(), process)
     process.send_signal(signal.SIGTERM)
     status, output = process.finish(timeout=60)
-    assert status == 0, output
+    assert status == 128 + signal.SIGTERM, output
     assert "stopped by SIGTERM at step" in output
     assert f"go on with --resume {runs / 'stopped'}" in output
     assert json.loads((runs / "stopped" / "summary.json").read_text())["finished"] is False
@@ -230,3 +230,33 @@ def test_resuming_says_where(config, caplog):
     with caplog.at_level(logging.INFO):
         train(load_config(folder / "config.yaml", {"resume": str(folder)}))
     assert "resumed at step 12, epoch 2.00" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy")
+def test_a_scheduler_that_restarts_one_command_until_it_exits_with_0(command, start, runs, rich, straight, same):
+    words = command(tag="job", workers=1, resume="auto", lock_timeout=60.0, **rich)
+    chance, statuses = random.Random(), []
+    while 0 not in statuses:
+        process = start(*words)
+        if len(statuses) < 4:
+            wait_for(lambda: (runs / "job" / ".run.owner.json").exists(), process)
+            time.sleep(chance.uniform(0.5, 4))
+            if process.poll() is None:
+                process.send_signal(chance.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]))
+        status, output = process.finish(timeout=120)
+        assert status in (0, 130, 143, -signal.SIGKILL), output
+        statuses.append(status)
+    same(straight, runs / "job")
+
+
+@pytest.mark.slow
+def test_a_second_process_in_a_run_folder_is_refused(command, start, runs):
+    words = command(tag="job", resume="auto", lock_timeout=0.5, epochs=500)
+    first = start(*words)
+    wait_for(lambda: steps_written(runs / "job"), first)
+    status, output = start(*words).finish(timeout=60)
+    assert status == 1, output
+    assert f"is in use by process {first.process.pid} on " in output.splitlines()[-1]
+    first.send_signal(signal.SIGTERM)
+    assert first.finish(timeout=60)[0] == 143

@@ -1,9 +1,13 @@
 """`globalvit train` as it is typed: flags, files, messages and exit statuses."""
 
+import os
+import signal
+
 import pytest
 import yaml
 
 from globalvit.cli.main import main
+from globalvit.train.loop import Trainer
 
 
 @pytest.fixture
@@ -118,3 +122,23 @@ def test_a_run_with_other_designs_is_resumed_and_validated_with_them(words, tmp_
     )
     assert main(words(tag="x", ablation="shifted,local_only")) == 1
     assert "both replace the global blocks" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_exit_status_says_whether_a_signal_ended_the_run_early(words, tmp_path, monkeypatch):
+    """A scheduler restarts what exits with another status than 0."""
+    signals, step = [signal.SIGTERM, signal.SIGINT, signal.SIGTERM], Trainer._step
+
+    def interrupted(self, *args):
+        if signals and self.state.step == 3 - len(signals):
+            os.kill(os.getpid(), signals.pop(0))
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    command = words(tag="job", epochs=1, weights="none", resume="auto")
+    assert main(command) == 143
+    assert main(command) == 130
+    assert main([*command, "--exit-0-on-signal"]) == 0
+    assert '"finished": false' in (tmp_path / "runs" / "job" / "summary.json").read_text()
+    assert main(command) == 0
+    assert '"finished": true' in (tmp_path / "runs" / "job" / "summary.json").read_text()

@@ -1,6 +1,7 @@
 """The command `globalvit`: finds the sub-command, runs it, and turns what a user can mend into one line.
 
-Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted. `GLOBALVIT_TRACEBACK=1` shows where an error arose.
+Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted by SIGINT (Ctrl-C), 143 by SIGTERM.
+`GLOBALVIT_TRACEBACK=1` shows where an error arose.
 """
 
 import logging

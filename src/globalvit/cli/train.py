@@ -38,7 +38,7 @@ class TrainOptions(TrainConfig):
 
 
 def run(argv: list[str], prog: str) -> int:
-    """Train, or print the settings."""
+    """Train, or print the settings; return 0, or 128 plus the number of the signal that ended the run early."""
     given = parse_flags(TrainOptions, argv, prog, DESCRIPTION)
     source, is_print = given.pop("config", None), given.pop("print_config", False)
     resume = given.get("resume")
@@ -48,14 +48,18 @@ def run(argv: list[str], prog: str) -> int:
     if is_print:
         sys.stdout.write(to_yaml(config))
         return 0
+    if config.data_dir is None and resume not in (None, AUTO):
+        raise ValueError(f"{source} names no data_dir, as a run's own always does; restore it, or give --data-dir")
     if config.data_dir is None:
         layout = LAYOUTS[ModelSpec(model=config.model).kind]
         raise UsageError(f"{prog} needs --data-dir FOLDER with {layout}; see {prog} --help")
     # Not at the top: PyTorch takes seconds, and --help needs none of it.
     from globalvit.train.loop import train
+    from globalvit.train.signals import StopSignal
 
-    train(config, recipe_name(source, config.model))
-    return 0
+    stop = StopSignal()
+    train(config, recipe_name(source, config.model), stop)
+    return 0 if config.exit_0_on_signal else stop.exit_status
 
 
 def run_config(resume: str) -> Path:

@@ -64,6 +64,7 @@ class CocoSource:
     Attributes:
         classes: names of the labels 0 … K−1.
         category_ids: the file's own id of each label.
+        annotations: the JSON file.
         sizes: int32 (len, 2): height and width of every image.
         has_masks: whether every object has a mask.
         dropped: annotations that were left out, and why.
@@ -72,6 +73,7 @@ class CocoSource:
     def __init__(self, table: CocoTable, root: Path, *, with_empty: bool = True) -> None:
         self.classes, self.category_ids = table.classes, table.category_ids
         self.root, self.dropped = root, table.dropped
+        self.annotations = table.path
         self.has_masks = bool(table.masks.present.all())
         self._table = table
         self._chosen = np.arange(len(table.image_ids)) if with_empty else _with_objects(table)

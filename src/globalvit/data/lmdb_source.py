@@ -27,6 +27,7 @@ class LmdbImages:
         is_direct: whether simplejpeg decodes where it may.
 
     Attributes:
+        order: as given.
         path: the database, as `lmdb.value` wants it called.
     """
 
@@ -44,10 +45,10 @@ class LmdbImages:
         self.classes = tuple(classes)
         self.is_direct = is_direct
         self.path = located(root)
-        self._keys, self._labels, self._order = keys, labels[order], order
+        self._keys, self._labels, self.order = keys, labels[order], order
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     def label(self, index: int) -> int:
         """The label of image `index`."""
@@ -55,7 +56,7 @@ class LmdbImages:
 
     def key(self, index: int) -> bytes:
         """The key of image `index`."""
-        return self._keys[self._order[index]]
+        return self._keys[self.order[index]]
 
     def name(self, index: int) -> str:
         """The database's folder and the key of image `index`."""

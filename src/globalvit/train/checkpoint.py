@@ -7,21 +7,25 @@ import errno
 import logging
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from globalvit.atomic import sync
+from globalvit.atomic import sync, temporary_folder
+from globalvit.train.memory import is_out_of_memory
 from globalvit.weights.pointers import follow, point
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
+# What the name of a checkpoint begins with while another takes its place.
+FORMER = ".former-"
 # The system's numbers for a full disk, a full quota and a file that may not grow.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The system's own words for it are shorter.
+MOST_WORDS = 40
 # What a full disk raises, depending on who was writing.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
@@ -37,8 +41,6 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        for leftover in folder.glob(".new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
 
     @property
     def last(self) -> Path | None:
@@ -65,6 +67,8 @@ class Checkpoints:
             self._write(target, write)
             point(self.folder / "last", target)
         except WRITE_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             raise OSError(f"cannot save checkpoint {target}: {_cause(error)}; {self._remedy(error)}") from error
         self._rotate()
         return target
@@ -73,6 +77,15 @@ class Checkpoints:
         """Make `best` point to a saved checkpoint, and remove what is no longer kept."""
         point(self.folder / "best", checkpoint)
         self._rotate()
+
+    def recover(self) -> None:
+        """Put back a checkpoint that a killed process was replacing; only for the owner of the run folder."""
+        for former in self.folder.glob(f"{FORMER}step-*"):
+            target = self.folder / former.name.removeprefix(FORMER)
+            if target.exists():
+                shutil.rmtree(former)
+            else:
+                former.rename(target)
 
     def rewind(self, step: int, best_step: int) -> bool:
         """Forget what lies beyond `step`, which a run that goes on from there writes anew.
@@ -94,8 +107,7 @@ class Checkpoints:
 
     def _write(self, target: Path, write: Callable[[Path], None]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        fresh = self.folder / f".new-{secrets.token_hex(6)}"
-        fresh.mkdir()
+        fresh = temporary_folder(self.folder)
         try:
             write(fresh)
             for file in fresh.iterdir():
@@ -115,7 +127,7 @@ class Checkpoints:
 
     def _remedy(self, error: BaseException) -> str:
         if self.last is None:
-            return "there is no earlier one"
+            return "there is no earlier one; free some space or choose another --output"
         # PyTorch and safetensors hide the system's number behind errors of their own.
         is_known = isinstance(error, OSError) and error.errno not in FULL
         first = "remove the cause" if is_known else "free some space"
@@ -166,7 +178,7 @@ def _target(pointer: Path) -> Path | None:
 
 def _replace_folder(fresh: Path, target: Path) -> None:
     """Move `fresh` to `target`; a folder that is there from an earlier attempt at the same step goes."""
-    former = fresh.with_name(f"{fresh.name}-former")
+    former = fresh.with_name(FORMER + target.name)
     if target.exists():
         target.rename(former)
     fresh.rename(target)
@@ -174,4 +186,7 @@ def _replace_folder(fresh: Path, target: Path) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    text = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    # PyTorch and safetensors say in words of their own that a write was cut short.
+    is_full = any(words in text for words in ("No space left", "unexpected pos", "file write failed", "File too large"))
+    return "the disk is full, or a quota or limit is reached" if is_full and len(text) > MOST_WORDS else text

@@ -4,6 +4,7 @@ Later layers win: defaults < the recipe a file names as its `base` < the file < 
 """
 
 import logging
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DEFAULT_RECIPES = {"classify": "finetune", "segment": "finetune_segmentation", "detect": "finetune_detection"}
+# Reading YAML takes a second per megabyte; a config has a few kilobytes.
+MOST_BYTES = 2**20
 # --resume auto: the run of --tag where it has saved something, else a new one.
 AUTO = "auto"
 Layer = dict[str, Any]
@@ -30,7 +33,7 @@ Layer = dict[str, Any]
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
     batch_size grad_accum_steps auto_batch kernels torchcompile channels_last grad_checkpointing device fsdp weights
-    early_stop
+    early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())
 
@@ -149,9 +152,15 @@ def _find(source: str, folder: Path) -> Path:
 
 
 def _read_yaml(path: Path) -> Layer:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{path} is not a config file: expected at most {MOST_BYTES} bytes, got {size}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is not readable as YAML: it is nested too deeply") from error
+    # Dates and numbers that are none raise ValueErrors of their own.
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
@@ -170,7 +179,7 @@ def _typed(layer: Layer, origin: str) -> Layer:
     if name in layer:
         layer.setdefault("precision", on if _convert(name, layer.pop(name), bool, origin) else off)
     _refuse(layer, hints, origin)
-    ignored = [f"{key}={value}" for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints]
+    ignored = [f"{key}={_short(value)}" for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints]
     if ignored:
         logger.warning("ignored in %s, they mean nothing here: %s", origin, ", ".join(ignored))
     typed = {key: _convert(key, value, hints[key], origin) for key, value in layer.items() if key in hints}
@@ -183,7 +192,9 @@ def _refuse(layer: Layer, hints: Layer, origin: str) -> None:
         if key not in hints and key not in FOREIGN_KEYS:
             raise ValueError(f"unknown key {key!r} in {origin}.{suggest(key, [*hints, 'base'])}")
         if key not in hints and changes_training(key, value, layer):
-            raise ValueError(f"{key}={value} in {origin} is not offered and would change the training; take it out")
+            raise ValueError(
+                f"{key}={_short(value)} in {origin} is not offered and would change the training; take it out"
+            )
 
 
 def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:
@@ -221,6 +232,11 @@ def _stretch_steps(below: Layer, above: Layer, values: Layer, origin: str) -> No
         )
 
 
+def _short(value: Any) -> str:
+    # A text of YAML can name one list in another again and again, which written out would fill the memory.
+    return f"{value!r:.200}" if isinstance(value, str | int | float | bool) else reprlib.repr(value)
+
+
 def _allows_none(hint: Any) -> bool:
     return NoneType in get_args(hint)
 
@@ -232,10 +248,10 @@ def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
     for part in parts:
         try:
             return _as_type(value, part)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
     expected = " or ".join(_in_words(part) for part in parts if part is not NoneType)
-    raise ValueError(f"{key}={value!r} in {origin} must be {expected}")
+    raise ValueError(f"{key}={_short(value)} in {origin} must be {expected}")
 
 
 def _as_type(value: Any, part: Any) -> Any:

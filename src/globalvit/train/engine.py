@@ -4,8 +4,9 @@ One process or many (torchrun), DDP or FSDP2, fp32 or mixed precision: the loop 
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -29,6 +30,7 @@ from globalvit.models.ops import Kernels, check_kernels, kernels_for, set_kernel
 from globalvit.tasks.task import Batch, Task
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import gradient_norm
+from globalvit.train.ranks import LostRankError, Notes, is_lost
 
 Item = TypeVar("Item")
 MOST_NAMES = 10
@@ -61,8 +63,10 @@ class Engine:
 
     def __init__(self, config: TrainConfig) -> None:
         kind = choose_device(config.device)
-        # Without a GPU, Accelerate trains on one process only unless it is told to use the CPU.
-        PartialState(cpu=kind == "cpu")
+        # Without a GPU, Accelerate trains on one process only unless it is told to use the CPU. A process alone waits
+        # for nobody.
+        limit = {"timeout": timedelta(seconds=config.dist_timeout)} if _world_size() > 1 else {}
+        PartialState(cpu=kind == "cpu", **limit)
         self.kernels: Kernels = _agree_on_kernels(config.kernels, kind)
         self.precision: Precision
         self.precision, self.precision_reason = _agree_on_precision(config.precision, kind)
@@ -77,6 +81,8 @@ class Engine:
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         assert self.world == _world_size(), "the launcher's processes are not all here"
+        self.timeout = config.dist_timeout
+        self.notes = Notes(self.rank, self.world)
         # Shared batch norms exist on GPUs only.
         self.has_shared_norms = config.sync_bn and self.world > 1 and self.device.type == "cuda"
         if self.device.type == "cuda":
@@ -188,6 +194,63 @@ class Engine:
         """The item of rank 0."""
         return self.gather(item)[0]
 
+    def together(self, work: Callable[[], Item]) -> Item:
+        """Do work that needs no other process on every process; where it fails on one, all end.
+
+        Raises:
+            LostRankError: it failed on another process; the text says on which and why.
+            Exception: what the work itself raises.
+        """
+        return self._attempt(work)[0]
+
+    def on_main(self, work: Callable[[], Item]) -> Item:
+        """Do work on rank 0 and return its result on every process; raises as `together` does."""
+        return self._attempt(lambda: work() if self.is_main else cast(Item, None), is_shared=True)[1]
+
+    def _attempt(self, work: Callable[[], Item], *, is_shared: bool = False) -> tuple[Item, Item]:
+        """The results of work on this process and, if they are shared, on rank 0."""
+        result: Any = None
+        if self.world == 1:
+            result = work()
+            return result, result
+        failure: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        shares = self.gather((failure and _one_line(failure), result if is_shared else None))
+        if failure is not None:
+            raise failure
+        failed = [f"rank {rank} failed: {reason}" for rank, (reason, _) in enumerate(shares) if reason is not None]
+        if failed:
+            raise LostRankError("; ".join(failed))
+        return result, cast(Any, shares[0][1])
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Let the other processes know why this one ends early, and explain the loss of another one.
+
+        Raises:
+            LostRankError: another process is gone or did not answer in time; the text says what is known of it.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.world == 1 or isinstance(error, LostRankError):
+                raise
+            if is_lost(error):
+                raise LostRankError(self._loss(error)) from error
+            with suppress(RuntimeError):
+                self.notes.end(_one_line(error))
+            raise
+
+    def _loss(self, error: Exception) -> str:
+        waited = f"no answer within {self.timeout:g} s (--dist-timeout)" if _is_late(error) else "connection lost"
+        return (
+            f"rank {self.rank} cannot go on without the other processes: {waited}; {self.notes.others()}; start the "
+            f"run again with --resume"
+        )
+
     def close(self) -> None:
         """Leave the process group; another engine can be made afterwards."""
         self.accelerator.free_memory()
@@ -206,9 +269,19 @@ def start_engine(config: TrainConfig) -> Iterator[Engine]:
 
     Raises:
         ValueError: the device or precision asked for is not to be had here.
+        LostRankError: the other processes do not join in time.
     """
     _forget_accelerate()
-    engine = Engine(config)
+    try:
+        engine = Engine(config)
+    except RuntimeError as error:
+        if _world_size() == 1 or not is_lost(error):
+            raise
+        raise LostRankError(
+            f"rank {os.environ.get('RANK')} of {_world_size()} found no group within {config.dist_timeout:g} s "
+            f"(--dist-timeout): {_one_line(error)[:200]}; check that all processes started and reach "
+            f"the address of rank 0"
+        ) from error
     try:
         with set_kernels(engine.kernels):
             yield engine
@@ -273,10 +346,11 @@ def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy whole tensors into a module that may be sharded.
 
     Raises:
-        ValueError: the names differ.
+        ValueError: names, shapes or types differ.
     """
     own = module.state_dict()
     differing = sorted(own.keys() ^ state.keys())
+    differing += [name for name in own.keys() & state.keys() if _form(own[name]) != _form(state[name])]
     if differing:
         raise ValueError(
             f"the checkpoint is of another model: {len(differing)} names differ, among them "
@@ -300,6 +374,7 @@ def optimizer_state(optimizer: Optimizer, names: dict[Tensor, str]) -> dict[str,
 def load_optimizer_state(optimizer: Optimizer, names: dict[Tensor, str], saved: dict[str, Any]) -> None:
     """Take back what `optimizer_state` gave; parameters without an entry start afresh."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _require_fitting(optimizer, parameters, names, saved)
     state = {
         index: {key: _placed(value, parameter) for key, value in saved["state"][names[parameter]].items()}
         for index, parameter in enumerate(parameters)
@@ -308,6 +383,31 @@ def load_optimizer_state(optimizer: Optimizer, names: dict[Tensor, str], saved: 
     own = optimizer.state_dict()["param_groups"]
     groups = [{**group, "params": mine["params"]} for group, mine in zip(saved["groups"], own, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _require_fitting(
+    optimizer: Optimizer, parameters: list[Tensor], names: dict[Tensor, str], saved: dict[str, Any]
+) -> None:
+    """Check a saved state before it is taken: an optimizer takes anything, and fails in a later step.
+
+    Raises:
+        ValueError: the state is not one of this optimizer's parameters and groups.
+    """
+    known = {names[parameter]: parameter for parameter in parameters}
+    for name, values in saved["state"].items():
+        sizes = [value.numel() for value in values.values() if isinstance(value, Tensor)]
+        if name not in known or max(sizes, default=0) > max(known[name].numel(), 1):
+            raise ValueError(f"expected the state of the model's parameters, got that of {name!r:.80}")
+    own = [group.keys() - {"params"} for group in optimizer.param_groups]
+    # A schedule, or the first step, may have added settings.
+    if len(saved["groups"]) != len(own) or any(
+        keys - set(group) for keys, group in zip(own, saved["groups"], strict=True)
+    ):
+        raise ValueError(f"expected {len(own)} groups with the settings of {type(optimizer).__name__}, got others")
+
+
+def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def like(whole: Tensor, model: Tensor) -> Tensor:
@@ -347,6 +447,14 @@ def _forget_accelerate() -> None:
     # Accelerate keeps one configuration for the life of a process; a second run may want another.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or repr(error)
+
+
+def _is_late(error: BaseException) -> bool:
+    return "imed out" in str(error) or "imeout" in str(error)
 
 
 def _world_size() -> int:

@@ -213,12 +213,22 @@ class TrainConfig:
     channels_last: bool = option(RUNNING, False, "keep images and convolutions in channels-last memory order")
     device: DeviceChoice = option(RUNNING, "auto", f"device to train on; {DEVICE_HELP}")  # noqa: RUF009 - the type is a Literal
     fsdp: bool = option(RUNNING, False, "shard model, gradients and optimizer over the GPUs (FSDP2)")
+    dist_timeout: float = option(
+        RUNNING, 600.0, "seconds to wait for the other processes before the run ends with an error"
+    )
     seed: int = option(RUNNING, 0, "seed of everything random")
 
     output: str = option(RUN, "runs", "folder of the runs")
     tag: str | None = option(RUN, None, "name of this run's folder; the recipe's name and a number unless given")
     resume: str | None = option(
         RUN, None, "run folder or checkpoint folder to go on from; `auto`: that of --tag, if there is one"
+    )
+    accept_changed_data: bool = option(
+        RUN, False, "resume although files or labels changed since the run began; classes must be the same"
+    )
+    lock_timeout: float = option(RUN, 15.0, "seconds to wait for another process that trains in the same run folder")
+    exit_0_on_signal: bool = option(
+        RUN, False, "exit with status 0, not 143 or 130, when SIGTERM or SIGINT ends the run before its end"
     )
     val_interval: int = option(RUN, 1, "epochs between evaluations; the end is always evaluated")
     val_steps: int | None = option(RUN, None, "optimizer steps between evaluations, in place of epochs")
@@ -267,8 +277,13 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["head_lr_scale"], (_POSITIVE, _ANY)),
     **dict.fromkeys(["crop_max_share"], (_POSITIVE, 1)),
     **dict.fromkeys(["epochs", "val_interval", "checkpoint_interval", "checkpoint_hist", "log_interval"], (1, _ANY)),
-    **dict.fromkeys(["workers", "warmup_epochs", "cooldown_epochs", "mixup_off_epoch", "weight_decay"], (0, _ANY)),
-    **dict.fromkeys(["early_stop", "checkpoint_every", "warmup_lr", "min_lr", "seed"], (0, _ANY)),
+    "workers": (0, 4096),
+    **dict.fromkeys(["warmup_epochs", "cooldown_epochs", "mixup_off_epoch", "weight_decay"], (0, _ANY)),
+    **dict.fromkeys(["early_stop", "checkpoint_every", "warmup_lr", "min_lr"], (0, _ANY)),
+    # What PyTorch takes as a seed, and more workers and seconds than any machine or job has.
+    "seed": (0, 2**63 - 1),
+    "lock_timeout": (0, 1e6),
+    "dist_timeout": (1, 1e6),
     **dict.fromkeys(["mixup", "cutmix", "color_jitter"], (0, _ANY)),
     **dict.fromkeys(["lr", "clip_grad", "opt_eps", "decay_epochs", "decay_rate"], (_POSITIVE, _ANY)),
     **dict.fromkeys(["mixup_prob", "mixup_switch_prob", "reprob", "hflip", "vflip", "momentum"], (0, 1)),
@@ -282,5 +297,5 @@ def _range(low: float, high: float) -> str:
     floor = "more than 0" if low == _POSITIVE else f"{low:g} or more"
     if high == _ANY:
         return floor
-    ceiling = f"at most {high:g}" if high == 1 else "less than 1"
+    ceiling = "less than 1" if 0.99 < high < 1 else f"at most {high:g}"
     return f"{floor} and {ceiling}"

@@ -14,18 +14,20 @@ from globalvit.train.engine import Engine, start_engine
 from globalvit.train.evaluate import StoppedError, evaluate
 from globalvit.train.fields import TrainConfig
 from globalvit.train.memory import explained
+from globalvit.train.owner import Owner
 from globalvit.train.report import Reporter
 from globalvit.train.session import Session, keep_choices, prepare_session
-from globalvit.train.signals import StopSignal
+from globalvit.train.signals import SIGNALS, StopSignal
 from globalvit.train.state import seed_pass, take_snapshot, write_checkpoint, write_state
 
 
-def train(config: TrainConfig, recipe: str = "run") -> Path:
+def train(config: TrainConfig, recipe: str = "run", stop: StopSignal | None = None) -> Path:
     """Train as `config` says; the same on every process of a launcher.
 
     Args:
         config: as `load_config` gives it.
         recipe: names the run's folder where the config has no tag.
+        stop: notes signals; its `ended_by` then says which one ended the run early.
 
     Returns:
         The run's folder.
@@ -37,9 +39,12 @@ def train(config: TrainConfig, recipe: str = "run") -> Path:
     """
     config = keep_choices(config)
     with ExitStack() as stack:
+        stack.enter_context(explained(config, "outside of a step"))
         engine = stack.enter_context(start_engine(config))
-        stop = stack.enter_context(StopSignal())
-        session = prepare_session(config, recipe, engine)
+        stack.enter_context(engine.noted())
+        stop = stack.enter_context(StopSignal() if stop is None else stop)
+        owner = stack.enter_context(Owner(config.lock_timeout))
+        session = prepare_session(config, recipe, engine, owner)
         stack.callback(session.inputs.close)
         report = stack.enter_context(Reporter(session, engine))
         Trainer(session, engine, report, stop).run()
@@ -53,8 +58,12 @@ class Trainer:
         self.session, self.engine, self.report, self.stop = session, engine, report, stop
         self.config, self.inputs, self.state = session.config, session.inputs, session.state
         self.task, self.ema, self.checkpoints = session.task, session.ema, session.checkpoints
-        self.is_stopping = False
         self.saved_step = self.state.step
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a signal, here or on another process, ends the run before its end."""
+        return self.stop.ended_by > 0
 
     def run(self) -> None:
         """Train to the end, or until a signal or early stopping ends it."""
@@ -73,8 +82,9 @@ class Trainer:
         epoch, first = divmod(self.state.step, self.inputs.steps_per_epoch)
         for batches in islice(self.inputs.steps(epoch, first), pause - self.state.step):
             if self.state.step == 0:
-                self.report.samples(batches[0])
-            with explained(self.config, self.state.step + 1):
+                with explained(self.config, "while drawing the first batch"):
+                    self.report.samples(batches[0])
+            with explained(self.config, f"in step {self.state.step + 1}"):
                 loss, norm, lr = self._step(batches, epoch)
             self.report.step(loss, norm, lr)
             every = self.config.checkpoint_every
@@ -88,13 +98,14 @@ class Trainer:
         lr = self.session.schedule.set_lr(self.state.step)
         own_loss = self._accumulate(batches, epoch)
         norm = self.engine.clip_gradients(self.config.clip_grad)
-        loss, norm, stops = self._agree(own_loss, norm)
+        loss, norm, signal = self._agree(own_loss, norm)
         self._refuse_nonfinite(loss, norm, float(own_loss), batches)
         self.engine.step()
         self.state.step += 1
+        self.engine.notes.step(self.state.step)
         if self.ema is not None:
             self.ema.update(self.task, step=self.state.step)
-        self.is_stopping = stops > 0
+        self.stop.ended_by = signal
         return loss, norm, lr
 
     def _accumulate(self, batches: list[Batch], epoch: int) -> torch.Tensor:
@@ -107,10 +118,12 @@ class Trainer:
             loss += self.engine.backward(ready, 1 / len(batches), is_last=is_last)["loss"]
         return loss
 
-    def _agree(self, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float, float]:
-        """Mean loss, gradient norm and wishes to stop over all processes, in one exchange."""
-        loss_sum, norm_sum, stops = self.engine.total(loss, norm, float(bool(self.stop)))
-        return loss_sum / self.engine.world, norm_sum / self.engine.world, stops
+    def _agree(self, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float, int]:
+        """Mean loss and gradient norm over all processes, and the signal that one of them got, in one exchange."""
+        own = [float(self.stop.number == number) for number in SIGNALS]
+        loss_sum, norm_sum, *counts = self.engine.total(loss, norm, *own)
+        signal = next((int(number) for number, count in zip(SIGNALS, counts, strict=True) if count), 0)
+        return loss_sum / self.engine.world, norm_sum / self.engine.world, signal
 
     def _refuse_nonfinite(self, loss: float, norm: float, own_loss: float, batches: list[Batch]) -> None:
         """Stop before the optimizer step where a number is not finite; fp16 may leave out some steps."""
@@ -141,10 +154,11 @@ class Trainer:
             metric = self._score(self.task)
             judged = metric if self.ema is None else self._score(self.ema.module)
         except StoppedError:
-            self.is_stopping = True
+            self.stop.ended_by = max(self.engine.gather(self.stop.number))
             self._save()
             return
         scores = judged.compute()
+        nonfinite.require_finite_loss(scores, self.state.step)
         averaged = {} if self.ema is None else {f"ema_{name}": value for name, value in scores.items()}
         self.report.evaluation(metric.compute() | averaged, self.inputs.share_skipped(self.engine.gather))
         # The first of a metric's numbers is the one to compare.
@@ -155,15 +169,16 @@ class Trainer:
         self.report.summarize(is_finished=False)
 
     def _score(self, task: Task) -> Metric:
-        return evaluate(
-            task,
-            self.inputs.validation,
-            self.inputs.transform,
-            self.engine.device,
-            self.engine.precision,
-            gather=self.engine.gather,
-            should_stop=lambda: self.stop,
-        )
+        with explained(self.config, f"in the evaluation after step {self.state.step}"):
+            return evaluate(
+                task,
+                self.inputs.validation,
+                self.inputs.transform,
+                self.engine.device,
+                self.engine.precision,
+                gather=self.engine.gather,
+                should_stop=lambda: self.stop,
+            )
 
     def _keep_best(self, metric: Metric) -> None:
         self._save()
@@ -181,10 +196,12 @@ class Trainer:
         engine, state = self.engine, self.state
         state.scaler = engine.scaler_state()
         if engine.is_main or engine.is_sharded:
-            snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer)
-            if engine.is_main:
-                self.report.sync()
-                self.checkpoints.save(
-                    state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)
-                )
+            with explained(self.config, f"while saving step {state.step}"):
+                snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer)
+                if engine.is_main:
+                    snapshot.require_finite(state.step)
+                    self.report.sync()
+                    self.checkpoints.save(
+                        state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)
+                    )
         self.saved_step = state.step

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -47,3 +47,17 @@ def explain(loss: float, norm: float, step: int, shares: Sequence[tuple[float, l
         f"{', '.join(names[:MOST_NAMES])}{rest}. The parameters are still those of the step before; lower --lr, set "
         f"--clip-grad, use --precision fp32, or look at these files"
     )
+
+
+def require_finite_loss(scores: Mapping[str, float], step: int) -> None:
+    """Check what an evaluation measured.
+
+    Raises:
+        FloatingPointError: its loss is not finite, so its other numbers are worthless.
+    """
+    loss = scores.get("loss", 0.0)
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss of the evaluation after step {step} is {loss}, so its scores were not recorded; lower --lr, set "
+            f"--clip-grad, or use --precision fp32"
+        )

@@ -1,7 +1,13 @@
 """What a run writes about itself: metrics.jsonl, TensorBoard, summary.json, log.txt. Only rank 0 has one."""
 
+import errno
 import json
 import logging
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +15,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from globalvit import atomic
 
+logger = logging.getLogger(__name__)
+
 Record = dict[str, Any]
+METRICS_FILE = "metrics.jsonl"
+KINDS = ("train", "evaluate")
+# Far beyond any number of a run, and within what floating-point numbers hold.
+LARGEST = 2**1000
 
 
 class Recorder:
@@ -18,9 +30,10 @@ class Recorder:
     def __init__(self, folder: Path, step: int = 0) -> None:
         """Start writing after `step`; what a run that was killed wrote beyond it must be cut before."""
         self.folder = folder
-        self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self.log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        # Without a buffer, so that what a full disk did not take is not written later.
+        self.metrics = (folder / METRICS_FILE).open("ab", buffering=0)
+        self.log = _LogFile(folder / "log.txt", encoding="utf-8")
+        self.curves = _Curves(folder / "tensorboard", step)
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.logger = logging.getLogger("globalvit")
         self.former_level = self.logger.level
@@ -29,17 +42,23 @@ class Recorder:
         self.logger.addHandler(self.log)
 
     def add(self, record: Record) -> None:
-        """Append a record with `kind` (`train` or `evaluate`), `step` and numbers."""
-        self.metrics.write(json.dumps(record) + "\n")
-        self.metrics.flush()
-        for name, value in record.items():
-            if isinstance(value, float):
-                self.tensorboard.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        """Append a record with `kind` (`train` or `evaluate`), `step` and numbers.
+
+        Raises:
+            OSError: the disk is full; the text names the file.
+        """
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            written = self.metrics.write(line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / METRICS_FILE)) from error
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / METRICS_FILE))
+        self.curves.add(record)
 
     def sync(self) -> None:
         """Force the records to disk, so that a checkpoint never knows more steps than they do."""
-        self.metrics.flush()
-        atomic.sync(self.folder / "metrics.jsonl")
+        atomic.sync(self.folder / METRICS_FILE)
 
     def summarize(self, summary: Record) -> None:
         """Write summary.json."""
@@ -48,10 +67,56 @@ class Recorder:
     def close(self) -> None:
         """Close the files."""
         self.metrics.close()
-        self.tensorboard.close()
+        self.curves.close()
         self.logger.removeHandler(self.log)
         self.logger.setLevel(self.former_level)
         self.log.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that ends with one warning where it cannot be written, as on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - as in `logging`
+        """Stop writing."""
+        logging.getLogger("globalvit").removeHandler(self)
+        logger.warning("%s ends here: %s", self.baseFilename, sys.exc_info()[1])
+
+
+class _Curves:
+    """TensorBoard's files; where they cannot be written any more, they end with one warning."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self.writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=step + 1)
+        # Its thread would print a traceback; what went wrong is raised again at the next record.
+        self.former_hook = threading.excepthook
+        threading.excepthook = self._pass_over
+
+    def add(self, record: Record) -> None:
+        """Add the numbers of a record."""
+        with self._ended_by_errors():
+            for name, value in record.items():
+                if isinstance(value, float) and self.writer is not None:
+                    self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        with self._ended_by_errors():
+            if self.writer is not None:
+                self.writer.close()
+        threading.excepthook = self.former_hook
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            logger.warning("TensorBoard's files in %s end here: %s", self.folder, error)
+
+    def _pass_over(self, failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            self.former_hook(failure)
 
 
 def new_folder(output: Path, tag: str | None, recipe: str, *, may_exist: bool = False) -> Path:
@@ -78,17 +143,50 @@ def new_folder(output: Path, tag: str | None, recipe: str, *, may_exist: bool = 
 
 
 def read_metrics(folder: Path) -> list[Record]:
-    """The records of a run; a last line that was cut off by a crash is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Read the records of a run; a last line that was cut off by a crash is left out.
+
+    Raises:
+        ValueError: a line is not a record; the text names file and line.
+    """
+    path = folder / METRICS_FILE
+    if not path.exists():
+        return []
+    records = []
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith("\n"):
+                records.append(_record(line, f"{path}, line {number}"))
+    return records
 
 
-def cut_metrics(folder: Path, step: int, evaluated: int) -> None:
-    """Drop the records after `step`, and evaluations after the step `evaluated`."""
+def cut_metrics(records: Iterable[Record], step: int, evaluated: int) -> list[Record]:
+    """Leave out the records after `step`, and evaluations after the step `evaluated`."""
     limits = {"train": step, "evaluate": evaluated}
-    kept = [record for record in read_metrics(folder) if record["step"] <= limits[record["kind"]]]
-    atomic.write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+    return [record for record in records if record["step"] <= limits[record["kind"]]]
+
+
+def write_metrics(folder: Path, records: Iterable[Record]) -> None:
+    """Replace the records of a run."""
+    atomic.write_text(folder / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _record(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+        numbers = [value for key, value in record.items() if key != "kind"]
+        if record["kind"] in KINDS and type(record["step"]) is int and all(map(_is_number, numbers)):
+            return record
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(
+        f"{where} is damaged: expected a JSON record with kind, step and numbers, got {line.strip()!r:.60}; repair or "
+        f"remove the file, which only the curves are drawn from"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    is_huge = isinstance(value, int) and abs(value) > LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and not is_huge
 
 
 def _made(folder: Path) -> Path:

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from globalvit import atomic
@@ -12,6 +13,7 @@ from globalvit.data.loading import Batch
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.task import Preprocessing
 from globalvit.train.engine import Engine
+from globalvit.train.integrity import read_json
 from globalvit.train.plots import plot_confusion, plot_run
 from globalvit.train.progress import memory_mib, open_display
 from globalvit.train.record import Recorder, read_metrics
@@ -106,10 +108,10 @@ class Reporter:
         """Draw the curves of metrics.jsonl and the confusion matrix of the best checkpoint."""
         folder = self.session.folder
         plot_run(folder / "plots", read_metrics(folder))
-        report = folder / REPORT_FILE
-        counts = json.loads(report.read_text()).get("confusion_matrix") if report.exists() else None
+        classes = self.session.inputs.splits.classes
+        counts = read_confusion(folder / REPORT_FILE, len(classes))
         if counts:
-            plot_confusion(folder / "plots" / "confusion_matrix.png", counts, self.session.inputs.splits.classes)
+            plot_confusion(folder / "plots" / "confusion_matrix.png", counts, classes)
         self.drawn = time.monotonic()
 
     def sync(self) -> None:
@@ -152,6 +154,21 @@ class Reporter:
         )
         if self.state.step:
             logger.info("resumed at step %d, epoch %.2f", self.state.step, session.epoch)
+
+
+def read_confusion(path: Path, classes: int) -> list[list[int]]:
+    """The confusion matrix in a report; empty where there is none, with a warning where the report is damaged."""
+    if not path.exists():
+        return []
+    try:
+        counts = read_json(path).get("confusion_matrix") or []
+        is_square = len(counts) in (0, classes) and all(len(row) == classes for row in counts)
+        if is_square and all(type(count) is int and 0 <= count < 2**53 for row in counts for count in row):
+            return counts
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    logger.warning("%s is damaged, so the confusion matrix is not drawn; the next better score replaces it", path)
+    return []
 
 
 def describe(transform: Preprocessing) -> str:

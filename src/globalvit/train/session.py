@@ -14,15 +14,26 @@ from globalvit.build import create_model
 from globalvit.models.ops import unavailable
 from globalvit.models.variants import ModelSpec
 from globalvit.tasks.task import Preprocessing, Task
+from globalvit.train import ranks
 from globalvit.train.autobatch import choose_batch
 from globalvit.train.checkpoint import Checkpoints, find_checkpoint
 from globalvit.train.config import AUTO, check_resumable, scale_lr, share_batch, to_yaml
 from globalvit.train.engine import Engine, local_processes
 from globalvit.train.fields import TrainConfig
+from globalvit.train.identity import (
+    Data,
+    Fingerprinting,
+    compare_data,
+    require_classes,
+    require_equal_data,
+    write_data,
+)
 from globalvit.train.inputs import Inputs, Splits, evaluation_transform, open_splits, set_up, settle_transform
+from globalvit.train.memory import explained
 from globalvit.train.optim import Schedule, create_ema, create_optimizer
-from globalvit.train.record import cut_metrics, new_folder
-from globalvit.train.state import State, adopt, read_state, restore
+from globalvit.train.owner import Owner
+from globalvit.train.record import cut_metrics, new_folder, read_metrics, write_metrics
+from globalvit.train.state import State, adopt, read_classes, read_snapshot, read_state, restore
 
 logger = logging.getLogger(__name__)
 
@@ -78,27 +89,35 @@ class Session:
         return self.state.step >= self.total_steps or self.is_stale
 
 
-def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session:
+def prepare_session(config: TrainConfig, recipe: str, engine: Engine, owner: Owner) -> Session:
     """Start a run, or take up the one that `config.resume` names.
 
     Args:
         config: as `load_config` gives it.
         recipe: the word that names the folder of a new run without a tag.
         engine: where to train; it takes model and optimizer.
+        owner: keeps other processes out of the run's folder.
 
     Raises:
-        ValueError, OSError: something the user asked for is not to be had; the text says what and why.
+        ValueError, OSError: a setting, the data or the run to resume cannot be used, or processes differ in them; the
+            text says what and why.
     """
-    checkpoint = resumed_checkpoint(config) if config.resume != AUTO or engine.is_main else None
-    if config.resume == AUTO:
-        checkpoint = engine.from_main(checkpoint)
-    state, saved = (State(), None) if checkpoint is None else read_state(checkpoint)
-    splits = open_splits(config)
-    config, transform = _settle(config, saved, splits, engine)
-    inputs = Inputs(config, splits, transform, engine.device, engine.rank, engine.world)
-    task, ema, schedule = _build(config, checkpoint, splits, transform, inputs.steps_per_epoch, engine)
-    engine.load_scaler_state(state.scaler)
-    folder = _open_folder(config, recipe, checkpoint, state, splits, engine)
+    checkpoint = engine.on_main(lambda: _claim(config, owner))
+    state, saved, splits = engine.together(lambda: _open(config, checkpoint))
+    counts = {"training": len(splits.train), "evaluation": len(splits.val)}
+    ranks.require_equal(engine.gather(ranks.facts(config, splits.classes, counts, state.step)))
+    with Fingerprinting(splits) as fingerprinting:
+        config, transform = _settle(config, saved, splits, engine)
+        inputs = engine.together(lambda: Inputs(config, splits, transform, engine.device, engine.rank, engine.world))
+        with explained(config, "while building the model"):
+            task, ema, schedule = _build(config, checkpoint, state, splits, transform, inputs.steps_per_epoch, engine)
+        data = engine.together(fingerprinting.result)
+    require_equal_data(engine.gather(data))
+    opened = engine.on_main(lambda: _open_folder(config, recipe, checkpoint, state, splits, data, owner))
+    folder, has_best = opened
+    if not has_best:
+        # The best checkpoint did not come along: the next evaluation gives a new one.
+        state.best = None
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint_hist)
     return Session(config, folder, task, ema, schedule, inputs, checkpoints, state)
 
@@ -137,6 +156,32 @@ def resumed_checkpoint(config: TrainConfig) -> Path | None:
     return find_checkpoint(run) if any(run.glob("checkpoints/step-*")) else None
 
 
+def _claim(config: TrainConfig, owner: Owner) -> Path | None:
+    """Lock the run folder that is to be resumed, and return the checkpoint to resume from."""
+    if config.resume == AUTO and config.tag is not None:
+        run = Path(config.output) / config.tag
+        run.mkdir(parents=True, exist_ok=True)
+    else:
+        run = _run_of(resumed_checkpoint(config))
+    if run is not None:
+        owner.take(run)
+        Checkpoints(run / "checkpoints", config.checkpoint_hist).recover()
+    # Whoever had the lock before may have saved meanwhile.
+    return resumed_checkpoint(config)
+
+
+def _open(config: TrainConfig, checkpoint: Path | None) -> tuple[State, TrainConfig | None, Splits]:
+    """State and config of the checkpoint, and the data, whose classes must be the checkpoint's."""
+    if checkpoint is None:
+        return State(), None, open_splits(config)
+    state, saved = read_state(checkpoint)
+    before = read_classes(checkpoint)
+    splits = open_splits(replace(config, num_classes=None) if before else config)
+    if before is not None:
+        require_classes(before, splits.classes, checkpoint)
+    return state, saved, splits
+
+
 def build_task(config: TrainConfig, weights: str | None, splits: Splits, transform: Preprocessing) -> Task:
     """The task of a settled config; the same weights for the same seed."""
     torch.manual_seed(config.seed)
@@ -165,7 +210,8 @@ def _settle(
     """Write out what the config leaves open; a resumed run takes it from the checkpoint."""
     if saved is not None:
         config = share_batch(adopt(config, saved), saved, engine.world)
-    transform = evaluation_transform(config if saved is None else replace(config, weights=None))
+    source = config if saved is None else replace(config, weights=None)
+    transform = engine.together(lambda: evaluation_transform(source))
     config = replace(settle_transform(config, transform), precision=engine.precision, kernels=engine.kernels)
     config = replace(config, num_classes=len(splits.classes))
     if config.auto_batch and saved is None:
@@ -198,17 +244,20 @@ def _auto_batch(config: TrainConfig, splits: Splits, transform: Preprocessing, e
 def _build(
     config: TrainConfig,
     checkpoint: Path | None,
+    state: State,
     splits: Splits,
     transform: Preprocessing,
     steps_per_epoch: int,
     engine: Engine,
 ) -> tuple[Task, ModelEmaV3 | None, Schedule]:
-    task = build_task(config, None if checkpoint else config.weights, splits, transform)
+    task = engine.together(lambda: build_task(config, None if checkpoint else config.weights, splits, transform))
     ema = create_ema(task, config)
     engine.place(task, *([ema.module] if ema else []))
     optimizer = create_optimizer(task, config)
     if checkpoint is not None:
-        restore(checkpoint, task, ema.module if ema else None, optimizer)
+        snapshot = engine.together(lambda: read_snapshot(checkpoint, has_ema=ema is not None))
+        restore(checkpoint, snapshot, task, ema.module if ema else None, optimizer)
+        engine.load_scaler_state(state.scaler)
     if config.torchcompile:
         task.compile()
     engine.prepare(task, optimizer)
@@ -216,25 +265,26 @@ def _build(
 
 
 def _open_folder(
-    config: TrainConfig, recipe: str, checkpoint: Path | None, state: State, splits: Splits, engine: Engine
-) -> Path:
-    """The run's folder, the same on every process, with config.yaml and classes.json."""
-    opened: tuple[Path, bool] | None = None
-    if engine.is_main:
-        folder = _run_of(checkpoint) or new_folder(
-            Path(config.output), config.tag, recipe, may_exist=config.resume == AUTO
-        )
-        has_best = Checkpoints(folder / "checkpoints", config.checkpoint_hist).rewind(state.step, state.best_step)
-        cut_metrics(folder, state.step, state.evaluated)
-        atomic.write_text(folder / "config.yaml", to_yaml(replace(config, resume=None)))
-        atomic.write_text(folder / "classes.json", json.dumps(list(splits.classes), ensure_ascii=False) + "\n")
-        opened = folder, has_best
-    opened = engine.from_main(opened)
-    assert opened is not None
-    if not opened[1]:
-        # The best checkpoint did not come along: the next evaluation gives a new one.
-        state.best = None
-    return opened[0]
+    config: TrainConfig,
+    recipe: str,
+    checkpoint: Path | None,
+    state: State,
+    splits: Splits,
+    data: Data,
+    owner: Owner,
+) -> tuple[Path, bool]:
+    """The run's folder with config.yaml, classes.json and data.json, and whether it has the best checkpoint."""
+    folder = _run_of(checkpoint) or new_folder(Path(config.output), config.tag, recipe, may_exist=config.resume == AUTO)
+    owner.take(folder)
+    if checkpoint is not None:
+        compare_data(folder, data, accept=config.accept_changed_data)
+    metrics = read_metrics(folder)
+    has_best = Checkpoints(folder / "checkpoints", config.checkpoint_hist).rewind(state.step, state.best_step)
+    write_metrics(folder, cut_metrics(metrics, state.step, state.evaluated))
+    atomic.write_text(folder / "config.yaml", to_yaml(replace(config, resume=None, accept_changed_data=False)))
+    atomic.write_text(folder / "classes.json", json.dumps(list(splits.classes), ensure_ascii=False) + "\n")
+    write_data(folder, data)
+    return folder, has_best
 
 
 def _run_of(checkpoint: Path | None) -> Path | None:

@@ -12,16 +12,28 @@ class StopSignal:
     """While entered, the first SIGTERM or SIGINT is only noted; a second one acts as usual.
 
     Attributes:
-        name: the signal that came, such as `SIGTERM`; empty while none did.
+        name: the signal that arrived, such as `SIGTERM`; empty while none did.
+        ended_by: number of the signal that ended the run before its end, here or on another process; 0 for none.
     """
 
     def __init__(self) -> None:
         self.name = ""
+        self.ended_by = 0
         self._process = os.getpid()
         self._former: dict[signal.Signals, object] = {}
 
     def __bool__(self) -> bool:
         return bool(self.name)
+
+    @property
+    def number(self) -> int:
+        """The number of the signal that arrived; 0 while none did."""
+        return signal.Signals[self.name].value if self.name else 0
+
+    @property
+    def exit_status(self) -> int:
+        """128 plus the number of the signal that ended the run, as shells count; 0 for a run that reached its end."""
+        return 128 + self.ended_by if self.ended_by else 0
 
     def __enter__(self) -> "StopSignal":
         # Python lets only the main thread set handlers; a run in another thread is stopped by other means.

@@ -1,11 +1,12 @@
 """What a checkpoint holds, and what a run counts.
 
-`model.safetensors`, `ema.safetensors`, `optimizer.pt` and `state.json`. Learning rates, data order and random numbers
-are functions of the step and need no saving.
+`model.safetensors`, `ema.safetensors`, `optimizer.pt`, their `checksums.json`, and `state.json`. Learning rates, data
+order and random numbers are functions of the step and need no saving.
 """
 
 import json
 import math
+import zlib
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -28,7 +29,9 @@ from globalvit.train.engine import (
     parameter_names,
 )
 from globalvit.train.fields import TrainConfig
+from globalvit.train.integrity import DamagedError, explained, read_json, verify, write_checksums
 from globalvit.weights.load import EMA_FILE, MODEL_FILE, save_weights
+from globalvit.weights.read import read_metadata
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -83,11 +86,36 @@ class State:
         """Count steps in a row with a number that is not finite."""
         self.overflows = 0 if math.isfinite(loss) and math.isfinite(norm) else self.overflows + 1
 
+    def require_sound(self) -> None:
+        """Check the values that came from a file.
+
+        Raises:
+            ValueError: one is of another type or out of its range.
+        """
+        for name in ("step", "evaluated", "best_step", "stale", "loss_count", "overflows"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < 2**53:
+                raise ValueError(f"expected {name} to be a whole number, got {value!r:.40}")
+        for name in ("best", "loss_sum", "seconds"):
+            value = getattr(self, name)
+            if not (name == "best" and value is None) and not _is_finite(value):
+                raise ValueError(f"expected {name} to be a finite number, got {value!r:.40}")
+        for name in ("scores", "scaler"):
+            value = getattr(self, name)
+            if not isinstance(value, dict) or not all(isinstance(item, int | float) for item in value.values()):
+                raise ValueError(f"expected {name} to hold numbers by name, got {value!r:.40}")
+        if max(self.evaluated, self.best_step) > self.step:
+            raise ValueError(f"step {self.step} is before the evaluation of step {max(self.evaluated, self.best_step)}")
+
     def take_mean_loss(self) -> float:
         """The mean loss since the last call."""
         mean = self.loss_sum / self.loss_count
         self.loss_sum, self.loss_count = 0.0, 0
         return mean
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -97,6 +125,21 @@ class Snapshot:
     model: dict[str, Tensor]
     ema: dict[str, Tensor] | None
     optimizer: dict[str, Any]
+
+    def require_finite(self, step: int) -> None:
+        """Check the weights before they are saved.
+
+        Raises:
+            FloatingPointError: some are not finite; the text names the step and a tensor.
+        """
+        for title, tensors in (("weights", self.model), ("averaged weights", self.ema or {})):
+            bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+            if bad:
+                more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+                raise FloatingPointError(
+                    f"the {title} are not finite after step {step}: {bad[0]}{more}; they were not saved; resume from "
+                    f"the last checkpoint, or start again with a lower --lr, --clip-grad or --precision fp32"
+                )
 
 
 def take_snapshot(task: Task, ema: Task | None, optimizer: Optimizer) -> Snapshot:
@@ -117,12 +160,14 @@ def write_checkpoint(folder: Path, task: Task, snapshot: Snapshot, state: State,
     if snapshot.ema is not None:
         save_weights(folder / EMA_FILE, snapshot.ema, *about)
     torch.save(snapshot.optimizer, folder / OPTIMIZER_FILE)
+    write_checksums(folder)
     write_state(folder, state, config)
 
 
 def write_state(folder: Path, state: State, config: TrainConfig) -> None:
     """Write state.json, also over an older one."""
-    content = {"state": asdict(state), "config": config.to_dict()}
+    content: dict[str, Any] = {"state": asdict(state), "config": config.to_dict()}
+    content["check"] = _check(content)
     atomic.write_text(folder / STATE_FILE, json.dumps(content, indent=2) + "\n")
 
 
@@ -130,23 +175,70 @@ def read_state(folder: Path) -> tuple[State, TrainConfig]:
     """What `write_state` wrote.
 
     Raises:
-        ValueError: the file is damaged or of another version.
+        DamagedError: the file is damaged or of another version; the text names the checkpoint before it.
     """
     path = folder / STATE_FILE
-    try:
-        content = json.loads(path.read_text())
-        return State(**content["state"]), from_dict(content["config"], str(path))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or of another version of globalvit: {error}") from error
+    with explained(path):
+        content = read_json(path)
+        # Versions before this one wrote no check.
+        if content.get("check", _check(content)) != _check(content):
+            raise DamagedError("its content has another checksum than when it was written")
+        state = State(**content["state"])
+        state.require_sound()
+        if folder.name.startswith("step-") and folder.name != f"step-{state.step}":
+            raise DamagedError(f"expected the state of {folder.name}, got step {state.step}")
+        return state, from_dict(content["config"], str(path))
 
 
-def restore(folder: Path, task: Task, ema: Task | None, optimizer: Optimizer) -> None:
-    """Load a checkpoint's tensors into what was built for the same config."""
-    load_full_state(task, load_file(folder / MODEL_FILE))
-    if ema is not None:
-        load_full_state(ema, load_file(folder / EMA_FILE))
-    saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-    load_optimizer_state(optimizer, parameter_names(task), saved)
+def read_classes(folder: Path) -> tuple[str, ...] | None:
+    """The names of the classes that a checkpoint was trained on; None if it has none.
+
+    Raises:
+        DamagedError: its weight file is damaged.
+    """
+    path = folder / MODEL_FILE
+    with explained(path):
+        classes = read_metadata(path).get("classes")
+        return None if classes is None else tuple(map(str, classes))
+
+
+def read_snapshot(folder: Path, *, has_ema: bool) -> Snapshot:
+    """Read a checkpoint's tensors.
+
+    Raises:
+        DamagedError: a file is damaged; the text names the checkpoint before it.
+    """
+    names = (MODEL_FILE, *([EMA_FILE] if has_ema else []), OPTIMIZER_FILE)
+    verify(folder, *names)
+    states = []
+    for name in names[:-1]:
+        with explained(folder / name):
+            states.append(load_file(folder / name))
+    with explained(folder / OPTIMIZER_FILE):
+        saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        if not (isinstance(saved, dict) and isinstance(saved["state"], dict) and isinstance(saved["groups"], list)):
+            raise DamagedError("expected the state and groups of an optimizer")
+    return Snapshot(states[0], states[1] if has_ema else None, saved)
+
+
+def restore(folder: Path, snapshot: Snapshot, task: Task, ema: Task | None, optimizer: Optimizer) -> None:
+    """Load a checkpoint's tensors into what was built for the same config.
+
+    Raises:
+        DamagedError: they are not those of this model.
+    """
+    with explained(folder / MODEL_FILE):
+        load_full_state(task, snapshot.model)
+    if ema is not None and snapshot.ema is not None:
+        with explained(folder / EMA_FILE):
+            load_full_state(ema, snapshot.ema)
+    with explained(folder / OPTIMIZER_FILE):
+        load_optimizer_state(optimizer, parameter_names(task), snapshot.optimizer)
+
+
+def _check(content: dict[str, Any]) -> str:
+    text = json.dumps([content["state"], content["config"]], sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def seed_pass(seed: int, step: int, number: int, rank: int) -> None:

@@ -1,0 +1,108 @@
+"""One process per run folder: a lock that the system releases when its process ends, and a note of who holds it."""
+
+import json
+import logging
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from globalvit import atomic
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE, OWNER_FILE = ".run.lock", ".run.owner.json"
+# Seconds between two attempts to get the lock.
+POLL = 0.1
+
+
+class Owner:
+    """Holds the lock of a run folder while entered; only the main process of a run takes it.
+
+    Args:
+        timeout: seconds to wait for a lock that another process holds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.folder: Path | None = None
+        self._lock: FileLock | None = None
+
+    def __enter__(self) -> "Owner":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._lock is None or self.folder is None:
+            return
+        (self.folder / OWNER_FILE).unlink(missing_ok=True)
+        with suppress(OSError):
+            # A run that failed before it wrote anything leaves nothing behind.
+            if [path.name for path in self.folder.iterdir()] == [LOCK_FILE]:
+                (self.folder / LOCK_FILE).unlink()
+                self.folder.rmdir()
+        self._lock.release()
+        self._lock = self.folder = None
+
+    def take(self, folder: Path) -> None:
+        """Lock an existing run folder, and remove temporary files that runs which died have left in it.
+
+        Raises:
+            OSError: another process trains there and goes on to; the text names its host and number.
+        """
+        folder = folder.resolve()
+        if self.folder == folder:
+            return
+        assert self.folder is None, "a run has one folder"
+        lock = FileLock(folder / LOCK_FILE, poll_interval=POLL)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self._wait(lock, folder)
+        except NotImplementedError:
+            # Old versions of filelock; later ones write who holds the lock into the file.
+            logger.warning("%s cannot be locked on this file system; start only one process there", folder)
+        self.folder, self._lock = folder, lock
+        former = _read_owner(folder)
+        if former:
+            logger.info("%s, which trained in %s before, ended without saying so", _in_words(former), folder)
+        atomic.remove_leftovers(folder)
+        note = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        atomic.write_text(folder / OWNER_FILE, json.dumps(note) + "\n")
+
+    def _wait(self, lock: FileLock, folder: Path) -> None:
+        if self.timeout:
+            logger.info(
+                "run folder %s is in use by %s; waiting up to %g s",
+                folder,
+                _in_words(_read_owner(folder)),
+                self.timeout,
+            )
+        try:
+            lock.acquire(timeout=self.timeout)
+        except Timeout as error:
+            raise OSError(
+                f"run folder {folder} is in use by {_in_words(_read_owner(folder))}; waited {self.timeout:g} s: wait "
+                f"for that run to end, stop it, or raise --lock-timeout"
+            ) from error
+
+
+def _read_owner(folder: Path) -> dict[str, Any]:
+    """What the process that holds or held the lock wrote of itself; empty if that is not known."""
+    try:
+        note = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+        return {"host": str(note["host"]), "pid": int(note["pid"]), "since": str(note["since"])}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return {}
+
+
+def _in_words(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another process"
+    is_gone = owner["host"] == socket.gethostname() and not psutil.pid_exists(owner["pid"])
+    workers = " (which has ended; its workers are still ending)" if is_gone else ""
+    return f"process {owner['pid']} on {owner['host']}, since {owner['since']}{workers}"
