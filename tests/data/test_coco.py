@@ -170,26 +170,6 @@ def test_the_built_in_shapes():
         open_coco("shapes", "val", classes=("circle",))
 
 
-@pytest.mark.parametrize(
-    ("turn", "stated", "first_pixel"),
-    [
-        (6, (40, 60), "stored"),  # the image as it is stored has the stated size
-        (6, (60, 40), "upright"),  # turned it has
-        (3, (40, 60), "stored"),  # both have
-    ],
-)
-def test_a_rotation_in_exif_is_applied_only_where_the_stated_size_asks_for_it(make_coco, turn, stated, first_pixel):
-    folder = make_coco(content(images=[make_image(1, "1.png", *stated)]))
-    values = np.zeros((40, 60, 3), np.uint8)
-    values[:5, :5] = 200
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    Image.fromarray(values).save(folder / "images" / "1.png", exif=exif)
-    image, _ = open_coco(folder, "train").read(0)
-    assert (image.height, image.width) == stated
-    assert (image.getpixel((0, 0))[0] == 200) == (first_pixel == "stored")
-
-
 def test_images_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_coco):
     damaged = annotation(2, 3, segmentation={"size": [40, 60], "counts": "c26"})
     folder = make_coco(content([annotation(1), damaged], [make_image(1), make_image(2), make_image(3)]))

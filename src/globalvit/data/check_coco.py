@@ -18,12 +18,14 @@ from globalvit.data.check import (
     differing_classes,
     find_leaks,
     fingerprint,
+    frame_problems,
     in_processes,
 )
 from globalvit.data.coco import ANNOTATIONS, YEARS, CocoSource, OtherSize, image_folder, open_table, read_sized
 from globalvit.data.coco_json import CocoTable
+from globalvit.data.frames import Sight, is_ambiguous, shown_frame
 from globalvit.data.image_folder import listed, split_folders
-from globalvit.data.images import OversizedImage, UnreadableImage
+from globalvit.data.images import OversizedImage, UnreadableImage, look
 
 STEM = "instances_"
 # Errors of an image → the kind of problem they are; the first that fits counts.
@@ -130,7 +132,7 @@ def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> lis
 def _damaged_masks(source: CocoSource) -> Iterator[Problem]:
     for index in range(len(source)):
         try:
-            source.truth(index)
+            source.annotated(index)
         except UnreadableImage as error:
             yield Problem("damaged mask", f"{source.name(index)}: {error}", (source.name(index),))
 
@@ -139,23 +141,32 @@ def _read_all(images: Sequence[Labelled], workers: int, report: Report, on_image
     """Read every image; those that lie in several splits make a score too good."""
     splits: Mapping[str, Split] = {split.name: split for split in report.splits}
     places: dict[bytes, list[Image]] = defaultdict(list)
-    for labeled, (problem, digest) in zip(images, in_processes(_read_one, images, workers), strict=True):
+    sights: dict[str, list[Sight]] = defaultdict(list)
+    for labeled, (problem, digest, sight) in zip(images, in_processes(_read_one, images, workers), strict=True):
         on_image()
         if problem:
             report.problems.append(problem)
             splits[labeled.image.split].unreadable += problem.kind == KINDS[OSError]
         else:
             places[digest].append(labeled.image)
+            if sight is not None:
+                sights[labeled.stated_by].append(sight)
     find_leaks(places.values(), report)
+    for path, found in sights.items():
+        report.problems += frame_problems(found, f"the annotations of {path}")
 
 
-def _read_one(labeled: Labelled) -> tuple[Problem | None, bytes]:
-    """Read one image; returns what is wrong with it, and a fingerprint of its bytes."""
+def _read_one(labeled: Labelled) -> tuple[Problem | None, bytes, Sight | None]:
+    """Read one image; returns what is wrong with it, a fingerprint of its bytes, and what it shows of the frame."""
     path = labeled.image.path
     try:
         data = labeled.image.data()
-        read_sized(data, path, labeled.size, labeled.stated_by)
+        _, orientation = read_sized(data, path, labeled.size, labeled.stated_by)
     except tuple(KINDS) as error:
         kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
-        return Problem(kind, str(error), (path,)), b""
-    return None, fingerprint(data)
+        return Problem(kind, str(error), (path,)), b"", None
+    sight = None
+    if orientation != 1:
+        stored = look(data, path)[1]
+        sight = Sight(path, shown_frame(orientation, stored, labeled.size), is_ambiguous(orientation, stored))
+    return None, fingerprint(data), sight

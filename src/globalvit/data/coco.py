@@ -1,9 +1,8 @@
 """Object detection and instance segmentation data in COCO's form: JSON and folders of images.
 
 Decided here: labels 0 … K−1 are the categories in the order of their ids, which come back in results; boxes are clipped
-to the image in training and stay as they are in the truth that detections are scored with, as COCO's own evaluation
-has it; an image is not turned as its EXIF data ask for if it has the size the JSON states as it is stored, since
-COCO's annotations are of the stored pixels, and turned if that gives the size.
+to the image in training and stay as they are where detections are scored with them, as COCO's own evaluation has it;
+images are upright, and boxes and masks drawn on stored pixels that EXIF turns are turned with them (`data.frames`).
 
 Legend: `N` objects of an image.
 """
@@ -11,7 +10,7 @@ Legend: `N` objects of an image.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,11 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from globalvit.data.coco_json import CocoTable, label_order, read_coco
+from globalvit.data.frames import Frame, rule_of, shown_frame, turn_of
 from globalvit.data.image_folder import OTHER_NAMES, listed, split_folders
-from globalvit.data.images import UnreadableImage, decode_image, to_rgb
+from globalvit.data.images import OversizedImage, UnreadableImage, look, read_oriented
 from globalvit.data.instances import Instances
+from globalvit.data.orientation import AS_STORED, UPRIGHT, Size, Turn
 from globalvit.data.packed_masks import Polygons
 from globalvit.data.shapes import BUILT_IN, DetectShapes
 from globalvit.data.truth import DetectSource, Truth, truth_of
@@ -64,7 +65,7 @@ class CocoSource:
     Attributes:
         classes: names of the labels 0 … K−1.
         category_ids: the file's own id of each label.
-        sizes: int32 (len, 2): height and width of every image.
+        sizes: int32 (len, 2): height and width of every image as the file states them.
         has_masks: whether every object has a mask.
         dropped: annotations that were left out, and why.
     """
@@ -76,6 +77,7 @@ class CocoSource:
         self._table = table
         self._chosen = np.arange(len(table.image_ids)) if with_empty else _with_objects(table)
         self.sizes = table.sizes[self._chosen]
+        self._turns: dict[int, Turn] = {}
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -85,24 +87,62 @@ class CocoSource:
         return str(self.root / self._table.names[self._chosen[index]])
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
-        """Image `index` as RGB, and its objects.
+        """Image `index` as upright RGB, and its objects.
 
         Raises:
             OtherSize: the image has another size than the JSON states.
             UnreadableImage: it cannot be read, or a mask is damaged.
             OversizedImage, OSError: as `read_image` says.
         """
-        name, (height, width) = self.name(index), self.sizes[index].tolist()
-        image = read_sized(name, name, (height, width), str(self._table.path))
-        return image, _clipped(self._instances(index), height, width)
+        name, size = self.name(index), self._size(index)
+        image, orientation = read_sized(name, name, size, str(self._table.path))
+        turn = self._keep_turn(index, orientation, UPRIGHT[orientation].size((image.height, image.width)))
+        return image, _clipped(_turned(self.annotated(index), turn, size), image.height, image.width)
 
     def truth(self, index: int) -> Truth:
-        """The objects of image `index` as the file has them."""
-        height, width = self.sizes[index].tolist()
-        return truth_of(self._instances(index), int(self._table.image_ids[self._chosen[index]]), (height, width))
+        """The objects of image `index` as the file has them, in the upright image's pixels.
 
-    def _instances(self, index: int) -> Instances:
-        """The objects with boxes and areas as the file has them, float64."""
+        Raises:
+            UnreadableImage, OSError: the image's header cannot be read.
+        """
+        size, name = self._size(index), self.name(index)
+        turn = self._turns.get(index) or self._keep_turn(index, *look(name, name))
+        instances = _turned(self.annotated(index), turn, size)
+        return truth_of(instances, int(self._table.image_ids[self._chosen[index]]), turn.size(size))
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What the file's annotations are for where EXIF turns an image: its stored pixels, or the upright ones."""
+        # All of the file's images, also those that training leaves out, so that every reader finds the same rule.
+        return rule_of(self._shown(at) for at in range(len(self._table.names)))
+
+    def _shown(self, at: int) -> Frame | None:
+        try:
+            orientation, stored = look(self.root / self._table.names[at])
+        except (UnreadableImage, OversizedImage, OSError):
+            return None
+        height, width = self._table.sizes[at].tolist()
+        return shown_frame(orientation, stored, (height, width))
+
+    def _size(self, index: int) -> Size:
+        """Height and width as the file states them."""
+        height, width = self.sizes[index].tolist()
+        return height, width
+
+    def _keep_turn(self, index: int, orientation: int, stored: Size) -> Turn:
+        """What turns the annotations of an image upright; it is kept, so that scoring does not open the image again."""
+        turn = AS_STORED
+        if orientation != 1:
+            turn = turn_of(orientation, shown_frame(orientation, stored, self._size(index)) or self.frame)
+        self._turns[index] = turn
+        return turn
+
+    def annotated(self, index: int) -> Instances:
+        """The objects of image `index` with boxes, float64, and areas as the file has them, in its own frame.
+
+        Raises:
+            UnreadableImage: a mask is damaged.
+        """
         table, at = self._table, self._chosen[index]
         rows = slice(int(table.first[at]), int(table.first[at + 1]))
         size = (int(table.sizes[at, 0]), int(table.sizes[at, 1]))
@@ -196,26 +236,27 @@ def open_table(path: Path) -> CocoTable:
     return read_coco(path, _compressed)
 
 
-def read_sized(source: str | bytes, name: str, size: tuple[int, int], stated_by: str) -> Image.Image:
-    """Read an image as RGB, turned upright only if it has the height and width stated then and not as it is stored.
+def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tuple[Image.Image, int]:
+    """Read an image as upright RGB; return it and its EXIF orientation.
 
     Args:
         source: a path or the file's bytes.
         name: what error messages call it.
-        size: height and width.
+        size: the height and width it must have, as it is stored or upright.
         stated_by: the file that states them.
 
     Raises:
         OtherSize: it has another size both ways.
         UnreadableImage, OversizedImage, OSError: as `read_image` does.
     """
-    image = decode_image(source, partial(to_rgb, stored=size), name)
-    if (image.height, image.width) != size:
+    image, orientation = read_oriented(source, name)
+    upright = (image.height, image.width)
+    if size not in (upright, UPRIGHT[orientation].size(upright)):
         raise OtherSize(
             f"{name} has {image.width}×{image.height} pixels, but {stated_by} says {size[1]}×{size[0]}; its boxes are "
             "of another image"
         )
-    return image
+    return image, orientation
 
 
 def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
@@ -257,6 +298,17 @@ def _clipped(instances: Instances, height: int, width: int) -> Instances:
     """With float32 boxes that end at the image's edges."""
     boxes = instances.boxes.clip(0, [width, height, width, height]).astype(np.float32)
     return replace(instances, boxes=boxes, areas=instances.areas.astype(np.float32))
+
+
+def _turned(instances: Instances, turn: Turn, size: Size) -> Instances:
+    """Objects of an image of height and width `size`, turned with it."""
+    if turn is AS_STORED:
+        return instances
+    masks = instances.masks
+    if masks is not None:
+        bitmaps = [np.asfortranarray(turn.pixels(mask.bitmap())) for mask in masks]
+        masks = tuple(CompressedMask(turn.size(size), coco_mask.encode(one)["counts"]) for one in bitmaps)
+    return replace(instances, boxes=turn.boxes(instances.boxes, size), masks=masks)
 
 
 def _rasterised(polygons: Polygons, size: tuple[int, int]) -> bytes:
