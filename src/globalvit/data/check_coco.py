@@ -59,6 +59,7 @@ def annotation_files(data_dir: Path) -> list[Path]:
 def check_coco(
     data_dir: Path,
     *,
+    crowd_as_instances: bool = False,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
     on_image: Callable[[], None] = lambda: None,
@@ -67,6 +68,7 @@ def check_coco(
 
     Args:
         data_dir: a folder with `annotations/instances_SPLIT.json`.
+        crowd_as_instances: read annotations with `iscrowd` 1 as single objects.
         workers: processes that read images; 0 reads in this one.
         on_start: called with the number of images before the first is read.
         on_image: called after each image.
@@ -85,14 +87,15 @@ def check_coco(
     for path in files:
         split = path.stem.removeprefix(STEM)
         try:
-            table = open_table(path)
+            table = open_table(path, crowd_as_instances=crowd_as_instances)
         except ValueError as error:
             report.problems.append(Problem("annotations", str(error), (str(path),)))
             continue
         classes[split] = set(table.classes)
         report.problems += _of_table(split, table)
         images += _images(data_dir, split, table, report)
-    report.problems += differing_classes(classes)
+    # Without a file that can be read there is nothing to compare.
+    report.problems += differing_classes(classes) if classes else ()
     on_start(len(images))
     _read_all(images, workers, report, on_image)
     return report
@@ -103,6 +106,8 @@ def _of_table(split: str, table: CocoTable) -> Iterator[Problem]:
     path = (str(table.path),)
     for text in table.dropped:
         yield Problem("left out", f"{table.path}: {text}", path)
+    for kind, text in table.questions:
+        yield Problem(kind, f"{table.path}: {text}", path)
     unused = [name for label, name in enumerate(table.classes) if label not in set(table.labels[~table.crowd].tolist())]
     if unused:
         yield Problem("unused class", f"{split} has no object of {listed(unused)}", path)
@@ -117,8 +122,9 @@ def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> lis
     report.splits.append(Split(split, len(table.classes), len(table.image_ids), 0))
     try:
         root = image_folder(data_dir, split.removesuffix(YEARS[0]), table)
-    except FileNotFoundError as error:
-        report.problems.append(Problem("no images", str(error), (str(table.path),)))
+    except (FileNotFoundError, ValueError) as error:
+        kind = "no images" if isinstance(error, FileNotFoundError) else "annotations"
+        report.problems.append(Problem(kind, str(error), (str(table.path),)))
         return []
     source = CocoSource(table, root)
     report.problems += _damaged_masks(source)

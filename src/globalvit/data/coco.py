@@ -8,6 +8,8 @@ Legend: `N` objects of an image.
 """
 
 import logging
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +22,7 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from globalvit.data.coco_json import CocoTable, label_order, read_coco
+from globalvit.data.coco_plausible import CROWD_REMEDY
 from globalvit.data.frames import Frame, rule_of, shown_frame, turn_of
 from globalvit.data.image_folder import OTHER_NAMES, listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, look, read_oriented
@@ -36,6 +39,7 @@ IMAGES = "images"
 YEARS = ("2017", "")
 # So many images, from the first to the last of the file, are looked for in a folder before another is tried.
 MOST_TRIED = 20
+DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 class OtherSize(UnreadableImage):
@@ -84,7 +88,7 @@ class CocoSource:
 
     def name(self, index: int) -> str:
         """The path of image `index`."""
-        return str(self.root / self._table.names[self._chosen[index]])
+        return str(placed(self.root, self._table.names[self._chosen[index]]))
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
         """Image `index` as upright RGB, and its objects.
@@ -118,7 +122,7 @@ class CocoSource:
 
     def _shown(self, at: int) -> Frame | None:
         try:
-            orientation, stored = look(self.root / self._table.names[at])
+            orientation, stored = look(placed(self.root, self._table.names[at]))
         except (UnreadableImage, OversizedImage, OSError):
             return None
         height, width = self._table.sizes[at].tolist()
@@ -177,6 +181,7 @@ def open_coco(
     annotations: str | PathLike[str] | None = None,
     need_masks: bool = False,
     with_empty: bool = True,
+    crowd_as_instances: bool = False,
 ) -> DetectSource:
     """Open one split of a COCO data set.
 
@@ -189,6 +194,7 @@ def open_coco(
         annotations: another file, below `data_dir` or anywhere.
         need_masks: refuse a set in which an object has no mask.
         with_empty: keep images without objects.
+        crowd_as_instances: read annotations with `iscrowd` 1 as single objects, as CVAT means them.
 
     Raises:
         FileNotFoundError: no such file, or none of its images; the text says what was looked for.
@@ -201,16 +207,28 @@ def open_coco(
         return shapes
     root = Path(data_dir)
     path = _annotation_file(root, split, annotations)
-    table = open_table(path)
+    table = open_table(path, crowd_as_instances=crowd_as_instances)
     if classes is not None:
         table = table.for_classes(classes)
     if table.crowd.all():
-        raise ValueError(f"{path} holds no objects; give a file with annotations")
+        raise ValueError(f"{path} holds no objects{_why_none(table)}; give a file with annotations of objects")
     if need_masks:
         _check_masks(table)
     source = CocoSource(table, image_folder(root, split, table), with_empty=with_empty)
-    logger.info("%s: %d images, %d objects", path, len(source), len(table.ids))
+    for _, text in table.questions:
+        logger.warning("%s: %s", path, text)
+    crowds = int(table.crowd.sum())
+    logger.info("%s: %d images, %d objects, %d crowds", path, len(source), len(table.ids) - crowds, crowds)
     return source
+
+
+def _why_none(table: CocoTable) -> str:
+    """What became of a file's annotations when no objects are left."""
+    if len(table.crowd):
+        return f": all {len(table.crowd)} annotations have iscrowd 1; {CROWD_REMEDY}"
+    if table.dropped:
+        return f": all {len(table.dropped)} annotations were left out, the first: {table.dropped[0]}"
+    return ", its list of annotations is empty"
 
 
 def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str] | None) -> Path:
@@ -231,9 +249,9 @@ def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str
     raise FileNotFoundError(f"no annotations of {split!r} in {data_dir}; {there}. Expected {names}")
 
 
-def open_table(path: Path) -> CocoTable:
+def open_table(path: Path, *, crowd_as_instances: bool = False) -> CocoTable:
     """Read a file of annotations; raises what `read_coco` raises."""
-    return read_coco(path, _compressed)
+    return read_coco(path, _compressed, crowd_as_instances=crowd_as_instances)
 
 
 def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tuple[Image.Image, int]:
@@ -260,22 +278,54 @@ def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tu
 
 
 def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
-    """The first of the usual folders in which one of the images lies.
+    """Return the first of the usual folders in which one of the images lies.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: a file name leads out of `data_dir`.
     """
     below = [f"{name}{year}" for name in OTHER_NAMES.get(split, (split,)) for year in YEARS]
     folders = [data_dir / name for name in (*below, *(f"{IMAGES}/{name}" for name in below), IMAGES, "")]
     tried = np.linspace(0, len(table.names) - 1, MOST_TRIED, dtype=int)
     names = [table.names[index] for index in np.unique(tried).tolist()]
     for folder in folders:
-        if any((folder / name).is_file() for name in names):
+        if any(not _leaves(data_dir, folder, name) and placed(folder, name).is_file() for name in names):
+            _check_names(data_dir, folder, table)
             return folder
+    _check_names(data_dir, folders[0], table)
     raise FileNotFoundError(
         f"none of the {len(names)} images of {table.path} looked for is there, such as {names[0]!r}; looked in "
         f"{', '.join(map(str, folders))}"
     )
+
+
+def placed(root: Path, name: str) -> Path:
+    """Return where an image lies; a backslash in its name parts folders, unless a file has it in its own name."""
+    path = root / name
+    return path if "\\" not in name or path.is_file() else root / name.replace("\\", "/")
+
+
+def _check_names(data_dir: Path, root: Path, table: CocoTable) -> None:
+    """Refuse file names that lead out of the data set's folder: a file of annotations must not open other files."""
+    for at in range(len(table.names)):
+        name = table.names[at]
+        if _leaves(data_dir, root, name):
+            raise ValueError(
+                f"{table.path}: image {table.image_ids[at]} has file_name {name!r}, which leads out of {data_dir}; "
+                "expected a path below the folder of the images: make it relative, or give the folder that holds "
+                "all as --data-dir"
+            )
+
+
+def _leaves(data_dir: Path, root: Path, name: str) -> bool:
+    """Whether a file name leads out of a folder; links that lie in the folder are the user's own."""
+    plain = name.replace("\\", "/")
+    if not (plain.startswith("/") or ".." in plain or plain[1:2] == ":"):
+        return False
+    if DRIVE.match(plain):
+        return True
+    base, path = os.path.abspath(data_dir), os.path.abspath(root / plain)  # noqa: PTH100 (links stay as they are)
+    return os.path.commonpath([base, path]) != base
 
 
 def _check_masks(table: CocoTable) -> None:
