@@ -11,6 +11,7 @@ from torch import Tensor
 from globalvit.data.transforms import EvalTransform
 from globalvit.heads.classify import ClassifyHead, GroupPool, MeanPool
 from globalvit.metrics.accuracy import Accuracy
+from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
 from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
@@ -43,9 +44,18 @@ class Classifier(Task):
         return self.head(self.backbone(images_BCHW)[-1])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,)."""
-        logits_BK = self(batch["images"])
+        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,).
+
+        Raises:
+            ValueError: a label is not a class, or the targets are of another number of classes.
+        """
+        check_labels(batch["labels"], self.spec.num_classes)
         target = batch.get("targets", batch["labels"])
+        if target.ndim == 2 and target.shape[1] != self.spec.num_classes:
+            raise ValueError(
+                f"expected targets (B, {self.spec.num_classes}), one column per class, got {tuple(target.shape)}"
+            )
+        logits_BK = self(batch["images"])
         return {"loss": F.cross_entropy(logits_BK.float(), target)}
 
     def evaluate(self, batch: Batch, metric: Metric) -> None:
