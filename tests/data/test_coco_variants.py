@@ -327,6 +327,10 @@ REFUSED = {
     "no width": (without("images", "width"), "images[0] (id 1) has no width; every one needs id, file_name, height"),
     "no file name": (without("images", "file_name"), "images[0] (id 1) has no file_name; every one needs id"),
     "no name": (without("categories", "name"), "categories[0] (id 1) has no name; every one needs id, name"),
+    "an empty category": (
+        one("categories", name=" "),
+        "category 1 has the name ' '; expected a name that is not empty",
+    ),
     "a row that is none": (
         replaced(images=[5]),
         "images[0] is 5; expected an object with id, file_name, height, width",
@@ -519,12 +523,30 @@ def test_objects_that_cannot_be_seen_are_left_out_counted_and_named(write, caplo
     assert source.dropped[1] == "annotation 99 is of image 98, which the file does not list"
 
 
-def test_boxes_that_reach_over_the_edge_are_no_corners(write):
+def test_boxes_that_reach_over_the_edge_are_clipped_and_asked_about(write, caplog):
     content = document()
     content["annotations"][1]["bbox"] = [40, 30, 30, 25]
     content["annotations"][2]["bbox"] = [5, 5, 62, 30]
-    source = open_coco(write(content), "train")
+    with caplog.at_level(logging.WARNING):
+        source = open_coco(write(content), "train")
     assert [source.read(at)[1].boxes[0].tolist()[2] for at in (1, 2)] == [64, 64]
+    # 3 pixels are rounding; 6 are not.
+    (record,) = caplog.records
+    assert record.getMessage().endswith(
+        "instances_train.json: 1 of 4 boxes reach beyond their images and are clipped; the first: annotation 12 "
+        "(image 2, '2.png') has bbox [40, 30, 30, 25] in an image of 64×48; expected [x, y, width, height] in pixels"
+    )
+
+
+def test_boxes_thinner_than_a_pixel_are_asked_about(write):
+    content = document()
+    content["annotations"][3]["bbox"] = [0.2, 0.3, 0.4, 0.5]
+    (problem,) = check_coco(write(content)).problems
+    assert problem.kind == "thin boxes"
+    assert (
+        "1 of 4 boxes are thinner than a pixel and are hardly learned; the first: annotation 14 (image 4"
+        in problem.text
+    )
 
 
 def test_crowds_are_asked_about_and_read_as_objects_when_told_so(write, caplog):

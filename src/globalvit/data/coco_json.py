@@ -19,7 +19,7 @@ import numpy as np
 
 from globalvit.data import coco_values
 from globalvit.data.coco_masks import Compress, read_masks
-from globalvit.data.coco_plausible import Boxes, check_boxes, questions
+from globalvit.data.coco_plausible import Boxes, asked_of_boxes, asked_of_rows, check_boxes
 from globalvit.data.coco_values import BrokenError, Owners, shown
 from globalvit.data.image_folder import listed
 from globalvit.data.names import Names
@@ -156,7 +156,8 @@ def _table(path: Path, content: dict[str, Any], compress: Compress, crowd_as_ins
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
     known = np.flatnonzero(where >= 0)
     parts = owners.chosen(known), xywh[known], sizes[where[known]], stated_areas[known]
-    check_boxes(Boxes([rows[at] for at in known], *parts))
+    found = Boxes([rows[at] for at in known], *parts)
+    check_boxes(found)
     is_seen, dropped = _seen(rows, owners, boxes, sizes, where)
     _warn(path, dropped)
     kept = np.flatnonzero(is_seen)
@@ -177,7 +178,7 @@ def _table(path: Path, content: dict[str, Any], compress: Compress, crowd_as_ins
         crowd=crowd[kept],
         masks=read_masks([rows[at] for at in kept], owners.chosen(kept), image_sizes, compress),
         dropped=tuple(dropped),
-        questions=questions(crowd[kept], image_ids.tolist(), names),
+        questions=(*asked_of_boxes(found), *asked_of_rows(crowd[kept], image_ids.tolist(), names)),
     )
 
 
@@ -188,9 +189,12 @@ def _categories(content: dict[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     names = [str(row["name"]) for row in rows]
     if not names:
         raise BrokenError("its list of categories is empty; expected one category or more")
+    firsts: dict[str, int] = {}
     for place, name in enumerate(names):
-        if name in names[:place]:
-            first = names.index(name)
+        if not name.strip():
+            raise BrokenError(f"category {ids[place]} has the name {shown(name)}; expected a name that is not empty")
+        first = firsts.setdefault(name, place)
+        if first < place:
             raise BrokenError(
                 f"categories {ids[first]} and {ids[place]} have the same name {shown(name)}; expected different names: "
                 "rename one, or remove the one without annotations"

@@ -22,6 +22,8 @@ OVER_EDGE, TOLERANCE = 0.25, 0.05
 MOST_COMPARED = 1000
 # Sets that mark objects as crowds rarely have so many: COCO has 1 in 80.
 MANY_CROWDS = 0.2
+# Sets have a few boxes thinner than a pixel; so many are boxes in another unit.
+MANY_THIN = 0.05
 CROWD_REMEDY = "CVAT marks every brush mask so; if they are single objects, --crowd-as-instances reads them as such"
 
 
@@ -115,7 +117,31 @@ def _has_outlines_of_corners(found: Boxes) -> bool:
     return bool(votes) and float(np.mean(votes)) >= FITTING
 
 
-def questions(crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def asked_of_boxes(found: Boxes) -> list[tuple[str, str]]:
+    """Return what may be meant otherwise, as (kind, text): boxes far over the edge, and many thinner than a pixel."""
+    left, top, wide, high = found.xywh.T
+    height, width = found.sizes.T
+    x_room, y_room = width * TOLERANCE + 1, height * TOLERANCE + 1
+    is_over = (left < -x_room) | (top < -y_room) | (left + wide > width + x_room) | (top + high > height + y_room)
+    is_over &= (wide > 0) & (high > 0) & (left < width) & (top < height) & (left + wide > 0) & (top + high > 0)
+    is_thin = (wide > 0) & (high > 0) & (np.minimum(wide, high) < 1)
+    asked: list[tuple[str, str]] = []
+    for kind, chosen, least, text in (
+        ("over the edge", is_over, 1, "reach beyond their images and are clipped"),
+        ("thin boxes", is_thin, max(1, MANY_THIN * len(is_thin)), "are thinner than a pixel and are hardly learned"),
+    ):
+        if chosen.sum() >= least:
+            at = int(chosen.argmax())
+            text = (
+                f"{chosen.sum()} of {len(chosen)} boxes {text}; the first: {found.owners[at]} has bbox "
+                f"{shown(found.rows[at]['bbox'])} in an image of {width[at]}×{height[at]}; expected [x, y, width, "
+                "height] in pixels"
+            )
+            asked.append((kind, text))
+    return asked
+
+
+def asked_of_rows(crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[str]) -> list[tuple[str, str]]:
     """Return what may be meant otherwise, as (kind, text): many crowds, and files that several images share."""
     asked: list[tuple[str, str]] = []
     if crowd.any() and crowd.mean() >= MANY_CROWDS:
@@ -129,4 +155,4 @@ def questions(crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[str])
             "names), and each has only its own objects; list every file once"
         )
         asked.append(("listed twice", text))
-    return tuple(asked)
+    return asked
