@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from globalvit.data.coco import open_coco
 from globalvit.data.images import UnreadableImage
 
 
@@ -75,3 +76,58 @@ def make_masks(tmp_path):
         return root
 
     return make
+
+
+@pytest.fixture
+def content():
+    """A COCO file as JSON has it: four images of 64×48 with an object each, of two categories in turn."""
+    images = [{"id": at, "file_name": f"{at}.png", "width": 64, "height": 48} for at in (1, 2, 3, 4)]
+    rows = []
+    for at, (x, y, w, h) in enumerate(([6, 5, 24, 20], [9, 7, 30, 22], [30, 20, 20, 18], [12, 9, 40, 30])):
+        outline = [x, y, x + w, y, x + w, y + h, x, y + h]
+        row = {"id": at + 11, "image_id": at + 1, "category_id": 1 + at % 2, "bbox": [x, y, w, h], "area": w * h}
+        rows.append(row | {"iscrowd": 0, "segmentation": [outline]})
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
+    return {"images": images, "annotations": rows, "categories": categories}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The data folder with its images; its file of annotations is written by each test."""
+    root = tmp_path_factory.mktemp("coco") / "data"
+    (root / "annotations").mkdir(parents=True)
+    (root / "train" / "deep").mkdir(parents=True)
+    for at in (1, 2, 3, 4):
+        for place in (f"{at}.png", f"deep/{at}.png"):
+            Image.new("RGB", (64, 48), (at, 0, 0)).save(root / "train" / place)
+    Image.new("RGB", (64, 48)).save(root.parent / "secret.png")
+    (root / "train" / "odd\\name.png").write_bytes((root / "train" / "4.png").read_bytes())
+    return root
+
+
+@pytest.fixture
+def write(folder):
+    """Write the file of annotations: a document, or its bytes."""
+
+    def to_file(content):
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (folder / "annotations" / "instances_train.json").write_bytes(data)
+        return folder
+
+    return to_file
+
+
+@pytest.fixture
+def refused():
+    """Open a COCO data folder that is refused, and return the one line that says why."""
+
+    def text_of(folder):
+        with pytest.raises(ValueError, match="instances_train") as caught:
+            open_coco(folder, "train")
+        text = str(caught.value)
+        assert text.startswith(str(folder / "annotations" / "instances_train.json"))
+        assert "\n" not in text
+        assert len(text) < 800
+        return text
+
+    return text_of

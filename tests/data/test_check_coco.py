@@ -57,7 +57,7 @@ def test_annotations_that_are_wrong_are_named(make_sets):
     data = make_sets(train2017={"annotations": rows}, val2017={"annotations": damaged} | eels)
     problems = found(check_coco(data))
     assert list(problems) == ["left out", "no mask", "unused class", "damaged mask", "other classes"]
-    assert problems["left out"].endswith("annotation 1: its box [5, 5, 0, 3] has no area of 0.png")
+    assert problems["left out"].endswith("annotation 1 (image 0, '0.png'): its box [5, 5, 0, 3] has no area")
     assert problems["unused class"] == "val2017 has no object of 'eel'"
     assert problems["no mask"] == "train2017: 1 of 2 annotations have no mask, the first is 3"
     assert "4.png: annotation 2 has damaged run lengths" in problems["damaged mask"]

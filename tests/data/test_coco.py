@@ -1,7 +1,6 @@
 """COCO's files: what comes out of every form they take, and what is said of those that are broken."""
 
 import json
-import logging
 import pickle
 
 import numpy as np
@@ -170,26 +169,6 @@ def test_the_built_in_shapes():
         open_coco("shapes", "val", classes=("circle",))
 
 
-@pytest.mark.parametrize(
-    ("turn", "stated", "first_pixel"),
-    [
-        (6, (40, 60), "stored"),  # the image as it is stored has the stated size
-        (6, (60, 40), "upright"),  # turned it has
-        (3, (40, 60), "stored"),  # both have
-    ],
-)
-def test_a_rotation_in_exif_is_applied_only_where_the_stated_size_asks_for_it(make_coco, turn, stated, first_pixel):
-    folder = make_coco(content(images=[make_image(1, "1.png", *stated)]))
-    values = np.zeros((40, 60, 3), np.uint8)
-    values[:5, :5] = 200
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    Image.fromarray(values).save(folder / "images" / "1.png", exif=exif)
-    image, _ = open_coco(folder, "train").read(0)
-    assert (image.height, image.width) == stated
-    assert (image.getpixel((0, 0))[0] == 200) == (first_pixel == "stored")
-
-
 def test_images_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_coco):
     damaged = annotation(2, 3, segmentation={"size": [40, 60], "counts": "c26"})
     folder = make_coco(content([annotation(1), damaged], [make_image(1), make_image(2), make_image(3)]))
@@ -204,105 +183,6 @@ def test_images_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_c
         source.read(1)
     with pytest.raises(UnreadableImage, match=r"annotation 2 has damaged run lengths: .*decoded 89 pixels but"):
         source.read(2)
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (annotation(7, bbox=[3, 3, 0, 5]), "annotation 7: its box [3, 3, 0, 5] has no area of 0001.png"),
-        (annotation(7, bbox=[5, 5, 5, -2]), "annotation 7: its box [5, 5, 5, -2] has no area of 0001.png"),
-        (
-            annotation(7, bbox=[60, 3, 4, 4]),
-            "annotation 7: its box [60, 3, 4, 4] lies outside the 60×40 pixels of 0001.png",
-        ),
-        (annotation(7, image_id=77), "annotation 7 is of image 77, which is not there"),
-    ],
-)
-def test_objects_that_cannot_be_seen_are_left_out_counted_and_named(make_coco, caplog, row, reason):
-    folder = make_coco(content([annotation(1), row, row | {"id": 8}]))
-    with caplog.at_level(logging.WARNING):
-        source = open_coco(folder, "train")
-    (record,) = caplog.records
-    assert record.getMessage().endswith(f"instances_train.json: left out 2 annotations; the first: {reason}")
-    assert [len(source.read(0)[1]), len(source.truth(0)["labels"]), len(source.dropped)] == [1, 1, 2]
-
-
-BROKEN = [
-    ("{", "this is not JSON: Expecting property name"),
-    (
-        "[1, 2]",
-        "this is JSON that is a list, as of results, and not COCO's; expected an object with lists images, anno",
-    ),
-    (
-        '{"images": []}',
-        "this is JSON without annotations and categories, and not COCO's; expected an object with lists",
-    ),
-    (content(categories=[]), "expected categories of different names, got []"),
-    (
-        content(categories=[*CATEGORIES, {"id": 1, "name": "cat"}]),
-        "expected categories of different names, got ['cat', 'c",
-    ),
-    (
-        content(categories=[*CATEGORIES, {"id": 3, "name": "cow"}]),
-        "category id 3 stands there twice; give each category",
-    ),
-    (content(images=[]), "its list of images is empty"),
-    (content(images=[make_image(1), make_image(1)]), "image id 1 stands there twice; give each image an id of its own"),
-    (content([annotation(4), annotation(4)]), "annotation id 4 stands there twice; give each annotation an id of its"),
-    (content([annotation("4")]), "annotation id '4' is no whole number; ids are whole numbers"),
-    (
-        content(images=[{"id": 1, "file_name": "a.png"}]),
-        "images[0] has no height and no width; every one needs id, file",
-    ),
-    (
-        content(images=[make_image(1, height=1) | {"height": 0.5}]),
-        "image 1 has height 0.5 and width 60; expected numbers of",
-    ),
-    (
-        content([annotation(3, category_id=5)]),
-        "annotation 3 has category_id 5, which is not among the categories 3, 18, ",
-    ),
-    (content([annotation(3, bbox=[1, 2, 3])]), "annotation 3 has bbox [1, 2, 3]; expected numbers x, y, width, height"),
-    (content([annotation(3, bbox=[1, 2, float("nan"), 3])]), "annotation 3 has bbox [1, 2, nan, 3]; expected numbers"),
-    (
-        content([annotation(3, segmentation=[SQUARE[:7]])]),
-        "annotation 3 has a segmentation that is neither polygons [[x, y",
-    ),
-    (content([annotation(3, segmentation=[["a"] * 6])]), "annotation 3 has a segmentation that is neither polygons"),
-    (content([annotation(3, segmentation="c26")]), "annotation 3 has a segmentation that is neither polygons"),
-    (
-        content([annotation(3, segmentation=[[1e9] * 6])]),
-        "a polygon reaches to 1e+09; expected pixels, none beyond 100000",
-    ),
-    (
-        content([annotation(3, segmentation=[[float("nan")] * 6])]),
-        "a polygon reaches to nan; expected pixels, none beyond",
-    ),
-    (
-        content([annotation(3, segmentation={"size": [60, 40], "counts": "c26"})]),
-        "annotation 3 has a mask of size [60, 40], but its image has [40, 60]",
-    ),
-    (
-        content([annotation(3, segmentation={"size": [40, 60], "counts": [4, 5]})]),
-        "annotation 3 has run lengths of 9 pixels for a mask of [40, 60]",
-    ),
-    (content([annotation(3, segmentation={"size": [40, 60]})]), "annotation 3 has a segmentation that is neither"),
-    (content([annotation(3, iscrowd=1)]), "holds no objects; give a file with annotations"),
-    (content([]), "holds no objects; give a file with annotations"),
-]
-
-
-@pytest.mark.parametrize(("data", "message"), BROKEN)
-def test_a_file_that_contradicts_itself_is_refused_in_one_line(make_coco, data, message):
-    folder = make_coco(data) if isinstance(data, str) else make_coco(content())
-    path = folder / "annotations" / "instances_train.json"
-    path.write_text(data if isinstance(data, str) else json.dumps(data))
-    with pytest.raises(ValueError, match="instances_train") as caught:
-        open_coco(folder, "train")
-    text = str(caught.value)
-    assert text.startswith(str(path))
-    assert message in text
-    assert "\n" not in text
 
 
 def test_missing_files_are_told_with_what_was_looked_for(make_coco, tmp_path):

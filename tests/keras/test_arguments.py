@@ -2,11 +2,13 @@
 
 import logging
 import re
+from io import BytesIO
 
 import keras
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 import globalvit.keras as gk
 from globalvit.keras import load
@@ -157,6 +159,16 @@ def test_preprocessing_is_imagenets(data_format, dtype, relative):
         assert relative(found.transpose(0, 2, 3, 1) if data_format == "channels_first" else found, expected) < 1e-6
     assert isinstance(gk.preprocess_input(given[0], data_format), np.ndarray)
     assert (gk.preprocess_input(given.tolist(), data_format) == gk.preprocess_input(given, data_format)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_with_an_exif_orientation_is_taken_upright(orientation):
+    values = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    image, stream, exif = Image.fromarray(values), BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(stream, "PNG", exif=exif)
+    expected = gk.preprocess_input(np.asarray(ImageOps.exif_transpose(Image.open(stream))), "channels_last")
+    np.testing.assert_array_equal(gk.preprocess_input(Image.open(stream), "channels_last"), expected)
 
 
 def test_preprocessing_and_decoding_refuse_what_they_cannot_read():

@@ -87,7 +87,7 @@ def test_nothing_scored_is_an_error():
 
 
 def test_labels_above_the_classes_are_refused():
-    with pytest.raises(ValueError, match="label 7 came for 4 classes; expected 0 to 3, or 255 for pixels to ignore"):
+    with pytest.raises(ValueError, match="expected labels from 0 to 3, or 255 for pixels to ignore, got 7; correct"):
         scored((torch.zeros(1, 3), torch.tensor([[5, 7, IGNORE]])))
 
 

@@ -113,3 +113,17 @@ def test_a_few_steps_halve_the_loss_and_a_seed_repeats_them():
 def test_class_names_must_fit():
     with pytest.raises(ValueError, match="expected 3 class names, one per class, got 2"):
         gv.create_model("gcvit_xxtiny", num_classes=3, classes=("a", "b"))
+
+
+@pytest.mark.parametrize("label", [6, -100])
+def test_labels_of_unknown_classes_are_refused(model, label):
+    batch = {"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, label])}
+    for attempt in (lambda: model.losses(batch), lambda: model.evaluate(batch, model.metric())):
+        with pytest.raises(ValueError, match=f"expected labels from 0 to 5, got {label}; "):
+            attempt()
+
+
+def test_targets_of_another_number_of_classes_are_refused(model):
+    batch = {"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1]), "targets": torch.rand(2, 5)}
+    with pytest.raises(ValueError, match=r"expected targets \(B, 6\), one column per class, got \(2, 5\)"):
+        model.losses(batch)

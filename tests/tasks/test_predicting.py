@@ -68,23 +68,6 @@ def test_a_compiled_call_is_not_taken_for_another_mode(model):
     assert model.backbone.training
 
 
-@pytest.mark.parametrize("label", [-1, 6, -100])
-def test_labels_of_no_class_are_refused(model, label):
-    batch = {"images": torch.stack([IMAGES[0]] * 2), "labels": torch.tensor([0, label])}
-    counted = "; count labels from 0" if label == 6 else "$"
-    for use in (model.losses, lambda batch: model.evaluate(batch, model.metric())):
-        with pytest.raises(ValueError, match=rf"expected labels from 0 to 5, got {label}{counted}"):
-            use(batch)
-
-
-@pytest.mark.parametrize("label", [2, -1])
-def test_objects_of_no_class_are_refused(label):
-    model = gv.create_model("gcvit_xxtiny_retinanet", num_classes=2, image_size=32)
-    batch = {"images": [IMAGES[0]], "boxes": [torch.tensor([[0.0, 0, 9, 9]])], "labels": [torch.tensor([label])]}
-    with pytest.raises(ValueError, match=f"expected labels from 0 to 1, got {label}"):
-        model.losses(batch)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

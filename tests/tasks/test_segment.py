@@ -151,21 +151,44 @@ def test_hard_pixels_are_those_under_the_probability_and_the_hardest(monkeypatch
     assert pixel_loss(logits, torch.full_like(labels, IGNORE), ohem=True) == 0
 
 
-def test_uneven_processes_learn_as_one(monkeypatch):
-    logits, labels = torch.randn(2, 4, 5, 6, requires_grad=True), batch((5, 6))["labels"]
+@pytest.mark.parametrize("ohem", [False, True])
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 0.0, 3.0, 0.5])])
+def test_uneven_passes_learn_as_one_batch(monkeypatch, in_passes, assert_same, ohem, weights):
+    monkeypatch.setattr(segment_loss, "MIN_HARD", 40)
+    logits, labels = 3 * torch.randn(4, 4, 5, 6), batch((5, 6), 4)["labels"]
     labels[0, :, 2:] = IGNORE
-    (whole,) = torch.autograd.grad(pixel_loss(logits, labels), logits)
-    monkeypatch.setattr(segment_loss, "world", lambda: 2)
-    monkeypatch.setattr(segment_loss, "over_processes", lambda _: (labels != IGNORE).float().sum())
-    # Each process has one image; gradients are averaged.
-    shares = [torch.autograd.grad(pixel_loss(logits[i : i + 1], labels[i : i + 1]), logits)[0] for i in range(2)]
-    torch.testing.assert_close((shares[0] + shares[1]) / 2, whole)
+    labels[1] = IGNORE
+    logits.requires_grad_()
+
+    def loss_of(part):
+        return pixel_loss(logits[part], labels[part], weights, ohem=ohem)
+
+    whole = loss_of(slice(4))
+    expected = whole.detach(), torch.autograd.grad(whole, [logits])
+    for parts in ((slice(2), slice(2, 4)), (slice(1), slice(1, 2), slice(2, 4))):
+        assert_same(in_passes(loss_of, parts, [logits]), expected)
+
+
+@pytest.mark.parametrize("ohem", [False, True])
+def test_passes_of_a_segmenter_add_up_to_the_whole_batch(in_passes, assert_same, ohem):
+    model, whole = segmenter("gcvit").eval(), batch(images=3)
+    whole["labels"][0, :, 5:] = IGNORE
+    model.loss_options = SegmentLoss(class_weights=(1.0, 2.0, 0.5, 1.0), ohem=ohem)
+    parameters = list(model.parameters())
+
+    def loss_of(part):
+        return model.losses(part)["loss"]
+
+    loss = loss_of(whole)
+    expected = loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+    parts = [{name: value[at] for name, value in whole.items()} for at in (slice(1), slice(1, 3))]
+    assert_same(in_passes(loss_of, parts, parameters, model.count), expected)
 
 
 def test_labels_above_the_classes_are_refused(model):
     data = batch()
     data["labels"][1, 30, 30] = 9
-    with pytest.raises(ValueError, match="label 9 came for 4 classes; expected 0 to 3, or 255 for pixels to ignore"):
+    with pytest.raises(ValueError, match="expected labels from 0 to 3, or 255 for pixels to ignore, got 9; correct"):
         model.losses(data)
 
 

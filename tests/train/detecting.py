@@ -1,7 +1,7 @@
 """Trains a tiny detector of each kind for 20 steps on four images: python detecting.py FILE, alone or under torchrun.
 
 Nothing depends on the process: every anchor and region is drawn, norms are frozen, drop path is off. FILE gets the
-losses of every step.
+losses of every step; of several processes, each takes its images in passes of one.
 """
 
 import json
@@ -17,6 +17,7 @@ from globalvit.build import create_model
 from globalvit.data.shapes import draw_scene
 from globalvit.detectors.assign import Sampler
 from globalvit.models.variants import VARIANTS
+from globalvit.tasks.reduce import counted
 from globalvit.train.engine import start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
@@ -24,7 +25,7 @@ from globalvit.train.optim import create_optimizer
 IMAGES, STEPS = 4, 20
 HEADS = ("mask_rcnn", "cascade_mask_rcnn", "retinanet")
 EVERYTHING = Sampler(number=10**6, positive_fraction=1.0)
-CONFIG = TrainConfig(device="cpu", opt="sgd", lr=0.001, weight_decay=0.0)
+CONFIG = TrainConfig(device="cpu", precision="fp32", opt="sgd", lr=0.001, weight_decay=0.0)
 
 
 def build(head):
@@ -56,12 +57,18 @@ def train(engine, head):
     engine.place(task)
     optimizer = create_optimizer(task, CONFIG)
     engine.prepare(task, optimizer)
-    batch = batch_of(range(engine.rank, IMAGES, engine.world))
+    indices = range(engine.rank, IMAGES, engine.world)
+    # One process takes all images at once; each of several takes its own one by one.
+    batches = [batch_of(indices)] if engine.world == 1 else [batch_of([index]) for index in indices]
     steps = []
     for _ in range(STEPS):
-        losses = engine.backward(batch, 1.0, is_last=True)
+        parts, sums = engine.count(batches), 0
+        for number, batch in enumerate(batches):
+            with counted(parts):
+                losses = engine.backward(batch, 1.0, is_last=number == len(batches) - 1)
+            sums = torch.stack(list(losses.values())) + sums
         engine.step()
-        steps.append([value / engine.world for value in engine.total(*losses.values())])
+        steps.append([value / engine.world for value in engine.total(*sums)])
     return steps
 
 

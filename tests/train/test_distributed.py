@@ -84,7 +84,7 @@ def test_a_sharded_model_trains_saves_and_goes_on_as_a_whole_one(run_pair):
 
 
 @pytest.mark.slow
-def test_detectors_lose_the_same_on_two_processes(start, run_pair, tmp_path):
+def test_detectors_lose_the_same_in_passes_on_two_processes(start, run_pair, tmp_path):
     files = tmp_path / "one", tmp_path / "two"
     status, output = start(DETECTING, str(files[0])).finish()
     assert status == 0, output

@@ -5,6 +5,7 @@ import torch
 
 from globalvit.build import create_model
 from globalvit.models.ops import chosen_kernels
+from globalvit.tasks.segment_loss import SegmentLoss
 from globalvit.train.engine import full_state, load_full_state, start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
@@ -86,6 +87,22 @@ def test_passes_of_a_step_add_up(task, batch):
             engine.backward(part, 0.5, is_last=half.start == 2)
         for parameter, gradient in zip(engine.parameters, whole, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_counting_a_pass_leaves_statistics_and_gradients_as_they_were(toy):
+    segmenter = create_model("gcvit_xxtiny_upernet", num_classes=3, image_size=32)
+    segmenter.loss_options = SegmentLoss(ohem=True)
+    batch = {"images": torch.randn(2, 3, 32, 32), "labels": torch.zeros(2, 32, 32, dtype=torch.uint8)}
+    with start_engine(TrainConfig(**CPU)) as engine:
+        engine.place(segmenter)
+        engine.prepare(segmenter.train(), create_optimizer(segmenter, TrainConfig()))
+        before = {name: value.clone() for name, value in segmenter.named_buffers()}
+        counts = engine.count([batch, batch])
+        # Pixels under the probability, the hardest pixels, and those of the auxiliary head, of both passes.
+        assert [one.shape[0] for one in counts] == [2, 2, 2]
+        assert counts[2].tolist() == [2 * 32 * 32] * 2
+        assert all(torch.equal(value, before[name]) for name, value in segmenter.named_buffers())
+        assert all(parameter.grad is None for parameter in engine.parameters)
 
 
 def test_one_process_is_all_there_are(task):

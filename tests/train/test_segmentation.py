@@ -80,9 +80,9 @@ def test_options_train(config, toy, metrics, options):
 
 
 @pytest.mark.usefixtures("as_elsewhere")
-def test_two_processes_train_and_evaluate_as_one(config, command, run_pair, metrics, tmp_path):
+def test_two_processes_train_in_passes_and_evaluate_as_one(config, command, run_pair, metrics, tmp_path):
     train(config(**SEGMENT, tag="one", batch_size=4, **PLAIN))
-    run_pair(*command(**SEGMENT, tag="two", batch_size=2, **PLAIN))
+    run_pair(*command(**SEGMENT, tag="two", batch_size=1, grad_accum_steps=2, **PLAIN))
     one, two = (tmp_path / "runs" / tag for tag in ("one", "two"))
     losses = [[record["loss"] for record in metrics(run, "train")] for run in (one, two)]
     assert len(losses[0]) == 9

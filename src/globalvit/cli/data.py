@@ -56,6 +56,9 @@ class CheckOptions:
     class_file: str | None = field(
         default=None, metadata={"help": "file with the names of label maps' classes; that of the data unless given"}
     )
+    crowd_as_instances: bool = field(
+        default=False, metadata={"help": "read COCO annotations with iscrowd 1 as single objects, as CVAT means them"}
+    )
     workers: int | None = field(
         default=None, metadata={"help": "processes that read; one a processor unless given, 0 reads in this one"}
     )
@@ -158,7 +161,7 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
     if any(options.data_dir.glob(COCO_FILES)):
         from globalvit.data.check_coco import check_coco
 
-        checks["COCO annotations"] = check_coco
+        checks["COCO annotations"] = partial(check_coco, crowd_as_instances=options.crowd_as_instances)
     return checks or {"class folders": check_folder}
 
 

@@ -62,6 +62,9 @@ class ValidateOptions(ModelOptions):
     reduce_zero_label: bool | None = field(
         default=None, metadata=about(DATA, "label 0 stands for what is not to be scored, as in ADE20K")
     )
+    crowd_as_instances: bool | None = field(
+        default=None, metadata=about(DATA, "read COCO annotations with iscrowd 1 as single objects, as CVAT means them")
+    )
     class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colors"))
 
     eval_mode: Literal["whole", "slide"] | None = field(

@@ -18,12 +18,14 @@ from globalvit.data.check import (
     differing_classes,
     find_leaks,
     fingerprint,
+    frame_problems,
     in_processes,
 )
 from globalvit.data.coco import ANNOTATIONS, YEARS, CocoSource, OtherSize, image_folder, open_table, read_sized
 from globalvit.data.coco_json import CocoTable
+from globalvit.data.frames import Sight, is_ambiguous, shown_frame
 from globalvit.data.image_folder import listed, split_folders
-from globalvit.data.images import OversizedImage, UnreadableImage
+from globalvit.data.images import OversizedImage, UnreadableImage, look
 
 STEM = "instances_"
 # Errors of an image → the kind of problem they are; the first that fits counts.
@@ -57,6 +59,7 @@ def annotation_files(data_dir: Path) -> list[Path]:
 def check_coco(
     data_dir: Path,
     *,
+    crowd_as_instances: bool = False,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
     on_image: Callable[[], None] = lambda: None,
@@ -65,6 +68,7 @@ def check_coco(
 
     Args:
         data_dir: a folder with `annotations/instances_SPLIT.json`.
+        crowd_as_instances: read annotations with `iscrowd` 1 as single objects.
         workers: processes that read images; 0 reads in this one.
         on_start: called with the number of images before the first is read.
         on_image: called after each image.
@@ -83,14 +87,15 @@ def check_coco(
     for path in files:
         split = path.stem.removeprefix(STEM)
         try:
-            table = open_table(path)
+            table = open_table(path, crowd_as_instances=crowd_as_instances)
         except ValueError as error:
             report.problems.append(Problem("annotations", str(error), (str(path),)))
             continue
         classes[split] = set(table.classes)
         report.problems += _of_table(split, table)
         images += _images(data_dir, split, table, report)
-    report.problems += differing_classes(classes)
+    # Without a file that can be read there is nothing to compare.
+    report.problems += differing_classes(classes) if classes else ()
     on_start(len(images))
     _read_all(images, workers, report, on_image)
     return report
@@ -101,6 +106,8 @@ def _of_table(split: str, table: CocoTable) -> Iterator[Problem]:
     path = (str(table.path),)
     for text in table.dropped:
         yield Problem("left out", f"{table.path}: {text}", path)
+    for kind, text in table.questions:
+        yield Problem(kind, f"{table.path}: {text}", path)
     unused = [name for label, name in enumerate(table.classes) if label not in set(table.labels[~table.crowd].tolist())]
     if unused:
         yield Problem("unused class", f"{split} has no object of {listed(unused)}", path)
@@ -115,8 +122,9 @@ def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> lis
     report.splits.append(Split(split, len(table.classes), len(table.image_ids), 0))
     try:
         root = image_folder(data_dir, split.removesuffix(YEARS[0]), table)
-    except FileNotFoundError as error:
-        report.problems.append(Problem("no images", str(error), (str(table.path),)))
+    except (FileNotFoundError, ValueError) as error:
+        kind = "no images" if isinstance(error, FileNotFoundError) else "annotations"
+        report.problems.append(Problem(kind, str(error), (str(table.path),)))
         return []
     source = CocoSource(table, root)
     report.problems += _damaged_masks(source)
@@ -130,7 +138,7 @@ def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> lis
 def _damaged_masks(source: CocoSource) -> Iterator[Problem]:
     for index in range(len(source)):
         try:
-            source.truth(index)
+            source.annotated(index)
         except UnreadableImage as error:
             yield Problem("damaged mask", f"{source.name(index)}: {error}", (source.name(index),))
 
@@ -139,23 +147,32 @@ def _read_all(images: Sequence[Labelled], workers: int, report: Report, on_image
     """Read every image; those that lie in several splits make a score too good."""
     splits: Mapping[str, Split] = {split.name: split for split in report.splits}
     places: dict[bytes, list[Image]] = defaultdict(list)
-    for labeled, (problem, digest) in zip(images, in_processes(_read_one, images, workers), strict=True):
+    sights: dict[str, list[Sight]] = defaultdict(list)
+    for labeled, (problem, digest, sight) in zip(images, in_processes(_read_one, images, workers), strict=True):
         on_image()
         if problem:
             report.problems.append(problem)
             splits[labeled.image.split].unreadable += problem.kind == KINDS[OSError]
         else:
             places[digest].append(labeled.image)
+            if sight is not None:
+                sights[labeled.stated_by].append(sight)
     find_leaks(places.values(), report)
+    for path, found in sights.items():
+        report.problems += frame_problems(found, f"the annotations of {path}")
 
 
-def _read_one(labeled: Labelled) -> tuple[Problem | None, bytes]:
-    """Read one image; returns what is wrong with it, and a fingerprint of its bytes."""
+def _read_one(labeled: Labelled) -> tuple[Problem | None, bytes, Sight | None]:
+    """Read one image; returns what is wrong with it, a fingerprint of its bytes, and what it shows of the frame."""
     path = labeled.image.path
     try:
         data = labeled.image.data()
-        read_sized(data, path, labeled.size, labeled.stated_by)
+        _, orientation = read_sized(data, path, labeled.size, labeled.stated_by)
     except tuple(KINDS) as error:
         kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
-        return Problem(kind, str(error), (path,)), b""
-    return None, fingerprint(data)
+        return Problem(kind, str(error), (path,)), b"", None
+    sight = None
+    if orientation != 1:
+        stored = look(data, path)[1]
+        sight = Sight(path, shown_frame(orientation, stored, labeled.size), is_ambiguous(orientation, stored))
+    return None, fingerprint(data), sight

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from globalvit.data.check import Image, Problem, Report, Split, find_leaks, fingerprint, in_processes
+from globalvit.data.check import Image, Problem, Report, Split, find_leaks, fingerprint, frame_problems, in_processes
 from globalvit.data.class_table import resolve_classes
+from globalvit.data.frames import Sight, is_ambiguous
 from globalvit.data.image_folder import is_database, listed, split_folders
-from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels
-from globalvit.data.label_images import IGNORE, LabelReader, WrongSize, read_labeled
+from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels, look
+from globalvit.data.label_images import IGNORE, LabelReader, WrongSize, look_at_pair, read_labeled
 from globalvit.data.mask_folder import (
     SPLIT_NAMES,
     Folders,
@@ -47,11 +48,19 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What reading a pair showed: what is wrong, a fingerprint of the image, and which labels occur."""
+    """What reading a pair showed.
+
+    Attributes:
+        problem: what is wrong.
+        digest: a fingerprint of the image.
+        labels: which of them occur.
+        sight: what the image shows of the frame that labels are for.
+    """
 
     problem: Problem | None
     digest: bytes = b""
     labels: frozenset[int] = frozenset()
+    sight: Sight | None = None
 
 
 def is_mask_set(data_dir: Path) -> bool:
@@ -163,6 +172,7 @@ def _read_all(pairs: Sequence[Pair], workers: int, report: Report, on_image: Cal
     splits = {split.name: split for split in report.splits}
     places: dict[bytes, list[Image]] = defaultdict(list)
     seen: dict[str, set[int]] = {name: set() for name in splits}
+    sights: dict[str, list[Sight]] = defaultdict(list)
     for pair, finding in zip(pairs, in_processes(_read_one, pairs, workers), strict=True):
         on_image()
         if finding.problem:
@@ -171,20 +181,28 @@ def _read_all(pairs: Sequence[Pair], workers: int, report: Report, on_image: Cal
         else:
             places[finding.digest].append(pair.image)
             seen[pair.image.split] |= finding.labels
+            if finding.sight is not None:
+                sights[pair.image.split].append(finding.sight)
     find_leaks(places.values(), report)
+    for split, found in sights.items():
+        report.problems += frame_problems(found, f"the label maps of {split}")
     return seen
 
 
 def _read_one(pair: Pair) -> Finding:
     image, labels = pair.image, pair.labels
     try:
-        data = image.data()
-        _, labels_HW = read_labeled(data, labels.data(), pair.reader, image.path, labels.path)
+        data, label_data = image.data(), labels.data()
+        _, labels_HW = read_labeled(data, label_data, pair.reader, image.path, labels.path)
     except tuple(KINDS) as error:
         kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
         return Finding(Problem(kind, str(error), (image.path, labels.path)))
     present = np.flatnonzero(np.bincount(labels_HW.ravel(), minlength=IGNORE + 1)[:IGNORE])
-    return Finding(None, fingerprint(data), frozenset(present.tolist()))
+    orientation, stored = look(data)
+    sight = None
+    if orientation != 1:
+        sight = Sight(image.path, look_at_pair(data, label_data), is_ambiguous(orientation, stored))
+    return Finding(None, fingerprint(data), frozenset(present.tolist()), sight)
 
 
 def _unused_classes(seen: Mapping[str, set[int]], classes: Sequence[str], report: Report) -> Iterator[Problem]:

@@ -1,17 +1,18 @@
 """Object detection and instance segmentation data in COCO's form: JSON and folders of images.
 
 Decided here: labels 0 … K−1 are the categories in the order of their ids, which come back in results; boxes are clipped
-to the image in training and stay as they are in the truth that detections are scored with, as COCO's own evaluation
-has it; an image is not turned as its EXIF data ask for if it has the size the JSON states as it is stored, since
-COCO's annotations are of the stored pixels, and turned if that gives the size.
+to the image in training and stay as they are where detections are scored with them, as COCO's own evaluation has it;
+images are upright, and boxes and masks drawn on stored pixels that EXIF turns are turned with them (`data.frames`).
 
 Legend: `N` objects of an image.
 """
 
 import logging
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from globalvit.data.coco_json import CocoTable, label_order, read_coco
+from globalvit.data.coco_plausible import CROWD_REMEDY
+from globalvit.data.frames import Frame, rule_of, shown_frame, turn_of
 from globalvit.data.image_folder import OTHER_NAMES, listed, split_folders
-from globalvit.data.images import UnreadableImage, decode_image, to_rgb
+from globalvit.data.images import OversizedImage, UnreadableImage, look, read_oriented
 from globalvit.data.instances import Instances
+from globalvit.data.orientation import AS_STORED, UPRIGHT, Size, Turn
 from globalvit.data.packed_masks import Polygons
 from globalvit.data.shapes import BUILT_IN, DetectShapes
 from globalvit.data.truth import DetectSource, Truth, truth_of
@@ -35,6 +39,7 @@ IMAGES = "images"
 YEARS = ("2017", "")
 # So many images, from the first to the last of the file, are looked for in a folder before another is tried.
 MOST_TRIED = 20
+DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 class OtherSize(UnreadableImage):
@@ -65,7 +70,7 @@ class CocoSource:
         classes: names of the labels 0 … K−1.
         category_ids: the file's own id of each label.
         annotations: the JSON file.
-        sizes: int32 (len, 2): height and width of every image.
+        sizes: int32 (len, 2): height and width of every image as the file states them.
         has_masks: whether every object has a mask.
         dropped: annotations that were left out, and why.
     """
@@ -78,33 +83,72 @@ class CocoSource:
         self._table = table
         self._chosen = np.arange(len(table.image_ids)) if with_empty else _with_objects(table)
         self.sizes = table.sizes[self._chosen]
+        self._turns: dict[int, Turn] = {}
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def name(self, index: int) -> str:
         """The path of image `index`."""
-        return str(self.root / self._table.names[self._chosen[index]])
+        return str(placed(self.root, self._table.names[self._chosen[index]]))
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
-        """Image `index` as RGB, and its objects.
+        """Image `index` as upright RGB, and its objects.
 
         Raises:
             OtherSize: the image has another size than the JSON states.
             UnreadableImage: it cannot be read, or a mask is damaged.
             OversizedImage, OSError: as `read_image` says.
         """
-        name, (height, width) = self.name(index), self.sizes[index].tolist()
-        image = read_sized(name, name, (height, width), str(self._table.path))
-        return image, _clipped(self._instances(index), height, width)
+        name, size = self.name(index), self._size(index)
+        image, orientation = read_sized(name, name, size, str(self._table.path))
+        turn = self._keep_turn(index, orientation, UPRIGHT[orientation].size((image.height, image.width)))
+        return image, _clipped(_turned(self.annotated(index), turn, size), image.height, image.width)
 
     def truth(self, index: int) -> Truth:
-        """The objects of image `index` as the file has them."""
-        height, width = self.sizes[index].tolist()
-        return truth_of(self._instances(index), int(self._table.image_ids[self._chosen[index]]), (height, width))
+        """The objects of image `index` as the file has them, in the upright image's pixels.
 
-    def _instances(self, index: int) -> Instances:
-        """The objects with boxes and areas as the file has them, float64."""
+        Raises:
+            UnreadableImage, OSError: the image's header cannot be read.
+        """
+        size, name = self._size(index), self.name(index)
+        turn = self._turns.get(index) or self._keep_turn(index, *look(name, name))
+        instances = _turned(self.annotated(index), turn, size)
+        return truth_of(instances, int(self._table.image_ids[self._chosen[index]]), turn.size(size))
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What the file's annotations are for where EXIF turns an image: its stored pixels, or the upright ones."""
+        # All of the file's images, also those that training leaves out, so that every reader finds the same rule.
+        return rule_of(self._shown(at) for at in range(len(self._table.names)))
+
+    def _shown(self, at: int) -> Frame | None:
+        try:
+            orientation, stored = look(placed(self.root, self._table.names[at]))
+        except (UnreadableImage, OversizedImage, OSError):
+            return None
+        height, width = self._table.sizes[at].tolist()
+        return shown_frame(orientation, stored, (height, width))
+
+    def _size(self, index: int) -> Size:
+        """Height and width as the file states them."""
+        height, width = self.sizes[index].tolist()
+        return height, width
+
+    def _keep_turn(self, index: int, orientation: int, stored: Size) -> Turn:
+        """What turns the annotations of an image upright; it is kept, so that scoring does not open the image again."""
+        turn = AS_STORED
+        if orientation != 1:
+            turn = turn_of(orientation, shown_frame(orientation, stored, self._size(index)) or self.frame)
+        self._turns[index] = turn
+        return turn
+
+    def annotated(self, index: int) -> Instances:
+        """The objects of image `index` with boxes, float64, and areas as the file has them, in its own frame.
+
+        Raises:
+            UnreadableImage: a mask is damaged.
+        """
         table, at = self._table, self._chosen[index]
         rows = slice(int(table.first[at]), int(table.first[at + 1]))
         size = (int(table.sizes[at, 0]), int(table.sizes[at, 1]))
@@ -139,6 +183,7 @@ def open_coco(
     annotations: str | PathLike[str] | None = None,
     need_masks: bool = False,
     with_empty: bool = True,
+    crowd_as_instances: bool = False,
 ) -> DetectSource:
     """Open one split of a COCO data set.
 
@@ -151,6 +196,7 @@ def open_coco(
         annotations: another file, below `data_dir` or anywhere.
         need_masks: refuse a set in which an object has no mask.
         with_empty: keep images without objects.
+        crowd_as_instances: read annotations with `iscrowd` 1 as single objects, as CVAT means them.
 
     Raises:
         FileNotFoundError: no such file, or none of its images; the text says what was looked for.
@@ -163,16 +209,28 @@ def open_coco(
         return shapes
     root = Path(data_dir)
     path = _annotation_file(root, split, annotations)
-    table = open_table(path)
+    table = open_table(path, crowd_as_instances=crowd_as_instances)
     if classes is not None:
         table = table.for_classes(classes)
     if table.crowd.all():
-        raise ValueError(f"{path} holds no objects; give a file with annotations")
+        raise ValueError(f"{path} holds no objects{_why_none(table)}; give a file with annotations of objects")
     if need_masks:
         _check_masks(table)
     source = CocoSource(table, image_folder(root, split, table), with_empty=with_empty)
-    logger.info("%s: %d images, %d objects", path, len(source), len(table.ids))
+    for _, text in table.questions:
+        logger.warning("%s: %s", path, text)
+    crowds = int(table.crowd.sum())
+    logger.info("%s: %d images, %d objects, %d crowds", path, len(source), len(table.ids) - crowds, crowds)
     return source
+
+
+def _why_none(table: CocoTable) -> str:
+    """What became of a file's annotations when no objects are left."""
+    if len(table.crowd):
+        return f": all {len(table.crowd)} annotations have iscrowd 1; {CROWD_REMEDY}"
+    if table.dropped:
+        return f": all {len(table.dropped)} annotations were left out, the first: {table.dropped[0]}"
+    return ", its list of annotations is empty"
 
 
 def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str] | None) -> Path:
@@ -193,50 +251,83 @@ def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str
     raise FileNotFoundError(f"no annotations of {split!r} in {data_dir}; {there}. Expected {names}")
 
 
-def open_table(path: Path) -> CocoTable:
+def open_table(path: Path, *, crowd_as_instances: bool = False) -> CocoTable:
     """Read a file of annotations; raises what `read_coco` raises."""
-    return read_coco(path, _compressed)
+    return read_coco(path, _compressed, crowd_as_instances=crowd_as_instances)
 
 
-def read_sized(source: str | bytes, name: str, size: tuple[int, int], stated_by: str) -> Image.Image:
-    """Read an image as RGB, turned upright only if it has the height and width stated then and not as it is stored.
+def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tuple[Image.Image, int]:
+    """Read an image as upright RGB; return it and its EXIF orientation.
 
     Args:
         source: a path or the file's bytes.
         name: what error messages call it.
-        size: height and width.
+        size: the height and width it must have, as it is stored or upright.
         stated_by: the file that states them.
 
     Raises:
         OtherSize: it has another size both ways.
         UnreadableImage, OversizedImage, OSError: as `read_image` does.
     """
-    image = decode_image(source, partial(to_rgb, stored=size), name)
-    if (image.height, image.width) != size:
+    image, orientation = read_oriented(source, name)
+    upright = (image.height, image.width)
+    if size not in (upright, UPRIGHT[orientation].size(upright)):
         raise OtherSize(
             f"{name} has {image.width}×{image.height} pixels, but {stated_by} says {size[1]}×{size[0]}; its boxes are "
             "of another image"
         )
-    return image
+    return image, orientation
 
 
 def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
-    """The first of the usual folders in which one of the images lies.
+    """Return the first of the usual folders in which one of the images lies.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: a file name leads out of `data_dir`.
     """
     below = [f"{name}{year}" for name in OTHER_NAMES.get(split, (split,)) for year in YEARS]
     folders = [data_dir / name for name in (*below, *(f"{IMAGES}/{name}" for name in below), IMAGES, "")]
     tried = np.linspace(0, len(table.names) - 1, MOST_TRIED, dtype=int)
     names = [table.names[index] for index in np.unique(tried).tolist()]
     for folder in folders:
-        if any((folder / name).is_file() for name in names):
+        if any(not _leaves(data_dir, folder, name) and placed(folder, name).is_file() for name in names):
+            _check_names(data_dir, folder, table)
             return folder
+    _check_names(data_dir, folders[0], table)
     raise FileNotFoundError(
         f"none of the {len(names)} images of {table.path} looked for is there, such as {names[0]!r}; looked in "
         f"{', '.join(map(str, folders))}"
     )
+
+
+def placed(root: Path, name: str) -> Path:
+    """Return where an image lies; a backslash in its name parts folders, unless a file has it in its own name."""
+    path = root / name
+    return path if "\\" not in name or path.is_file() else root / name.replace("\\", "/")
+
+
+def _check_names(data_dir: Path, root: Path, table: CocoTable) -> None:
+    """Refuse file names that lead out of the data set's folder: a file of annotations must not open other files."""
+    for at in range(len(table.names)):
+        name = table.names[at]
+        if _leaves(data_dir, root, name):
+            raise ValueError(
+                f"{table.path}: image {table.image_ids[at]} has file_name {name!r}, which leads out of {data_dir}; "
+                "expected a path below the folder of the images: make it relative, or give the folder that holds "
+                "all as --data-dir"
+            )
+
+
+def _leaves(data_dir: Path, root: Path, name: str) -> bool:
+    """Whether a file name leads out of a folder; links that lie in the folder are the user's own."""
+    plain = name.replace("\\", "/")
+    if not (plain.startswith("/") or ".." in plain or plain[1:2] == ":"):
+        return False
+    if DRIVE.match(plain):
+        return True
+    base, path = os.path.abspath(data_dir), os.path.abspath(root / plain)  # noqa: PTH100 (links stay as they are)
+    return os.path.commonpath([base, path]) != base
 
 
 def _check_masks(table: CocoTable) -> None:
@@ -259,6 +350,17 @@ def _clipped(instances: Instances, height: int, width: int) -> Instances:
     """With float32 boxes that end at the image's edges."""
     boxes = instances.boxes.clip(0, [width, height, width, height]).astype(np.float32)
     return replace(instances, boxes=boxes, areas=instances.areas.astype(np.float32))
+
+
+def _turned(instances: Instances, turn: Turn, size: Size) -> Instances:
+    """Objects of an image of height and width `size`, turned with it."""
+    if turn is AS_STORED:
+        return instances
+    masks = instances.masks
+    if masks is not None:
+        bitmaps = [np.asfortranarray(turn.pixels(mask.bitmap())) for mask in masks]
+        masks = tuple(CompressedMask(turn.size(size), coco_mask.encode(one)["counts"]) for one in bitmaps)
+    return replace(instances, boxes=turn.boxes(instances.boxes, size), masks=masks)
 
 
 def _rasterised(polygons: Polygons, size: tuple[int, int]) -> bytes:

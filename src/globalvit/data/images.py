@@ -1,7 +1,7 @@
 """Reading images: an upright RGB image comes out whatever lies in the file, or an error that names the file.
 
 Decided here: the content counts, not the extension; gray, palette and CMYK become RGB; transparency is laid over white;
-16-bit values are scaled to 8 bits; EXIF's rotation is applied; the first frame of an animation is taken.
+16-bit values are scaled to 8 bits; EXIF's rotation is applied, once; the first frame of an animation is taken.
 """
 
 import warnings
@@ -14,6 +14,8 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
+from globalvit.data.orientation import AS_STORED, UPRIGHT, Size
+
 # Twice the number at which Pillow begins to warn of decompression bombs: 179 megapixels.
 MOST_PIXELS = 178_956_970
 # Pillow's other plugins are left out: some start programs (EPS runs Ghostscript), none holds photographs.
@@ -25,16 +27,8 @@ SUFFIXES = frozenset(
 )
 FULL_16_BIT = 65535
 _ORIENTATION_TAG = 0x0112
-# EXIF's orientation → what makes the image upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# Where Pillow keeps what says the orientation; an upright image must not say it again.
+_TURNED_BY = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 T = TypeVar("T")
 
@@ -84,19 +78,30 @@ def decode_image(
     return _decode_stream(stream, name or "the image", convert, formats)
 
 
-def to_rgb(image: Image.Image, stored: tuple[int, int] | None = None) -> Image.Image:
-    """An opened image of any mode as upright RGB; see the head of this file for what becomes of each.
+def read_oriented(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> tuple[Image.Image, int]:
+    """Read an image as upright RGB, as `read_image` does; return it and the orientation its EXIF data state, 1 … 8."""
+    return decode_image(source, _oriented, name)
 
-    Args:
-        image: as it is stored.
-        stored: a height and width; an image of these is left as it is and not turned upright.
+
+def look(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> tuple[int, Size]:
+    """Return the orientation (1 … 8) and the stored height and width that a file's first bytes state.
+
+    Raises:
+        UnreadableImage, OSError: as `read_image` does, as far as the header shows it.
+    """
+    return decode_image(source, _looked_at, name)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image of any mode as upright RGB that no longer carries an EXIF orientation.
+
+    The head of this file says what becomes of each mode. An upright image comes back as it is: calling this twice
+    turns nothing twice.
 
     Raises:
         UnreadableImage: floating-point or 32-bit pixels, whose range is not known.
     """
-    image.load()
-    if (image.height, image.width) != stored:
-        image = _upright(image)
+    image = upright(image)
     if image.mode == "F":
         raise UnreadableImage("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -104,6 +109,41 @@ def to_rgb(image: Image.Image, stored: tuple[int, int] | None = None) -> Image.I
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an opened image turned as its EXIF data ask for, and without them.
+
+    Every image that this package shows a network goes through here. The image that was given stays as it was.
+    """
+    image.load()
+    turn = UPRIGHT[orientation(image)]
+    if turn is AS_STORED:
+        return image
+    turned = turn.image(image)
+    for key in _TURNED_BY:
+        turned.info.pop(key, None)
+    return turned
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the orientation that an image's EXIF data state, 1 … 8; 1 where they state none that exists."""
+    stated = image.getexif().get(_ORIENTATION_TAG, 1)
+    return stated if isinstance(stated, int) and stated in UPRIGHT else 1
+
+
+def _oriented(image: Image.Image) -> tuple[Image.Image, int]:
+    # Pillow turns a TIFF file when its pixels are loaded and then forgets how; PNG may state it behind the pixels.
+    stated = orientation(image) if image.format == "TIFF" else None
+    image.load()
+    return to_rgb(image), stated or orientation(image)
+
+
+def _looked_at(image: Image.Image) -> tuple[int, Size]:
+    # Pillow would decode a whole PNG to find EXIF data behind its pixels.
+    stated = 1 if image.format == "PNG" and "exif" not in image.info else orientation(image)
+    size = image.height, image.width
+    return stated, UPRIGHT[stated].size(size) if image.format == "TIFF" else size
 
 
 def _decode_stream(stream: BinaryIO, name: str, convert: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
@@ -136,11 +176,6 @@ def _reason(error: Exception, stream: BinaryIO, formats: tuple[str, ...]) -> str
         stream.seek(0)
         return f"it is none of {', '.join(formats)}" if stream.read(1) else "the file is empty"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    return image if turn is None else image.transpose(turn)
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

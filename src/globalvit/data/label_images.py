@@ -10,11 +10,14 @@ Legend: `K` classes · `H W` pixels.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from globalvit.data.images import WrongLabels, decode_image, read_image
+from globalvit.data.frames import Frame, shown_frame, turn_of
+from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels, decode_image, look, read_image, upright
+from globalvit.data.orientation import UPRIGHT
 
 IGNORE = 255
 MOST_CLASSES = 255
@@ -62,7 +65,7 @@ class LabelReader:
         return decode_image(data, lambda image: self._labels(image, data, name), name, ("PNG",))
 
     def _labels(self, image: Image.Image, data: bytes, name: str) -> np.ndarray:
-        image.load()
+        image = upright(image)
         if image.mode in ("RGB", "RGBA"):
             return self._by_color(np.asarray(image.convert("RGB")), name)
         if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
@@ -133,9 +136,20 @@ def read_labeled(
     reader: LabelReader,
     name: str,
     label_name: str,
+    *,
+    frame: Callable[[], Frame] = lambda: "upright",
     decode: Callable[[bytes, str], Image.Image] = read_image,
 ) -> tuple[Image.Image, np.ndarray]:
-    """An image as upright RGB and its labels, from the bytes of both files.
+    """Return an image as upright RGB and its labels, turned like it, from the bytes of both files.
+
+    Args:
+        data: the image's file.
+        label_data: the label map's file.
+        reader: reads the label map.
+        name: what errors call the image.
+        label_name: what errors call the label map.
+        frame: asked which frame the set's labels are for where EXIF turns the image and its size does not show it.
+        decode: reads the image upright.
 
     Raises:
         UnreadableImage: one of them cannot be decoded.
@@ -143,16 +157,30 @@ def read_labeled(
         WrongLabels: what `LabelReader.read` refuses, or, as `WrongSize`, the sizes differ.
     """
     image, labels_HW = decode(data, name), reader.read(label_data, label_name)
-    height, width = labels_HW.shape
-    if (width, height) != image.size:
-        turned = ""
-        if (width, height) == decode_image(data, lambda stored: stored.size, name):
-            turned = "; EXIF turns the image, so turn the labels too"
+    size = (image.height, image.width)
+    orientation, stored = look(data, name)
+    # A label map with EXIF data of its own is upright by now, like its image.
+    if orientation != 1 and labels_HW.shape in (size, stored) and look(label_data)[0] == 1:
+        shown = shown_frame(orientation, stored, labels_HW.shape)
+        labels_HW = turn_of(orientation, shown or frame()).pixels(labels_HW)
+    if labels_HW.shape != size:
         raise WrongSize(
-            f"{label_name} is {width}×{height}, but its image {name} is {image.width}×{image.height}: every pixel "
-            f"needs one label{turned}"
+            f"{label_name} is {labels_HW.shape[1]}×{labels_HW.shape[0]}, but its image {name} is "
+            f"{image.width}×{image.height}: every pixel needs one label"
         )
-    return image, labels_HW
+    return image, np.ascontiguousarray(labels_HW)
+
+
+def look_at_pair(data: bytes | Path, label_data: bytes | Path) -> Frame | None:
+    """Return the frame that an image and its label map, paths or bytes, show labels to be for; None for neither."""
+    try:
+        orientation, stored = look(data)
+        if orientation == 1:
+            return None
+        label_orientation, label_size = look(label_data)
+    except (UnreadableImage, OversizedImage, OSError):
+        return None
+    return shown_frame(orientation, stored, UPRIGHT[label_orientation].size(label_size))
 
 
 def _gray_scale(data: bytes) -> int:

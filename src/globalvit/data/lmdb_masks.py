@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from globalvit.data.class_table import ClassTable, resolve_classes
-from globalvit.data.label_images import read_labeled
-from globalvit.data.lmdb import located, only_now
+from globalvit.data.frames import Frame, rule_of
+from globalvit.data.label_images import look_at_pair, read_labeled
+from globalvit.data.lmdb import located, only_now, value
 from globalvit.data.lmdb_decode import decode
 from globalvit.data.lmdb_index import Header, Keys, read_header, read_keys
 from globalvit.data.lmdb_source import file_data
@@ -61,7 +63,13 @@ class LmdbMasks:
         name, label_name = self.name(index), self.label_name(index)
         data = file_data(self.path, self.key(index), name)
         label_data = file_data(self.path, self.label_key(index), label_name)
-        return read_labeled(data, label_data, self.reader, name, label_name, decode)
+        return read_labeled(data, label_data, self.reader, name, label_name, frame=lambda: self.frame, decode=decode)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What the labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
+        pairs = ((self.key(index), self.label_key(index)) for index in range(len(self)))
+        return rule_of(look_at_pair(*(value(self.path, key) or b"" for key in pair)) for pair in pairs)
 
 
 def holds_masks(root: Path) -> bool:

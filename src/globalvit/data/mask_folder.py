@@ -4,12 +4,13 @@
     DATA_DIR/{train,val}/images             DATA_DIR/{train,val}/masks
 
 Either goes with `train` and `val` or `training` and `validation`. A label map is the PNG file of its image's
-stem. Images are turned upright by EXIF, so labels must be drawn for the upright image.
+stem. Images are turned upright by EXIF; labels may be for the stored or the upright image, as `data.frames` has it.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,8 +20,9 @@ from PIL import Image
 
 from globalvit.data import shapes
 from globalvit.data.class_table import ClassTable, resolve_classes
+from globalvit.data.frames import Frame, rule_of
 from globalvit.data.image_folder import is_built_in, is_database, list_images, listed, split_folders
-from globalvit.data.label_images import LabelReader, read_labeled
+from globalvit.data.label_images import LabelReader, look_at_pair, read_labeled
 from globalvit.data.names import Names
 from globalvit.data.palette import default_palette
 from globalvit.data.shapes import SegmentShapes
@@ -108,7 +110,14 @@ class MaskFolder:
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
         name, label_name = self.name(index), self.label_name(index)
-        return read_labeled(Path(name).read_bytes(), Path(label_name).read_bytes(), self.reader, name, label_name)
+        image, labels = Path(name).read_bytes(), Path(label_name).read_bytes()
+        return read_labeled(image, labels, self.reader, name, label_name, frame=lambda: self.frame)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What the split's labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
+        pairs = ((Path(self.name(index)), Path(self.label_name(index))) for index in range(len(self)))
+        return rule_of(look_at_pair(*pair) for pair in pairs)
 
 
 class MaskListing:

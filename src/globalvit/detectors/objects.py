@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-# From a count on this process, a scalar tensor, to what this process's sum is divided by. One process divides by its
-# own count; of many, each divides by the mean count, so that averaged gradients are those of one large batch.
+# From a count of this pass, a scalar tensor, to what this pass's sum is divided by. A lone pass divides by its own
+# count; of many passes and processes, each divides by that of all, so that gradients are those of one large batch.
 Divisor = Callable[[Tensor], Tensor]
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 from globalvit.data.imagenet import imagenet_names, imagenet_synsets
+from globalvit.data.images import to_rgb
 from globalvit.keras.layers import register
 from globalvit.keras.untyped import ops
 from globalvit.weights.catalog import IMAGENET_MEAN, IMAGENET_STD
@@ -19,7 +21,8 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Scale RGB values 0 … 255 to 0 … 1 and normalize them by ImageNet's mean and deviation.
 
     Args:
-        x: one image or a batch, an array, tensor or PIL image of whole or floating-point numbers; it is not changed.
+        x: one image or a batch, an array, tensor or PIL image of whole or floating-point numbers; it is not changed. A
+            PIL image counts as it is shown: turned as its EXIF data ask for.
         data_format: `"channels_last"` or `"channels_first"`; Keras' own setting by default.
 
     Returns:
@@ -34,6 +37,8 @@ def preprocess_input(x: Any, data_format: str | None = None) -> Any:
             f"Expected data_format to be one of `channels_first` or `channels_last`. Received: "
             f"data_format={data_format}"
         )
+    if isinstance(x, Image.Image):
+        x = to_rgb(x)
     x = x if hasattr(x, "shape") else np.asarray(x)
     axis = -3 if data_format == "channels_first" else -1
     if len(x.shape) not in (3, 4) or x.shape[axis] != len(IMAGENET_MEAN):

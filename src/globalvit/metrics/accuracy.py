@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 
 TOP = 5
@@ -28,8 +29,13 @@ class Accuracy(Metric):
         self.loss_sum = 0.0
 
     def update(self, logits_BK: Tensor, labels_B: Tensor) -> None:
-        """Add a batch: logits of any float dtype, labels 0 … K−1 as int64, on any device."""
+        """Add a batch: logits of any float dtype, labels 0 … K−1 as int64, on any device.
+
+        Raises:
+            ValueError: a label is not a class.
+        """
         logits, labels = logits_BK.float(), labels_B
+        check_labels(labels, len(self.classes))
         guesses_BT = logits.topk(min(TOP, logits.shape[1])).indices
         self.in_top5 += int((guesses_BT == labels[:, None]).any(1).sum())
         self.loss_sum += float(F.cross_entropy(logits, labels, reduction="none").cpu().double().sum())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 
 IGNORE = 255
@@ -38,7 +39,7 @@ class MeanIoU(Metric):
             )
         counted = labels_HW != IGNORE
         labels, predictions = labels_HW[counted].long(), predictions_HW[counted].long()
-        check_labels(labels, len(self.classes))
+        check_labels(labels, len(self.classes), IGNORE)
         # Rows are true classes, columns the predictions: the flattened pair is counted.
         pairs = torch.bincount(labels * len(self.classes) + predictions, minlength=self.confusion_KK.numel())
         self.confusion_KK += pairs.view_as(self.confusion_KK).cpu()
@@ -96,20 +97,6 @@ class MeanIoU(Metric):
             }
             for label, name in enumerate(self.classes)
         ]
-
-
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Refuse labels that are neither 0 … num_classes − 1 nor IGNORE.
-
-    Raises:
-        ValueError: there is one; the text gives the largest.
-    """
-    wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != IGNORE)]
-    if wrong.numel():
-        raise ValueError(
-            f"label {int(wrong.max())} came for {num_classes} classes; expected 0 to {num_classes - 1}, or {IGNORE} "
-            "for pixels to ignore"
-        )
 
 
 def _percent(part: int, whole: int) -> float | None:

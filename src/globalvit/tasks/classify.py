@@ -11,11 +11,11 @@ from torch import Tensor
 from globalvit.data.transforms import EvalTransform
 from globalvit.heads.classify import ClassifyHead, GroupPool, MeanPool
 from globalvit.metrics.accuracy import Accuracy
+from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
 from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
 from globalvit.tasks.inputs import batches
-from globalvit.tasks.labels import check_classes
 from globalvit.tasks.task import Batch, Task
 
 
@@ -44,27 +44,25 @@ class Classifier(Task):
         return self.head(self.backbone(images_BCHW)[-1])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,), 0 … K−1.
+        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,).
 
         Raises:
-            ValueError: a label is not a class.
+            ValueError: a label is not a class, or the targets are of another number of classes.
         """
+        check_labels(batch["labels"], self.spec.num_classes)
+        target = batch.get("targets", batch["labels"])
+        if target.ndim == 2 and target.shape[1] != self.spec.num_classes:
+            raise ValueError(
+                f"expected targets (B, {self.spec.num_classes}), one column per class, got {tuple(target.shape)}"
+            )
         logits_BK = self(batch["images"])
-        target = batch["targets"] if "targets" in batch else batch["labels"]
-        self._check_labels(target, logits_BK)
         return {"loss": F.cross_entropy(logits_BK.float(), target)}
-
-    def _check_labels(self, labels: Tensor, logits_BK: Tensor) -> None:
-        # An accelerator would have to wait for the answer in every step; its cross-entropy stops at them by itself.
-        if labels.device.type == "cpu" and not labels.is_floating_point():
-            check_classes(labels, logits_BK.shape[1])
 
     def evaluate(self, batch: Batch, metric: Metric) -> None:
         """Add a batch with `images` and `labels` to an `Accuracy`."""
         assert isinstance(metric, Accuracy)
         logits_BK = self(batch["images"])
         self.check_outputs(logits_BK.shape[1])
-        self._check_labels(batch["labels"], logits_BK)
         metric.update(logits_BK, batch["labels"])
 
     def metric(self) -> Accuracy:

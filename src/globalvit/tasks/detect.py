@@ -22,14 +22,14 @@ from globalvit.detectors.regions import Learning
 from globalvit.detectors.retinanet import RetinaNetHead
 from globalvit.detectors.rpn import CASCADE, MASK_RCNN, RPN
 from globalvit.metrics.coco_ap import CocoAP
+from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
 from globalvit.models.gcvit import GCViT
 from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
 from globalvit.necks.fpn import FPN
 from globalvit.tasks.inputs import sized
-from globalvit.tasks.labels import check_classes
-from globalvit.tasks.reduce import over_processes, world
+from globalvit.tasks.reduce import over_step, world
 from globalvit.tasks.task import Batch, Preprocessing, Task
 
 # Of COCO's evaluation, which looks at all ranks: lower scores cost time and change nothing.
@@ -48,6 +48,7 @@ class Detector(Task):
     """
 
     kind = "detect"
+    is_counted = True
     needs_masks: bool
 
     def __init__(
@@ -94,6 +95,8 @@ class Detector(Task):
         Raises:
             ValueError: the detector learns masks and the batch has none, or a label is not a class.
         """
+        for labels in batch["labels"]:
+            check_labels(labels, self.spec.num_classes)
         images = list(batch["images"])
         maps = self(stack(images))
         sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -108,8 +111,6 @@ class Detector(Task):
                 f"{self.spec.model} learns masks and the data has none; give annotations with segmentations, or train "
                 f"{self.spec.backbone}_retinanet, which learns boxes only"
             )
-        if batch["labels"]:
-            check_classes(torch.cat(list(batch["labels"])), self.spec.num_classes)
         shapes: Iterable[Tensor | None] = (
             masks if self.needs_masks and masks is not None else [None] * len(batch["boxes"])
         )
@@ -261,8 +262,8 @@ def _with_samples(learning: Learning, number: int) -> Learning:
 
 
 def share(own_count: Tensor) -> Tensor:
-    """What this process divides its sums by: the mean count of all processes, of at least one in all."""
-    return over_processes(own_count).clamp(min=1).float() / world()
+    """What a pass divides its sums by: the count of the whole step, at least one, for each process."""
+    return over_step(own_count).sum(0).clamp(min=1).float() / world()
 
 
 def of_one_padded_size(

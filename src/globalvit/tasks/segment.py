@@ -14,14 +14,15 @@ from globalvit.heads.dense import DenseHead
 from globalvit.heads.fcn import FCNHead
 from globalvit.heads.segformer import SegFormerHead
 from globalvit.heads.upernet import UPerNetHead
+from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
-from globalvit.metrics.miou import IGNORE, MeanIoU, check_labels
+from globalvit.metrics.miou import IGNORE, MeanIoU
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import resize_bilinear
 from globalvit.models.variants import SMALLEST_IMAGE, VARIANTS, GPViTConfig, ModelSpec
 from globalvit.tasks.inputs import groups, sized
 from globalvit.tasks.rows import Mirrored, Resized, Rows, Windowed, likeliest, whole
-from globalvit.tasks.segment_loss import SegmentLoss, pixel_loss
+from globalvit.tasks.segment_loss import SegmentLoss, count_pixels, pixel_loss
 from globalvit.tasks.task import Batch, Preprocessing, Task
 
 Size = tuple[int, int]
@@ -70,6 +71,7 @@ class Segmenter(Task):
     """
 
     kind = "segment"
+    is_counted = True
 
     def __init__(
         self,
@@ -102,13 +104,13 @@ class Segmenter(Task):
 
         Returns:
             `loss_head`, `loss_aux` where there is an auxiliary head, and `loss`: the first plus `aux_weight` times the
-            second. Each is a mean over the pixels of all processes.
+            second. Each is a mean over the pixels of all passes and processes of a step.
 
         Raises:
             ValueError: a label is neither a class nor IGNORE.
         """
         labels, options = batch["labels"], self.loss_options
-        check_labels(labels, self.spec.num_classes)
+        check_labels(labels, self.spec.num_classes, IGNORE)
         weights = options.weights(self.spec.num_classes, labels.device)
         maps = self.backbone(batch["images"])
         size = labels.shape[-2:]
@@ -117,6 +119,17 @@ class Segmenter(Task):
             return {"loss": head, "loss_head": head}
         aux = pixel_loss(resize_bilinear(self.auxiliary_head(maps).float(), *size), labels, weights)
         return {"loss": head + options.aux_weight * aux, "loss_head": head, "loss_aux": aux}
+
+    def count(self, batch: Batch) -> None:
+        """Count the pixels of `labels`; hard ones are known after a forward pass only."""
+        if self.loss_options.ohem:
+            super().count(batch)
+            return
+        labels = batch["labels"]
+        check_labels(labels, self.spec.num_classes, IGNORE)
+        weights = self.loss_options.weights(self.spec.num_classes, labels.device)
+        for _ in range(1 if self.auxiliary_head is None else 2):
+            count_pixels(labels, weights)
 
     def evaluate(self, batch: Batch, metric: Metric) -> None:
         """Add a batch to a `MeanIoU`: lists `images`, (C, h, w) each, and `labels`, (H, W) in their own sizes."""

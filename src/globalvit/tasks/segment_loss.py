@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from globalvit.metrics.miou import IGNORE
-from globalvit.tasks.reduce import over_processes, world
+from globalvit.tasks.reduce import over_step, world
 
 # A pixel is hard where its true class has less than this probability (arXiv 1604.03540's idea, for pixels).
 HARD_UNDER = 0.7
-# At least so many pixels of a batch count as hard, the hardest ones.
+# At least so many pixels of a step count as hard, the hardest ones.
 MIN_HARD = 100_000
 
 
@@ -60,31 +60,51 @@ class SegmentLoss:
 def pixel_loss(
     logits_BKHW: Tensor, labels_BHW: Tensor, weights_K: Tensor | None = None, *, ohem: bool = False
 ) -> Tensor:
-    """Mean cross-entropy over the pixels of all processes that are not IGNORE; 0 where there are none.
+    """Mean cross-entropy over the pixels of a step, all its passes and processes, that are not IGNORE; 0 without any.
 
     Args:
         logits_BKHW: of any float dtype; the loss is float32.
         labels_BHW: 0 … K−1 or IGNORE, of any whole-number dtype.
         weights_K: factors of the classes; the mean is then a weighted one.
-        ohem: count hard pixels only.
+        ohem: count hard pixels only: the hardest of the step.
     """
-    labels = labels_BHW.long()
-    losses_BHW = F.cross_entropy(logits_BKHW.float(), labels, ignore_index=IGNORE, reduction="none")
-    counted_BHW = labels != IGNORE
+    losses_BHW = F.cross_entropy(logits_BKHW.float(), labels_BHW.long(), ignore_index=IGNORE, reduction="none")
+    factors_BHW = _factors(labels_BHW, weights_K)
     if ohem:
-        counted_BHW &= _hard(losses_BHW.detach(), counted_BHW)
-    factors_BHW = counted_BHW.float()
-    if weights_K is not None:
-        factors_BHW = factors_BHW * weights_K[labels.where(counted_BHW, 0)]
-    everywhere = over_processes(factors_BHW.sum())
+        threshold, total = _hard(losses_BHW.detach(), factors_BHW, labels_BHW != IGNORE)
+        factors_BHW = factors_BHW.where(losses_BHW.detach() >= threshold, 0.0)
+    else:
+        total = count_pixels(labels_BHW, weights_K)
     # Without a pixel the sum is 0, and so must be the mean and its gradients.
-    return (losses_BHW * factors_BHW).sum() * world() / everywhere.where(everywhere > 0, 1.0)
+    return (losses_BHW * factors_BHW).sum() * world() / total.where(total > 0, 1.0)
 
 
-def _hard(losses_BHW: Tensor, counted_BHW: Tensor) -> Tensor:
-    """Which pixels are hard: those under the probability, and the `MIN_HARD` hardest of the batch."""
-    if losses_BHW.numel() <= MIN_HARD:
-        return counted_BHW
+def count_pixels(labels_BHW: Tensor, weights_K: Tensor | None = None) -> Tensor:
+    """Return the pixels of a step that are not IGNORE, each times its class's factor: a float32 scalar."""
+    return over_step(_factors(labels_BHW, weights_K).sum()).sum(0)
+
+
+def _factors(labels_BHW: Tensor, weights_K: Tensor | None) -> Tensor:
+    counted_BHW = labels_BHW != IGNORE
+    factors_BHW = counted_BHW.float()
+    return factors_BHW if weights_K is None else factors_BHW * weights_K[labels_BHW.long().where(counted_BHW, 0)]
+
+
+def _hard(losses_BHW: Tensor, factors_BHW: Tensor, counted_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss from which a pixel is hard, and the sum of the hard ones' factors, over the whole step.
+
+    Hard are the pixels under the probability, and at least the `MIN_HARD` hardest.
+    """
+    limit = -log(HARD_UNDER)
+    under_limit = over_step(factors_BHW.where(counted_BHW & (losses_BHW >= limit), 0.0).sum()).sum(0)
     ranked = losses_BHW.where(counted_BHW, -torch.inf).flatten()
-    last_kept = ranked.kthvalue(ranked.numel() - MIN_HARD + 1).values
-    return losses_BHW >= last_kept.clamp(max=-log(HARD_UNDER))
+    hardest = ranked.topk(min(MIN_HARD, ranked.numel()))
+    room = (0, MIN_HARD - len(hardest.values))
+    own = torch.stack(
+        [F.pad(hardest.values, room, value=-torch.inf), F.pad(factors_BHW.flatten()[hardest.indices], room)]
+    )
+    losses, factors = over_step(own).transpose(0, 1).flatten(1)
+    hardest = losses.topk(MIN_HARD)
+    last_kept = hardest.values[-1]
+    total = torch.where(last_kept >= limit, under_limit, factors[hardest.indices].sum())
+    return last_kept.clamp(max=limit), total

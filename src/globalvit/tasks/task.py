@@ -45,9 +45,12 @@ class Task(nn.Module):
         classes: names of the labels 0 … K−1, None where they are not known.
         preprocessing: from an image to the tensor the model expects.
         has_frozen_norms: whether batch norms keep their statistics in training.
+        is_counted: losses are divided by what a step counts, which differs from pass to pass (`tasks.reduce`); all
+            others are means over images.
     """
 
     kind: Kind
+    is_counted: bool = False
 
     def __init__(
         self,
@@ -87,6 +90,10 @@ class Task(nn.Module):
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars by name; `loss` is the one to minimize, the others are for the log."""
+
+    def count(self, batch: Batch) -> None:
+        """Ask `tasks.reduce.over_step` for all that `losses` asks for, in the same order; without gradients."""
+        self.losses(batch)
 
     @abstractmethod
     def evaluate(self, batch: Batch, metric: Metric) -> None:

@@ -4,7 +4,7 @@ One process or many (torchrun), DDP or FSDP2, fp32 or mixed precision: the loop 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from globalvit.hardware import (
@@ -27,6 +28,7 @@ from globalvit.hardware import (
     float32_products,
 )
 from globalvit.models.ops import Kernels, check_kernels, kernels_for, set_kernels, unavailable
+from globalvit.tasks.reduce import counting, exchange
 from globalvit.tasks.task import Batch, Task
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import gradient_norm
@@ -127,6 +129,20 @@ class Engine:
                 losses = self.model(batch)
             self.accelerator.backward(losses["loss"] * share)
         return {name: loss.detach().float() * share for name, loss in losses.items()}
+
+    def count(self, batches: Iterable[Batch]) -> list[Tensor]:
+        """Return what all passes of a step, on all processes, count: see `tasks.reduce`.
+
+        Args:
+            batches: of this process's passes, as `backward` takes them, each made ready when it is asked for.
+        """
+        notes: list[list[Tensor]] = []
+        for batch in batches:
+            precision = float32_products(self.device.type, self.precision), self.accelerator.autocast()
+            with counting() as noted, torch.no_grad(), _kept_statistics(self.task), precision[0], precision[1]:
+                self.task.count(batch)
+            notes.append(noted)
+        return exchange(notes)
 
     def clip_gradients(self, limit: float | None) -> Tensor:
         """Return the gradients' norm, a scalar, and scale them down to `limit` where it is larger."""
@@ -261,6 +277,18 @@ class Engine:
         if isinstance(self.task, FSDPModule):
             return _without_sync(self.task)
         return self.accelerator.no_sync(self.model)
+
+
+@contextmanager
+def _kept_statistics(task: Task) -> Iterator[None]:
+    """Leave the statistics of batch norms as they were: what is only counted is not trained on."""
+    norms = [module for module in task.modules() if isinstance(module, _BatchNorm) and module.training]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 @contextmanager

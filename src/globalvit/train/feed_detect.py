@@ -33,6 +33,7 @@ class DetectFeed(Feed[FitTransform]):
             split,
             classes=classes,
             need_masks=ModelSpec(model=config.model).head not in BOXES_ONLY,
+            crowd_as_instances=config.crowd_as_instances,
             with_empty=config.keep_empty or split != config.train_split,
         )
 

@@ -203,6 +203,9 @@ class TrainConfig:
         DETECTION, (0.1, 2.0), "smallest and largest factor of large-scale jitter"
     )
     roi_samples: int = option(DETECTION, 512, "regions of an image that a two-stage detector learns from at a time")
+    crowd_as_instances: bool = option(
+        DETECTION, False, "read annotations with iscrowd 1 as single objects, as CVAT means them"
+    )
     keep_empty: bool = option(DETECTION, False, "train on images without objects too")
 
     precision: PrecisionChoice = option(RUNNING, "auto", PRECISION_HELP, switch=AMP)  # noqa: RUF009 - the type is a Literal

@@ -1,6 +1,7 @@
 """The training loop: steps, evaluations, checkpoints, and the ways in which a run ends."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from globalvit.data.loading import Batch
 from globalvit.metrics.metric import Metric
+from globalvit.tasks.reduce import counted
 from globalvit.tasks.task import Task
 from globalvit.train import nonfinite
 from globalvit.train.engine import Engine, start_engine
@@ -111,12 +113,22 @@ class Trainer:
     def _accumulate(self, batches: list[Batch], epoch: int) -> torch.Tensor:
         """Add up the gradients of a step's passes; returns this process's loss, a scalar."""
         loss = torch.zeros((), device=self.engine.device)
+        share, parts = 1 / len(batches), None
+        if self.task.is_counted and len(batches) > 1:
+            # What a pass divides by is known when all have counted; then its loss is its part of the step's.
+            share, parts = 1.0, self.engine.count(self._passes(batches, epoch))
+        for number, ready in enumerate(self._passes(batches, epoch)):
+            is_last = number == len(batches) - 1
+            with nullcontext() if parts is None else counted(parts):
+                loss += self.engine.backward(ready, share, is_last=is_last)["loss"]
+        return loss
+
+    def _passes(self, batches: list[Batch], epoch: int) -> Iterator[Batch]:
+        """The batch of each pass, ready to be computed, with torch's random state that belongs to it."""
         for number, batch in enumerate(batches):
             ready = self.inputs.ready(batch, epoch, self.state.step * len(batches) + number)
             seed_pass(self.config.seed, self.state.step, number, self.engine.rank)
-            is_last = number == len(batches) - 1
-            loss += self.engine.backward(ready, 1 / len(batches), is_last=is_last)["loss"]
-        return loss
+            yield ready
 
     def _agree(self, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float, int]:
         """Mean loss and gradient norm over all processes, and the signal that one of them got, in one exchange."""
