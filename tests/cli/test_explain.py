@@ -25,7 +25,7 @@ def test_images_sheets_arrays_and_a_table(run_folder, digits, tmp_path, capsys):
     words = ["--checkpoint", str(run_folder), "--output", str(out), "--kind", "all", "--target", "3", "--npz"]
     assert main(["explain", str(digits), "gone.png", *words, "--pixel", "2,3"]) == 1
     shown = capsys.readouterr()
-    assert f"no answer for {digits / 'broken.jpg'} cannot be read as an image" in shown.err
+    assert f"no answer: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
     assert f"2 of 4 images have no answer: gone.png, {digits / 'broken.jpg'}" in shown.err
     kinds = ["global-stage-3-block-1", "grad_cam-stage-3", "local-stage-3-block-0", "rollout-stage-3"]
     made = [*(f"a-{kind}.png" for kind in kinds), "a-sheet.png", "a.npz"]

@@ -58,9 +58,9 @@ def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsy
     words = [*bad, str(digits), "--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), "--draw"]
     assert main(["predict", *words]) == 1
     shown = capsys.readouterr()
-    assert f"no answer for {digits / 'broken.jpg'} cannot be read as an image" in shown.err
-    assert f"no answer for {digits / 'huge.png'} has more than 179 megapixels" in shown.err
-    assert f"no answer for {digits / 'pipe.png'} is a pipe (FIFO), expected a regular file" in shown.err
+    assert f"no answer: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
+    assert f"no answer: {digits / 'huge.png'} has more than 179 megapixels" in shown.err
+    assert f"no answer: {digits / 'pipe.png'} is a pipe (FIFO), expected a regular file" in shown.err
     assert "8 of 11 images have no answer: gone.png, ftp://host/x.png, " in shown.err.splitlines()[-1]
     assert "caf\\udce9\\n\\x1b[31m\\r.png" in shown.out
     assert "\x1b" not in shown.out + shown.err
@@ -102,6 +102,24 @@ def test_an_image_that_fails_in_a_batch_costs_no_other_answer(run_folder, digits
     assert "an image of one color; these 4 images are predicted one at a time" in shown
     assert f"1 of 4 images have no answer: {digits / 'flat.png'}" in shown
     assert len(json.loads((tmp_path / "a.json").read_text())["predictions"]) == 3
+
+
+def test_answers_that_cannot_be_written_are_shown(run_folder, digits, tmp_path, capsys):
+    (tmp_path / "a.json").mkdir()
+    (tmp_path / "file").write_text("")
+    for words in (["--json", str(tmp_path / "a.json")], ["--csv", str(tmp_path / "file" / "a.csv")]):
+        assert main(["predict", str(digits / "a.png"), "--checkpoint", str(run_folder), *words]) == 1
+        shown = capsys.readouterr()
+        assert str(digits / "a.png") in shown.out
+        assert shown.err.splitlines()[-1].startswith("globalvit: error: ")
+
+
+def test_a_drawing_that_cannot_be_written_costs_no_other(run_folder, digits, tmp_path, capsys):
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), "--draw"]
+    assert main(["predict", str(digits / "a.png"), str(digits / "b[1].png"), *words]) == 1
+    assert (tmp_path / "out" / "b[1].png").is_file()
+    assert f"1 of 2 images have no answer: {digits / 'a.png'}" in capsys.readouterr().err
 
 
 def test_scores_that_are_not_finite_are_no_answers(digits, tmp_path, capsys):

@@ -1,8 +1,10 @@
 """Damaged databases end in one sentence: damaged pages, headers and indexes, whatever wants to read or write them."""
 
 import json
+import random
 import shutil
 import struct
+from collections import Counter
 from pathlib import Path
 
 import lmdb
@@ -202,3 +204,23 @@ def test_indexes_that_do_not_fit_are_one_sentence(dst, folder, key, value, text)
         for act in (lambda: verify(dst, folder), lambda: build(folder, dst)):
             with pytest.raises(DamagedDatabase, match=r"its index has 80 names and \d bytes of records"):
                 act()
+
+
+def test_no_damage_makes_the_check_itself_fail(dst, data):
+    chance, file, found = random.Random(0), dst / "train" / "damaged", Counter()
+    for _ in range(400):
+        damaged = bytearray(data)
+        page = chance.choice((0, 1, *range(2, len(data) // PAGE))) * PAGE
+        for _ in range(chance.choice((1, 2, 8))):
+            at, size = page + chance.choice((*range(40), *range(PAGE - 8))), chance.choice((1, 2, 4, 8))
+            number = chance.choice((0, 1, 2**16 - 1, 2**31, 2**63, 2**64 - 1, chance.randrange(5000)))
+            damaged[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
+        file.write_bytes(damaged[: chance.choice((len(data), len(data), chance.randrange(len(data))))])
+        for for_writing in (False, True):
+            try:
+                check_file(file, for_writing=for_writing)
+                found["whole"] += 1
+            except DamagedDatabase as error:
+                assert "\n" not in str(error)
+                found["damaged"] += 1
+    assert min(found["whole"], found["damaged"]) > 50

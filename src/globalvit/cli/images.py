@@ -105,7 +105,7 @@ class Reader:
         """Log and keep the reason why an image has no answer."""
         reason = error if isinstance(error, str) else _one_line(error)
         reason = reason if image in reason else f"{image}: {reason}"
-        logger.warning("no answer for %s", reason)
+        logger.warning("no answer: %s", reason)
         self.failures.append(Failure(image, reason))
 
     def finish(self, total: int) -> int:

@@ -66,8 +66,9 @@ def run(argv: Sequence[str], prog: str) -> int:
     try:
         _write(made, answers, reader.failures, options)
     finally:
-        # Answers that cannot be written are shown at least.
-        tables.show([{"image": answer["image"]} | made.row(answer) for answer in answers])
+        # Answers that cannot be written are at least shown.
+        if answers:
+            tables.show([{"image": answer["image"]} | made.row(answer) for answer in answers])
     if not answers:
         raise ValueError(f"none of the {total} images has an answer; the first: {reader.failures[0].reason}")
     return reader.finish(total)

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -166,7 +167,9 @@ def serve(
                 training.begin(lesson)
             _run(listener, Shelf(choices, device), training, folder / "uploads", host, most_bytes)
         finally:
-            # A checkpoint would be deleted with the rest; `docker stop` kills after 10 s.
+            # First of all, since `docker stop` kills after 10 s.
+            shutil.rmtree(folder / "uploads", ignore_errors=True)
+            # A checkpoint would be deleted with the rest.
             training.stop(patience=2)
 
 
