@@ -188,9 +188,9 @@ def boxes(annotations: Sequence[Row], owners: Owners) -> np.ndarray:
     if not annotations:
         return np.empty((0, 4))
     # NaN is not less than anything; NumPy takes true and false for 1 and 0.
-    if read.shape == (len(annotations), 4) and (np.abs(read) <= LARGEST_SIDE).all():
-        if not any(isinstance(value, bool) for row in annotations for value in row["bbox"]):
-            return read
+    is_plain = read.shape == (len(annotations), 4) and (np.abs(read) <= LARGEST_SIDE).all()
+    if is_plain and not any(isinstance(value, bool) for row in annotations for value in row["bbox"]):
+        return read
     for at, row in enumerate(annotations):
         box = row["bbox"]
         if not (isinstance(box, list) and len(box) == 4 and all(map(_is_coordinate, box))):
