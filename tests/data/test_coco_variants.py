@@ -221,6 +221,9 @@ REFUSED = {
     "a box with NaN": (one("annotations", bbox=[1, 2, float("nan"), 3]), "has bbox [1, 2, nan, 3]; expected four"),
     "a box with text NaN": (one("annotations", bbox=["nan", 2, 3, 4]), "has bbox ['nan', 2, 3, 4]; expected four"),
     "an endless box": (one("annotations", bbox=[1, 2, float("inf"), 3]), "has bbox [1, 2, inf, 3]; expected four"),
+    "a box beyond everything": (one("annotations", bbox=[1, 2, 1e300, 3]), "has bbox [1, 2, 1e+300, 3]; expected four"),
+    "an area beyond everything": (one("annotations", area=1e300), f"{OBJECT} has area 1e+300; expected a number of"),
+    "a box with a flag": (one("annotations", bbox=[1, True, 3, 4]), "has bbox [1, True, 3, 4]; expected four numbers"),
     "a nested box": (
         one("annotations", bbox=[[[[1]]], 2, 3, 4]),
         "has bbox [[[[...]]], 2, 3, 4]; expected four",

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from globalvit.build import create_model
+from globalvit.data.images import read_image
 from globalvit.data.transforms import EvalTransform
 from globalvit.explain import contact_sheet, explain, find_class, overlay, views
 from globalvit.explain.explanation import Explanation
@@ -215,3 +216,21 @@ def test_drawing_refuses_what_does_not_fit(gcvit, photo):
         overlay(np.zeros((50, 50, 3), np.uint8), found)
     with pytest.raises(ValueError, match="no explanations came"):
         contact_sheet(photo, [])
+
+
+# EXIF's orientation → what turns an upright image into the stored one.
+AWAY = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE"}
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_maps_of_a_rotated_photograph_lie_on_the_upright_image(gcvit, photo, tmp_path, orientation):
+    path, exif = tmp_path / "photo.png", Image.Exif()
+    exif[0x0112] = orientation
+    method = Image.Transpose[AWAY.get(orientation, "ROTATE_270")]
+    Image.fromarray(photo).transpose(method).save(path, exif=exif)
+    expected = explain(gcvit, photo, "grad_cam")
+    drawn = np.asarray(overlay(photo, expected))
+    for image in (path, read_image(path), Image.open(path)):
+        found = explain(gcvit, image, "grad_cam")
+        np.testing.assert_array_equal(np.asarray(found.values), np.asarray(expected.values))
+        np.testing.assert_array_equal(np.asarray(overlay(image, found)), drawn)

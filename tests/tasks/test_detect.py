@@ -1,5 +1,6 @@
 """The contract of every detector; a new one adds a line to `DETECTORS`."""
 
+import json
 import re
 from dataclasses import replace
 from functools import partial
@@ -11,12 +12,17 @@ import torch
 from PIL import Image
 
 import globalvit as gv
+from globalvit.data.coco import open_coco
+from globalvit.data.detect import DetectEvalTransform, collate_truths
+from globalvit.data.fit import FitTransform
+from globalvit.data.loading import eval_loader
 from globalvit.data.shapes import draw_scene
 from globalvit.detectors import retinanet, roi, rpn
 from globalvit.detectors.assign import Sampler
 from globalvit.models.variants import VARIANTS
 from globalvit.necks.fpn import FPN
 from globalvit.tasks import detect
+from globalvit.train.evaluate import evaluate
 
 # name → terms of its loss
 DETECTORS = {
@@ -394,3 +400,35 @@ def test_raw_maps_are_exported(model, size):
     for name, levels in expected.items():
         for ours, level in zip(got[name], levels, strict=True):
             torch.testing.assert_close(ours, level, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("frame", ["stored", "upright"])
+def test_validation_and_prediction_agree_on_upright_boxes(tmp_path, frame):
+    model = make("gcvit_xxtiny_retinanet").eval()
+    model.preprocessing = FitTransform(short_side=64, long_side=96)
+    for name, parameter in model.named_parameters():
+        if "logits" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    exif, images = Image.Exif(), []
+    (tmp_path / "train").mkdir()
+    (tmp_path / "annotations").mkdir()
+    rows = [{"id": 1, "image_id": 6, "category_id": 0, "bbox": [3, 4, 20, 30], "area": 600, "iscrowd": 0}]
+    for orientation in (6, 3):
+        exif[0x0112] = orientation
+        pixels.save(tmp_path / "train" / f"{orientation}.png", exif=exif)
+        size = (70, 50) if frame == "stored" or orientation == 3 else (50, 70)
+        images.append({"id": orientation, "file_name": f"{orientation}.png", "width": size[0], "height": size[1]})
+    categories = [{"id": at, "name": name} for at, name in enumerate(CLASSES)]
+    content = {"images": images, "annotations": rows, "categories": categories}
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    source = open_coco(tmp_path, "train")
+    make_item = DetectEvalTransform(model.preprocessing)
+    loader = eval_loader(source, model.preprocessing, batch_size=1, make=make_item, collate=collate_truths)
+    found = evaluate(model, loader, model.preprocessing, torch.device("cpu")).results(source.category_ids)
+    for orientation in (6, 3):
+        (answer,) = model.predict(tmp_path / "train" / f"{orientation}.png")
+        boxes = torch.tensor([row["bbox"] for row in found if row["image_id"] == orientation])
+        boxes[:, 2:] += boxes[:, :2]
+        assert len(boxes) == len(answer["boxes"]) > 0
+        torch.testing.assert_close(boxes, answer["boxes"], rtol=0, atol=1e-2)

@@ -1,4 +1,4 @@
-"""Trains a tiny detector of each kind for 20 steps on four images: python detecting.py FILE, alone or under torchrun.
+"""Trains a tiny detector of each kind for 10 steps on four images: python detecting.py FILE, alone or under torchrun.
 
 Nothing depends on the process: every anchor and region is drawn, norms are frozen, drop path is off. FILE gets the
 losses of every step; of several processes, each takes its images in passes of one.
@@ -22,7 +22,7 @@ from globalvit.train.engine import start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
 
-IMAGES, STEPS = 4, 20
+IMAGES, STEPS = 4, 10
 HEADS = ("mask_rcnn", "cascade_mask_rcnn", "retinanet")
 EVERYTHING = Sampler(number=10**6, positive_fraction=1.0)
 CONFIG = TrainConfig(device="cpu", precision="fp32", opt="sgd", lr=0.001, weight_decay=0.0)

@@ -187,18 +187,22 @@ def boxes(annotations: Sequence[Row], owners: Owners) -> np.ndarray:
         read = np.full((0,), np.nan)
     if not annotations:
         return np.empty((0, 4))
-    has_flags = any(
-        isinstance(value, bool) for row in annotations if isinstance(row["bbox"], list) for value in row["bbox"]
-    )
-    if read.shape == (len(annotations), 4) and np.isfinite(read).all() and not has_flags:
+    # NaN is not less than anything; NumPy takes true and false for 1 and 0.
+    is_plain = read.shape == (len(annotations), 4) and (np.abs(read) <= LARGEST_SIDE).all()
+    if is_plain and not any(isinstance(value, bool) for row in annotations for value in row["bbox"]):
         return read
     for at, row in enumerate(annotations):
         box = row["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(number(value) is not None for value in box)):
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_coordinate, box))):
             raise BrokenError(
                 f"{owners[at]} has bbox {shown(box)}; expected four numbers [x, y, width, height] in pixels"
             )
     return np.array([[number(value) for value in row["bbox"]] for row in annotations], np.float64)
+
+
+def _is_coordinate(value: Any) -> bool:
+    read = number(value)
+    return read is not None and abs(read) <= LARGEST_SIDE
 
 
 def crowds(annotations: Sequence[Row], owners: Owners) -> np.ndarray:
@@ -231,7 +235,7 @@ def areas(annotations: Sequence[Row], owners: Owners) -> np.ndarray:
         if stated is None:
             continue
         area = number(stated)
-        if area is None or area < 0:
+        if area is None or not 0 <= area <= LARGEST_SIDE**2:
             raise BrokenError(
                 f"{owners[place]} has area {shown(stated)}; expected a number of pixels, 0 or more; leave it out to "
                 "take the box's"
