@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 import struct
-from collections import Counter
 from pathlib import Path
 
 import lmdb
@@ -207,8 +206,8 @@ def test_indexes_that_do_not_fit_are_one_sentence(dst, folder, key, value, text)
 
 
 def test_no_damage_makes_the_check_itself_fail(dst, data):
-    chance, file, found = random.Random(0), dst / "train" / "damaged", Counter()
-    for _ in range(400):
+    chance, file, found = random.Random(0), dst / "train" / "damaged", []
+    for _ in range(60):
         damaged = bytearray(data)
         page = chance.choice((0, 1, *range(2, len(data) // PAGE))) * PAGE
         for _ in range(chance.choice((1, 2, 8))):
@@ -219,8 +218,8 @@ def test_no_damage_makes_the_check_itself_fail(dst, data):
         for for_writing in (False, True):
             try:
                 check_file(file, for_writing=for_writing)
-                found["whole"] += 1
+                found.append("")
             except DamagedDatabase as error:
-                assert "\n" not in str(error)
-                found["damaged"] += 1
-    assert min(found["whole"], found["damaged"]) > 50
+                found.append(str(error))
+    assert 20 < found.count("") < 100
+    assert not any("\n" in text for text in found)
