@@ -356,7 +356,9 @@ def test_uneven_passes_learn_as_one_batch(model, in_passes, assert_same):
 
     loss = loss_of(whole)
     expected = loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
-    assert_same(in_passes(loss_of, parts, parameters, model.count), expected)
+    # Cascade's stages take their regions from each other's boxes, so rounding moves the regions themselves.
+    bound = 2e-5 if "cascade" in model.spec.model else 1e-6
+    assert_same(in_passes(loss_of, parts, parameters, model.count), expected, bound)
 
 
 @pytest.mark.parametrize("label", [3, -1])
