@@ -123,8 +123,8 @@ def recognize(
     wanted = (averaged or raw) if use_ema else raw
     if not wanted:
         raise RefusedError(
-            f"{source} has averaged (EMA) weights only, under {listed(found)}; leave out use_ema=False (--no-ema) to use "
-            f"them"
+            f"{source} has averaged (EMA) weights only, under {listed(found)}; leave out use_ema=False (--no-ema) to "
+            f"use them"
         )
     if len(wanted) > 1:
         raise RefusedError(
