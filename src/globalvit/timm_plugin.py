@@ -24,7 +24,7 @@ from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import GPVIT
 from globalvit.weights.adapt import adapt
 from globalvit.weights.catalog import RECORDS, WeightRecord, find, records
-from globalvit.weights.load import download, read_weights, require_match
+from globalvit.weights.load import download, read_weights, require_finite, require_match
 
 PREFIX = "globalvit_"
 SOURCES = ("file", "url", "hf_hub_id", "state_dict")
@@ -242,6 +242,7 @@ def _fit(state: Mapping[str, Any], model: TimmModel) -> dict[str, Tensor]:
     weights = read_weights(state)
     adapted = adapt(weights.state, own)
     require_match(adapted.state, own, source=weights.source, model=model.spec.model, fresh=adapted.fresh)
+    require_finite(adapted.state, weights.source)
     return own | adapted.state
 
 

@@ -125,12 +125,12 @@ def test_entries_that_overlap_are_refused(tmp_path):
 
 
 def test_settings_of_many_megabytes_are_refused(tmp_path):
-    torch.save({"state_dict": STATE, "log": "x" * 9 * 2**20}, tmp_path / "x.pth")
+    torch.save({"state_dict": STATE, "log": "x" * 5 * 2**20}, tmp_path / "x.pth")
     refused(
-        tmp_path / "x.pth", "has more than 8388608 bytes of names and settings beside its tensors; save its state dict"
+        tmp_path / "x.pth", "has more than 4194304 bytes of names and settings beside its tensors; save its state dict"
     )
-    torch.save({"log": "x" * 9 * 2**20}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
-    refused(tmp_path / "x.pth", "has more than 8388608 bytes of names and settings")
+    torch.save({"log": "x" * 5 * 2**20}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    refused(tmp_path / "x.pth", "has more than 4194304 bytes of names and settings")
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

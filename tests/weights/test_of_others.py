@@ -67,7 +67,7 @@ def test_compiled_parts_have_their_names():
 
 
 def test_two_models_without_a_word_for_either_are_refused():
-    with pytest.raises(ValueError, match=r"has 2 models, under 'student\.', 'teacher\.'; give the state dict of one"):
+    with pytest.raises(ValueError, match=r"has more than one model, under 'student\.', 'teacher\.'; give the"):
         taken(under("student.", RAW) | under("teacher.", EMA))
 
 

@@ -121,10 +121,14 @@ def recognize(
     averaged = [prefix for prefix in found if _is_averaged(prefix, state)]
     raw = [prefix for prefix in found if prefix not in averaged]
     wanted = (averaged or raw) if use_ema else raw
-    if len(wanted) != 1:
-        has = "averaged (EMA) weights only" if not wanted else f"{len(wanted)} models"
+    if not wanted:
         raise RefusedError(
-            f"{source} has {has}, under {listed(found)}; give the state dict of one of them, without its prefix"
+            f"{source} has averaged (EMA) weights only, under {listed(found)}; leave out use_ema=False (--no-ema) to "
+            f"use them"
+        )
+    if len(wanted) > 1:
+        raise RefusedError(
+            f"{source} has more than one model, under {listed(wanted)}; give the state dict of one, without its prefix"
         )
     prefix = wanted[0]
     entries = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

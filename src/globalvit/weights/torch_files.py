@@ -18,8 +18,8 @@ import torch
 from globalvit.weights.names import MOST_SHOWN, RefusedError
 from globalvit.weights.pickles import rewrite
 
-# Containers and names of 50,000 tensors fit; a pickle of a few megabytes can ask for gigabytes.
-MOST_PICKLED = 8 * 2**20
+# Containers and names of 25,000 tensors fit; a pickle of a few megabytes can ask for gigabytes.
+MOST_PICKLED = 4 * 2**20
 ZIP_START = b"PK\x03\x04"
 PICKLE = "data.pkl"
 # The pickled magic number that torch.save wrote before it wrote zip files, in any protocol.
