@@ -179,7 +179,8 @@ def _typed(layer: Layer, origin: str) -> Layer:
     if name in layer:
         layer.setdefault("precision", on if _convert(name, layer.pop(name), bool, origin) else off)
     _refuse(layer, hints, origin)
-    ignored = [f"{key}={_short(value)}" for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints]
+    foreign = {key: value for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints}
+    ignored = [f"{key}={value if isinstance(value, str) else _short(value)}" for key, value in foreign.items()]
     if ignored:
         logger.warning("ignored in %s, they mean nothing here: %s", origin, ", ".join(ignored))
     typed = {key: _convert(key, value, hints[key], origin) for key, value in layer.items() if key in hints}
