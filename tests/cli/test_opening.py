@@ -21,7 +21,8 @@ def test_weights_that_are_not_finite_are_opened_on_request_only(diverged, capsys
     command = ["predict", str(diverged / "image.png"), "--checkpoint", str(diverged / "x.pth"), "--precision", "fp32"]
     assert main(command) == 1
     assert "x.pth has NaN or infinity in 1 of its entries: 'head.linear.bias'; take" in capsys.readouterr().err
-    assert main([*command, "--allow-nonfinite"]) == 0
+    assert main([*command, "--allow-nonfinite"]) == 1
+    assert "the model's scores are not finite numbers" in capsys.readouterr().err
 
 
 def test_a_damaged_file_is_one_line(diverged, capsys):

@@ -92,7 +92,7 @@ def test_files_of_another_model_or_head_are_told(reference, monkeypatch, tmp_pat
     with pytest.raises(ValueError, match=r"x\.weights\.h5 is damaged or holds no variables of a globalvit"):
         gk.GCViTXXTiny(weights=tmp_path / "x.weights.h5")
     (tmp_path / "x.safetensors").write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"x\.safetensors is damaged, cut short or in bfloat16"):
+    with pytest.raises(ValueError, match=r"x\.safetensors is damaged, cut short, or in a dtype such as bfloat16"):
         gk.GCViTXXTiny(weights=tmp_path / "x.safetensors")
 
 

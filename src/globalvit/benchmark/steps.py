@@ -171,7 +171,7 @@ def images(cell: Cell) -> Tensor:
 
 
 def targets(module: nn.Module, images_BCHW: Tensor) -> Batch:
-    """A training batch of these images with made-up truth: labels, or labels of pixels, or boxes and masks."""
+    """A training batch of these images with made-up ground truth: labels, or labels of pixels, or boxes and masks."""
     kind = _kind(module)
     classes = module.spec.num_classes if isinstance(module, Task) else 1000
     B, _, H, W = images_BCHW.shape
@@ -180,7 +180,7 @@ def targets(module: nn.Module, images_BCHW: Tensor) -> Batch:
         return {"images": images_BCHW, "labels": numbers[:B] % classes}
     if kind == "segment":
         return {"images": images_BCHW, "labels": (numbers // W % classes).view(B, H, W)}
-    return {"images": list(images_BCHW)} | _objects(images_BCHW)
+    return {"images": list(images_BCHW)} | _objects(images_BCHW, classes)
 
 
 def _kind(module: nn.Module) -> Kind:
@@ -188,7 +188,7 @@ def _kind(module: nn.Module) -> Kind:
     return module.kind if isinstance(module, Task) else "classify"
 
 
-def _objects(images_BCHW: Tensor) -> Batch:
+def _objects(images_BCHW: Tensor, classes: int) -> Batch:
     """The same boxes in every image, side by side and half as high as it, with masks that fill them."""
     B, _, H, W = images_BCHW.shape
     left = torch.arange(OBJECTS) * W / OBJECTS
@@ -197,7 +197,7 @@ def _objects(images_BCHW: Tensor) -> Batch:
     masks_NHW = torch.zeros(OBJECTS, H, W, dtype=torch.bool)
     for mask_HW, (x0, y0, x1, y1) in zip(masks_NHW, boxes_N4.round().int().tolist(), strict=True):
         mask_HW[y0:y1, x0:x1] = True
-    one = {"boxes": boxes_N4, "labels": torch.arange(OBJECTS), "masks": masks_NHW}
+    one = {"boxes": boxes_N4, "labels": torch.arange(OBJECTS) % classes, "masks": masks_NHW}
     return {key: [value.to(images_BCHW.device)] * B for key, value in one.items()}
 
 
