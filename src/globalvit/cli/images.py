@@ -1,6 +1,7 @@
 """The images named on a command line: files, folders searched through, http(s) addresses; and those made of them."""
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 60
 ANSWER_SECONDS = 15
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.taken: set[Path] = set()
+        self.taken: set[str] = set()
 
     def write(self, source: Source, made: "Image.Image", suffix: str = "") -> str:
         """Write what was made of a source, under its name and the suffix; return the file's path."""
@@ -88,13 +90,19 @@ class Writer:
     def place(self, source: Source, ending: str) -> Path:
         """Where something made of an image goes: under its name, with this ending, or the next free number."""
         named = self.folder / source.inside
-        wanted = named.with_name(f"{named.stem}{ending}")
-        path, number = wanted, 1
-        while path in self.taken:
+        about, dot, suffix = ending.rpartition(".")
+        number = 1
+        while True:
+            end, stem = ending if number == 1 else f"{about}-{number}{dot}{suffix}", named.stem
+            # File systems limit names to 255 bytes.
+            while len(os.fsencode(stem + end)) > LONGEST_NAME:
+                stem = stem[:-1]
+            path = named.with_name(stem + end)
+            # Names that differ only in case are one name for Windows and macOS.
+            if str(path).casefold() not in self.taken:
+                self.taken.add(str(path).casefold())
+                return path
             number += 1
-            path = wanted.with_stem(f"{wanted.stem}-{number}")
-        self.taken.add(path)
-        return path
 
 
 def find_images(words: Sequence[str]) -> list[Source]:
@@ -151,16 +159,13 @@ def _expand(word: str) -> Iterator[Source]:
 
 def _search(folder: Path) -> Iterator[Source]:
     from globalvit.data.images import SUFFIXES
+    from globalvit.data.walk import search
 
-    inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    found = sorted(
-        path.as_posix()
-        for path in inside
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-    )
-    if not found:
+    found = search(folder)
+    found.warn()
+    if not found.images:
         raise ValueError(f"folder {folder} holds no images; looked for {', '.join(sorted(SUFFIXES))}")
-    for path in found:
+    for path in found.images:
         yield Source(str(folder / path), PurePosixPath(path))
 
 

@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted. `GLOBALVIT_TRACEBACK=1` shows where an error arose.
 """
 
+import io
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from types import ModuleType
 
 from globalvit import __version__
 from globalvit.cli.options import UsageError, choose
+from globalvit.printable import printable
 
 # Every command is a module of this package with `SUMMARY` and `run(argv, prog)`.
 COMMANDS = (
@@ -36,6 +38,10 @@ MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `globalvit` with the words after its name and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that cannot be encoded must not cost an answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -78,12 +84,20 @@ class _StderrHandler(logging.StreamHandler):
         super().emit(record)
 
 
+class _OneLine(logging.Formatter):
+    """Keeps messages on one line, whatever the names in them contain."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
+        return printable(super().formatMessage(record))
+
+
 def _start_logging() -> None:
     """Show the package's log on stderr: everything from rank 0, only errors from other ranks."""
     logger = logging.getLogger("globalvit")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         handler = _StderrHandler()
+        handler.setFormatter(_OneLine())
         handler.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
         logger.addHandler(handler)
 
@@ -113,5 +127,5 @@ def _is_ours(error: ImportError) -> bool:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
+        return printable(f"{error.strerror}: {error.filename}")
     return " ".join(str(error).split()) or type(error).__name__

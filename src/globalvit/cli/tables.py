@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from globalvit.atomic import write_text
+from globalvit.printable import printable
 
 # Columns of a table that goes to a file or another program: nothing is cut there.
 UNCUT = 1000
@@ -29,13 +30,13 @@ def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
         # rich would read brackets in a file's name as markup.
-        table.add_row(*(value.replace("[", r"\[") for value in row.values()))
+        table.add_row(*(printable(value).replace("[", r"\[") for value in row.values()))
     console.print(table)
 
 
 def write_line(text: str) -> None:
-    """Print a line."""
-    sys.stdout.write(text + "\n")
+    """Print one line."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def number(value: float | None, digits: int) -> str:

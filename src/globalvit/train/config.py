@@ -150,7 +150,7 @@ def _find(source: str, folder: Path) -> Path:
 
 def _read_yaml(path: Path) -> Layer:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
     if content is None:

@@ -20,7 +20,7 @@ class Recorder:
         self.folder = folder
         self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self.log = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        self.log = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.logger = logging.getLogger("globalvit")
         self.former_level = self.logger.level

@@ -22,7 +22,7 @@ from globalvit.train.fields import TrainConfig
 from globalvit.train.inputs import Inputs, Splits, evaluation_transform, open_splits, set_up, settle_transform
 from globalvit.train.optim import Schedule, create_ema, create_optimizer
 from globalvit.train.record import cut_metrics, new_folder
-from globalvit.train.state import State, adopt, read_state, restore
+from globalvit.train.state import State, adopt, adopt_split, read_state, restore
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,8 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine) -> Session
     if config.resume == AUTO:
         checkpoint = engine.from_main(checkpoint)
     state, saved = (State(), None) if checkpoint is None else read_state(checkpoint)
-    splits = open_splits(config)
+    # A resumed run holds out the images it held out before, whatever folders there are by now.
+    splits = open_splits(config if saved is None else adopt_split(config, saved))
     config, transform = _settle(config, saved, splits, engine)
     inputs = Inputs(config, splits, transform, engine.device, engine.rank, engine.world)
     task, ema, schedule = _build(config, checkpoint, splits, transform, inputs.steps_per_epoch, engine)
@@ -168,6 +169,8 @@ def _settle(
     transform = evaluation_transform(config if saved is None else replace(config, weights=None))
     config = replace(settle_transform(config, transform), precision=engine.precision, kernels=engine.kernels)
     config = replace(config, num_classes=len(splits.classes))
+    if saved is None:
+        config = replace(config, val_fraction=splits.val_fraction)
     if config.auto_batch and saved is None:
         config = replace(config, batch_size=_auto_batch(config, splits, transform, engine))
     config = scale_lr(config, engine.world)
