@@ -61,8 +61,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write rows as CSV below their header, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, "".join(_csv_line(row) for row in (header, *rows)))
+
+
+def _csv_line(row: Iterable[Any]) -> str:
+    """One line of CSV; the writer quotes cells with a line break of any kind only if lines end in both characters."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(row)
+    return line.getvalue().removesuffix("\r\n") + "\n"
