@@ -162,6 +162,15 @@ def test_what_training_refuses_is_a_problem(make_masks):
     assert not check_masks(data, ignore_label=255).problems
 
 
+def test_splits_that_mark_an_object_in_two_ways_are_a_problem(make_masks):
+    data = make_masks({"train": 1, "val": 1}, classes=2)
+    write_labels(data, "val", 0, np.where(np.arange(24) < 9, 0, 255) + FULL)
+    text = texts(check_masks(data).problems)["wrong labels"]
+    assert text.startswith(
+        "val: the label maps hold 0, 255, but those of the training split do not hold only 0 and 255;"
+    )
+
+
 def test_a_wrong_label_does_not_hide_the_classes_beside_it(make_masks, capsys):
     data = make_masks({"train": 6}, classes=4)
     (data / "classes.json").write_text('["a", "b", "c"]')
@@ -208,7 +217,7 @@ def make_coco(tmp_path):
             *(
                 "problems",
                 "thin boxes",
-                "train: 4 of 4 boxes are thinner than a pixel, the first is of annotation 0; ex",
+                "train: 4 of 4 boxes are thinner than a pixel, first annotation 0; expected",
             ),
         ),
         (
@@ -216,7 +225,7 @@ def make_coco(tmp_path):
             *(
                 "problems",
                 "boxes over the edge",
-                "train: 1 of 4 boxes reach over the edge, the first is of annotation 0; e",
+                "train: 1 of 4 boxes reach over the edge, first annotation 0; expect",
             ),
         ),
         ([box(0, 0, [2, 2, 9, 9])], "notes", "tool", "train was written by Roboflow"),
@@ -233,10 +242,7 @@ def test_a_few_odd_objects_are_a_note(make_coco):
     report = check_coco(make_coco(rows))
     assert not report.problems
     assert texts(report.notes)["crowds"] == "train: 1 of 40 objects are crowds (iscrowd 1), which are not learned"
-    assert (
-        texts(report.notes)["thin boxes"]
-        == "train: 1 of 40 boxes are thinner than a pixel, the first is of annotation 40"
-    )
+    assert texts(report.notes)["thin boxes"] == "train: 1 of 40 boxes are thinner than a pixel, first annotation 40"
 
 
 def test_all_files_refused_is_no_crash(make_coco, capsys):

@@ -51,9 +51,7 @@ def odd_objects(table: CocoTable) -> Iterator[OddObjects]:
     sides = table.boxes[:, 2:] - table.boxes[:, :2]
     thin = np.asarray((sides < 1).any(1))
     if thin.any():
-        text = (
-            f"{thin.sum()} of {total} boxes are thinner than a pixel, the first is of annotation {_first(table, thin)}"
-        )
+        text = f"{thin.sum()} of {total} boxes are thinner than a pixel, first annotation {_first(table, thin)}"
         is_grave = thin.mean() >= MOST_THIN
         if is_grave:
             text += "; expected pixels, and not parts of the image from 0 to 1"
@@ -62,9 +60,7 @@ def odd_objects(table: CocoTable) -> Iterator[OddObjects]:
     edges = table.sizes[images][:, ::-1]
     outside = np.asarray(((table.boxes[:, 2:] > edges + ROUNDING) | (table.boxes[:, :2] < -ROUNDING)).any(1))
     if outside.any():
-        text = (
-            f"{outside.sum()} of {total} boxes reach over the edge, the first is of annotation {_first(table, outside)}"
-        )
+        text = f"{outside.sum()} of {total} boxes reach over the edge, first annotation {_first(table, outside)}"
         is_grave = outside.mean() >= MOST_OUTSIDE
         if is_grave:
             text += "; expected x, y, width, height, and not two corners"

@@ -141,14 +141,21 @@ def check_masks(
     classes: tuple[str, ...] = ()
     roots = {root.name: root for root in _databases(data_dir)}
     splits = find_splits(data_dir)
-    for name in chosen_splits([*splits, *roots], split, data_dir, report):
+    is_binary: bool | None = None
+    # Training decides how all label maps are read.
+    for name in sorted(
+        chosen_splits([*splits, *roots], split, data_dir, report), key=lambda one: role_of(one) != "train"
+    ):
         if name in roots:
-            classes, found = _look_into_database(roots[name], report, **options, **labels)
+            how: dict[str, Any] = {**options, **labels, "is_binary": is_binary}
+            classes, found = _look_into_database(roots[name], report, **how)
         else:
             table = resolve_classes(data_dir, **options)
             classes = table.names
-            reader = reader_of(table, **labels)
-            found = _look_into(find_folders(data_dir, name, exact=True), name, reader, table.names, report)
+            folders = find_folders(data_dir, name, exact=True)
+            found = _look_into(folders, name, reader_of(table, **labels), table.names, report, is_binary=is_binary)
+        if is_binary is None and found:
+            is_binary = found[0].reader.is_binary
         pairs += found
     if not report.splits:
         raise ValueError(
@@ -160,7 +167,15 @@ def check_masks(
     return report
 
 
-def _look_into(folders: Folders, split: str, reader: LabelReader, classes: Sequence[str], report: Report) -> list[Pair]:
+def _look_into(
+    folders: Folders,
+    split: str,
+    reader: LabelReader,
+    classes: Sequence[str],
+    report: Report,
+    *,
+    is_binary: bool | None,
+) -> list[Pair]:
     """The pairs of one split; what has no counterpart is a problem."""
     listing = MaskListing(folders)
     images, labels = folders
@@ -181,7 +196,7 @@ def _look_into(folders: Folders, split: str, reader: LabelReader, classes: Seque
     pairs = [
         (image, label) for image, label in zip(listing.images, listing.labels, strict=True) if image not in without
     ]
-    reader = _settled(reader, [labels / label for _, label in pairs], split, classes, report)
+    reader = _settled(reader, [labels / label for _, label in pairs], split, classes, report, is_binary)
     return [
         Pair(Image(split, "", str(images / image)), Image(split, "", str(labels / label)), reader)
         for image, label in pairs
@@ -189,12 +204,17 @@ def _look_into(folders: Folders, split: str, reader: LabelReader, classes: Seque
 
 
 def _settled(
-    reader: LabelReader, paths: Sequence[Path], split: str, classes: Sequence[str], report: Report
+    reader: LabelReader,
+    paths: Sequence[Path],
+    split: str,
+    classes: Sequence[str],
+    report: Report,
+    is_binary: bool | None,
 ) -> LabelReader:
     """The reader that training takes; that it refuses the label maps is a problem."""
     try:
         values = look_over(reader, len(paths), lambda index: paths[index].read_bytes())
-        return settle_reader(reader, values, split, classes)
+        return settle_reader(reader, values, split, classes, is_binary=is_binary)
     except ValueError as error:
         report.problems.append(Problem("wrong labels", str(error)))
         return reader
@@ -204,7 +224,12 @@ def _look_into_database(root: Path, report: Report, **options: Any) -> tuple[tup
     """Classes and pairs of one database."""
     from globalvit.data.lmdb_masks import open_mask_database
 
-    source = open_mask_database(root, **options)
+    try:
+        source = open_mask_database(root, **options)
+    except ValueError as error:
+        report.problems.append(Problem("database", str(error)))
+        report.splits.append(Split(root.name, 0, 0, 0))
+        return (), []
     report.splits.append(Split(root.name, len(source.classes), len(source), 0))
     pairs = [
         Pair(
