@@ -11,6 +11,7 @@ from globalvit.cli.main import main
 from globalvit.data.check import check_folder
 from globalvit.data.check_coco import check_coco
 from globalvit.data.check_masks import check_masks
+from globalvit.data.coco import open_coco
 from globalvit.data.splits import NoSplitError
 
 
@@ -29,7 +30,7 @@ FOLDERS = {
         {"train": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}},
         "notes",
         "validation split",
-        "there is no split val, valid or validation: training holds out a tenth of train (--val-fraction)",
+        "no split is called val, valid or validation: training holds out a tenth of train (--val-fraction)",
     ),
     "a class that only val has": (
         {"train": {"a": 1, "b": 1}, "val": {"a": 1, "c": 1}},
@@ -235,6 +236,11 @@ def make_coco(tmp_path):
 def test_objects_are_judged_as_a_whole(make_coco, rows, where, kind, text):
     report = check_coco(make_coco(rows, "exported with Roboflow"))
     assert texts(getattr(report, where))[kind].startswith(text)
+
+
+def test_training_warns_of_boxes_that_cannot_be_in_pixels(make_coco, caplog):
+    open_coco(make_coco([box(at, at, [0.2, 0.2, 0.3, 0.3]) for at in range(4)]), "train")
+    assert "instances_train.json: 4 of 4 boxes are thinner than a pixel, first annotation 0; expected" in caplog.text
 
 
 def test_a_few_odd_objects_are_a_note(make_coco):

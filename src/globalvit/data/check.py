@@ -157,7 +157,7 @@ def chosen_splits(names: Sequence[str], split: str | None, data_dir: Path, repor
         text = f"{listed(validation)} may both be meant; training refuses them: choose one with --val-split"
         report.problems.append(Problem("validation splits", text))
     if "train" in roles and not validation:
-        text = "there is no split val, valid or validation: training holds out a tenth of train (--val-fraction)"
+        text = "no split is called val, valid or validation: training holds out a tenth of train (--val-fraction)"
         report.notes.append(Problem("validation split", text))
     return list(names)
 

@@ -147,8 +147,7 @@ def check_masks(
         chosen_splits([*splits, *roots], split, data_dir, report), key=lambda one: role_of(one) != "train"
     ):
         if name in roots:
-            how: dict[str, Any] = {**options, **labels, "is_binary": is_binary}
-            classes, found = _look_into_database(roots[name], report, **how)
+            classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
         else:
             table = resolve_classes(data_dir, **options)
             classes = table.names

@@ -24,7 +24,7 @@ def split_folders(data_dir: Path) -> list[str]:
     """Names of the visible folders in `data_dir`, sorted.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, PermissionError: there is no such folder, or it cannot be read.
+        FileNotFoundError, NotADirectoryError, PermissionError: the folder does not exist, or it cannot be read.
     """
     if not data_dir.exists():
         built_in = " or ".join(BUILT_IN)
@@ -39,7 +39,7 @@ def class_folders(root: Path) -> list[str]:
     """Names of the class folders in the folder of one split, sorted by code point.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
+        FileNotFoundError, NotADirectoryError: the folder does not exist.
         ValueError: there are none in it.
     """
     folders = split_folders(root)
@@ -60,7 +60,7 @@ def scan_classes(root: Path, *, nested: bool = False) -> dict[str, Found]:
             in `root` are the classes.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
+        FileNotFoundError, NotADirectoryError: the folder does not exist.
         ValueError: no class folders, or an order that cannot be known.
     """
     folders = class_folders(root)

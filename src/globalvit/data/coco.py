@@ -20,6 +20,7 @@ import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
+from globalvit.data.check_boxes import odd_objects
 from globalvit.data.coco_folder import ANNOTATIONS, BESIDE, annotation_files
 from globalvit.data.coco_json import CocoTable, label_order, read_coco
 from globalvit.data.image_folder import listed, split_folders
@@ -178,6 +179,9 @@ def open_coco(
     if need_masks:
         _check_masks(table)
     source = CocoSource(table, image_folder(root, split, table), with_empty=with_empty)
+    for odd in odd_objects(table):
+        if odd.is_grave:
+            logger.warning("%s: %s", path, odd.text)
     logger.info("%s: %d images, %d objects", path, len(source), len(table.ids))
     return source
 

@@ -16,7 +16,7 @@ def annotation_files(data_dir: Path) -> dict[str, Path]:
     """Return the file of annotations of each split; of `instances_train2017.json` and `instances_train.json` the first.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
+        FileNotFoundError, NotADirectoryError: the folder does not exist.
     """
     files: dict[str, Path] = {}
     folders = split_folders(data_dir)

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from inspect import ismethod, signature
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ DEFAULT_FRACTION = 0.1
 
 
 class Subset:
-    """Some samples of a source, in its order; everything else is the source's own."""
+    """Some samples of a source, in its order: methods with an index, and `sizes`; everything else is the source's.
+
+    Args:
+        source: the samples.
+        indices: their positions, ascending.
+    """
 
     def __init__(self, source: Any, indices: Sequence[int]) -> None:
         self.source, self.indices = source, np.asarray(indices, np.int64)
@@ -25,32 +31,15 @@ class Subset:
         # Pickle asks for special methods before `source` is set.
         if name.startswith("__") or name in ("source", "indices"):
             raise AttributeError(name)
-        return getattr(self.source, name)
+        value = getattr(self.source, name)
+        if not ismethod(value) or "index" not in signature(value).parameters:
+            return value
+        return lambda index: value(self._at(index))
 
     @property
     def sizes(self) -> np.ndarray:
         """Height and width of every image, int (len, 2)."""
         return self.source.sizes[self.indices]
-
-    def label(self, index: int) -> int:
-        """The label of image `index`."""
-        return self.source.label(self._at(index))
-
-    def name(self, index: int) -> str:
-        """The path of image `index`."""
-        return self.source.name(self._at(index))
-
-    def label_name(self, index: int) -> str:
-        """The path of the label map of image `index`."""
-        return self.source.label_name(self._at(index))
-
-    def read(self, index: int) -> Any:
-        """Sample `index`; raises what the source raises."""
-        return self.source.read(self._at(index))
-
-    def truth(self, index: int) -> Any:
-        """What detections in image `index` are compared with."""
-        return self.source.truth(self._at(index))
 
     def _at(self, index: int) -> int:
         if not 0 <= index < len(self):

@@ -101,7 +101,7 @@ def split_folder(
         on_file: called after each file.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
+        FileNotFoundError, NotADirectoryError: the folder does not exist.
         ValueError: it has splits, nothing to split, or too little; or `target` cannot be used.
         OSError: a file cannot be copied or linked; the text names the remedy for links across disks.
     """

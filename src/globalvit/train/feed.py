@@ -36,7 +36,7 @@ class Feed(ABC, Generic[Transform]):
             is_whole: keep the images that training may do without.
 
         Raises:
-            NoSplitError: there is no such split.
+            NoSplitError: the data have no such split.
             FileNotFoundError: a folder or file is missing.
             ValueError: the data are not what they should be; the text says what is wrong and where.
         """

@@ -79,7 +79,7 @@ class TrainConfig:
     val_fraction: float | None = option(
         DATA,
         None,
-        "part of the training images to hold out for evaluation (default: 0.1 where there is no folder to evaluate on)",
+        "part of the training images to hold out for evaluation (default: 0.1 if no folder is found to evaluate on)",
     )
     nested_classes: bool = option(
         DATA, False, "every folder that directly holds images is a class, at any depth; else the uppermost folders are"
@@ -187,7 +187,7 @@ class TrainConfig:
     )
     reduce_zero_label: bool = option(SEGMENTATION, False, "label 0 stands for what is not to be learned, as in ADE20K")
     ignore_label: int | None = option(
-        SEGMENTATION, None, "value of label maps that is to be ignored, in addition to 255; 255 where it is no class"
+        SEGMENTATION, None, "value of label maps that is to be ignored, in addition to 255; 255 if it marks no object"
     )
     resize_ratio: tuple[float, float] = option(
         SEGMENTATION, (0.5, 2.0), "smallest and largest factor on the size before a crop"

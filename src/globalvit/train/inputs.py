@@ -105,7 +105,7 @@ def _with_validation(config: TrainConfig, feed: Feed, train: Any) -> Splits:
         "%s: %d images of %r are held out for validation and %d are left to train on (--val-fraction %g, seed %d); the "
         "same on every machine%s",
         *(config.data_dir, len(val), config.train_split, len(rest), fraction, config.seed),
-        "" if config.val_fraction else "; there is no folder val, valid or validation, and test is never taken for it",
+        "" if config.val_fraction else "; no folder is called val, valid or validation, and test is never taken for it",
     )
     return Splits(rest, val, fraction)
 
