@@ -67,8 +67,11 @@ def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsy
     written = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
     names = [str(digits / name) for name in ("a.png", latin, "more/a.png")]
     assert [answer["image"] for answer in written["predictions"]] == names
-    assert [entry["image"] for entry in written["skipped"]][-3:] == [
-        str(digits / name) for name in ("broken.jpg", "huge.png", "pipe.png")
+    assert [entry["image"] for entry in written["skipped"]][-4:] == [
+        str(digits / "pipe.png"),
+        "http://127.0.0.1:1/x.png",
+        str(digits / "broken.jpg"),
+        str(digits / "huge.png"),
     ]
     with (tmp_path / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -128,7 +131,7 @@ def test_scores_that_are_not_finite_are_no_answers(digits, tmp_path, capsys):
     task = create_model("gcvit_xxtiny", classes=("a", "b"), image_size=32)
     task.head.linear.weight.data.fill_(float("nan"))
     save_weights(task, tmp_path / "nan.safetensors")
-    words = ["--checkpoint", str(tmp_path / "nan.safetensors"), "--json", str(tmp_path / "a.json")]
+    words = ["--checkpoint", str(tmp_path / "nan.safetensors"), "--json", str(tmp_path / "a.json"), "--allow-nonfinite"]
     assert main(["predict", str(digits / "a.png"), *words]) == 1
     assert "the model's scores are not finite numbers; try --precision fp32" in capsys.readouterr().err
     assert json.loads((tmp_path / "a.json").read_text())["predictions"] == []

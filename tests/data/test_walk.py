@@ -22,7 +22,7 @@ def test_what_systems_leave_behind_is_left_out(tmp_path):
     found = search(root)
     assert (found.images, found.others) == (["a/c.png", "b.JPG"], 1)
     assert found.children == {"": 1, "a": 1}
-    assert [image.name for image in find_images([str(root)])] == [str(root / "a/c.png"), str(root / "b.JPG")]
+    assert [image.name for image in find_images([str(root)]).images] == [str(root / "a/c.png"), str(root / "b.JPG")]
 
 
 def test_links_are_followed_and_cycles_are_named(tmp_path, caplog):
@@ -34,6 +34,9 @@ def test_links_are_followed_and_cycles_are_named(tmp_path, caplog):
     found = search(root)
     assert found.images == ["deep/er/x.png", "linked/far.png", "near.png"]
     assert found.cycles == [str(root / "deep/er/up")]
+    (root / "again").symlink_to(tmp_path / "elsewhere")
+    assert search(root).images == ["again/far.png", "deep/er/x.png", "linked/far.png", "near.png"]
+    assert search(root, once=True).images == ["again/far.png", "deep/er/x.png", "near.png"]
     found.warn()
     assert f"1 links lead back to a folder above them: {root}/deep/er/up" in caplog.text
 
@@ -42,7 +45,7 @@ def test_a_broken_link_is_found_so_that_reading_names_it(tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
     found = search(tmp_path)
-    assert (found.images, found.others) == (["gone.png"], 1)
+    assert (found.images, found.others, found.irregular) == (["gone.png"], 1, [str(tmp_path / "pipe.png")])
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, caplog, monkeypatch):

@@ -138,7 +138,7 @@ def asked_of_boxes(found: Boxes) -> list[Question]:
     for kind, chosen, is_grave, text in (
         (
             "over the edge",
-            is_far if is_far.any() else is_over,
+            over,
             is_far.any(),
             "reach beyond their images and are clipped",
         ),
