@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Names of temporary files, and of folders that `temporary_folder` names.
-_TEMPORARY = re.compile(r"\..+-[0-9a-f]{12}(\.\w+)?")
+_TEMPORARY = re.compile(r"\.(.+-)?[0-9a-f]{12}(\.\w+)?")
 
 
 @contextmanager
@@ -60,8 +60,9 @@ def _temporary(target: Path) -> Path:
     Raises:
         OSError: that is not possible; the text names `target`.
     """
-    # The suffix is kept because image writers and plotters choose the format by it.
-    path = target.with_name(f".{target.stem}-{secrets.token_hex(6)}{target.suffix}")
+    # The suffix is kept because image writers and plotters choose the format by it. Names may be as long as the file
+    # system allows, so the temporary one does not contain the target's.
+    path = target.with_name(f".{secrets.token_hex(6)}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -81,8 +82,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    r"""Write `text` to `path` atomically, as UTF-8.
+
+    Bytes of file names that are not UTF-8, which Python reads as lone surrogates, are written as `\udce9`: in JSON
+    these escapes read back as the same name.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def sync(path: Path) -> None:

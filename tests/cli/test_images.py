@@ -160,9 +160,25 @@ def test_pipes_are_never_opened(folder):
     os.mkfifo(folder / "pipe.png")
     with pytest.raises(ValueError, match=r"pipe\.png is a pipe \(FIFO\), expected a regular file"):
         find_images([str(folder / "pipe.png")])
-    pipe = next(image for image in find_images([str(folder)]).images if image.inside.name == "pipe.png")
+    text = "pipe.png is a pipe (FIFO), expected a regular file; save the image to a file first"
+    assert find_images([str(folder)]).failures == [(f"{folder}/pipe.png", f"{folder}/{text}")]
     with pytest.raises(OSError, match=r"pipe\.png is a pipe \(FIFO\), expected a regular file"):
-        pipe.read()
+        Source(f"{folder}/pipe.png", PurePosixPath("pipe.png")).read()
+
+
+def test_folders_that_cannot_be_read_are_failures(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    # A test may run as root, who can read everything.
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_images([str(folder)])
+    assert [str(image.inside) for image in found.images] == ["z.PNG"]
+    assert found.failures == [(f"{folder}/b", f"{folder}/b cannot be read; change its permissions")]
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):
@@ -234,7 +250,7 @@ def test_the_time_is_bounded_however_slowly_an_answer_drips(server, monkeypatch,
 
 @pytest.mark.parametrize(
     ("inside", "name"),
-    [("x" * 300 + ".jpg", "x" * 180 + "-mask.png"), ("\u00e9" * 200 + ".jpg", "\u00e9" * 90 + "-mask.png")],
+    [("x" * 300 + ".jpg", "x" * 246 + "-mask.png"), ("\u00e9" * 200 + ".jpg", "\u00e9" * 123 + "-mask.png")],
 )
 def test_long_names_are_cut_so_that_they_can_be_written(tmp_path, inside, name):
     writer = Writer(tmp_path)

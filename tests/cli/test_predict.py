@@ -67,8 +67,11 @@ def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsy
     written = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
     names = [str(digits / name) for name in ("a.png", latin, "more/a.png")]
     assert [answer["image"] for answer in written["predictions"]] == names
-    assert [entry["image"] for entry in written["skipped"]][-3:] == [
-        str(digits / name) for name in ("broken.jpg", "huge.png", "pipe.png")
+    assert [entry["image"] for entry in written["skipped"]][-4:] == [
+        str(digits / "pipe.png"),
+        "http://127.0.0.1:1/x.png",
+        str(digits / "broken.jpg"),
+        str(digits / "huge.png"),
     ]
     with (tmp_path / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -93,8 +93,8 @@ def test_folders_named_by_wordnet_ids_are_imagenet_classes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("classes", "text"),
     [
-        (("apple", "pear"), r"lacks 'pear' and has 'plum' besides"),
-        (("apple", "pear", "plum"), r"lacks 'pear'"),
+        (("apple", "pear"), "unexpected 'plum'; missing 'pear'"),
+        (("apple", "Plum"), "unexpected 'plum'; missing 'Plum' ('Plum' and 'plum' differ only in case)"),
     ],
 )
 def test_other_classes_than_the_models_are_an_error_that_names_them(tmp_path, capsys, classes, text):
@@ -104,6 +104,26 @@ def test_other_classes_than_the_models_are_an_error_that_names_them(tmp_path, ca
     shown = capsys.readouterr().err
     assert text in shown
     assert shown.startswith("globalvit: error: the classes of ")
+
+
+def test_classes_without_images_have_no_recall(tmp_path, capsys):
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", ("apple", "pear", "plum"))
+    data = folder_of_classes(tmp_path / "data", ["apple", "plum"])
+    assert main(["validate", "--checkpoint", str(checkpoint), "--data-dir", str(data)]) == 0
+    output = capsys.readouterr()
+    assert "val has no images of 1 of the 3 classes, so their recall cannot be measured: 'pear'" in output.err
+    assert "pear         0          –" in output.out
+
+
+def test_the_test_split_is_measured_only_where_it_is_named(tmp_path, capsys):
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", ("apple", "pear"))
+    data = folder_of_classes(tmp_path / "data", ["apple", "pear"])
+    (data / "val").rename(data / "test")
+    words = ["validate", "--checkpoint", str(checkpoint), "--data-dir", str(data)]
+    assert main(words) == 1
+    assert "no folder 'val' in" in capsys.readouterr().err
+    assert main([*words, "--split", "test"]) == 0
+    assert "on 4 images" in capsys.readouterr().out
 
 
 def test_another_number_of_classes_is_an_error_where_names_are_not_known(tmp_path, capsys):

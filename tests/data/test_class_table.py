@@ -56,7 +56,7 @@ def test_a_class_file_that_is_not_there_is_named(tmp_path):
 
 def test_a_class_file_of_other_bytes_is_named(tmp_path):
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"classes.txt: 'utf-8' codec"):
+    with pytest.raises(ValueError, match=r"classes.txt is not UTF-8 text \(invalid start byte at byte 0\); save it"):
         resolve_classes(tmp_path)
 
 

@@ -134,7 +134,7 @@ def test_a_set_with_boxes_only(make_coco):
         ("instances_val2017.json", "val2017"),
         ("instances_val.json", "images/val"),
         ("instances_validation.json", "images"),
-        ("instances_test2017.json", "."),
+        ("instances_valid2017.json", "."),
     ],
 )
 def test_places_of_files(make_coco, file, images):

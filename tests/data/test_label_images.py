@@ -81,11 +81,15 @@ def test_colors_may_be_known_for_files_of_numbers_too():
 @pytest.mark.parametrize(
     ("options", "data", "message"),
     [
-        ({}, gray([[0, 4]]), r"x.png has label 4 but there are 4 classes, 0 … 3, .* count from 1 need reduce_zero"),
-        ({}, gray([[0, 9]]), r"x.png has label 9 but there are 4 classes, 0 … 3, and 255 for pixels to ignore; mend"),
+        ({}, gray([[1, 4]]), r"x.png has label 4 but there are 4 classes, 0 … 3, .* count from 1 need --reduce-zero-l"),
+        (
+            {},
+            gray([[0, 9]]),
+            r"has label 9 but there are 4 classes, 0 … 3, .* its values are 0, 9: use --ignore-l",
+        ),
         ({}, gray([[0, 300]], np.uint16), r"x.png has label 300 but there are 4 classes"),
         ({"reduce_zero_label": True}, gray([[4, 5]]), r"label 5, less 1 by reduce_zero_label, but there are 4 classes"),
-        ({}, png(Image.new("RGB", (2, 2))), r"x.png holds colors, not class numbers; give each class its color in"),
+        ({}, png(Image.new("RGB", (2, 2))), r"x.png holds colors, not class numbers \(0,0,0\); give each class its"),
         ({}, png(Image.new("LA", (2, 2))), r"x.png has mode LA; expected a gray or palette PNG"),
         ({"colors": COLORS}, png(Image.new("RGB", (2, 2), (9, 8, 7))), r"x.png has the color 9,8,7 at 0,0, which"),
     ],
@@ -100,7 +104,7 @@ def test_labels_that_no_class_has_are_named(options, data, message):
     [
         (b"", "x.png cannot be read as an image: the file is empty"),
         (gray(np.random.default_rng(0).integers(0, 4, (40, 40)))[:200], "x.png cannot be read as an image"),
-        (b"\xff\xd8\xff\xe0 a JPEG", "it is none of PNG"),
+        (b"GIF89a", "it is none of PNG"),
     ],
 )
 def test_what_cannot_be_decoded_is_unreadable(data, message):

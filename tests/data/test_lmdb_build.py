@@ -62,19 +62,19 @@ def test_a_class_may_be_called_train(make_folder):
 
 
 def test_folders_that_may_be_splits_or_classes_must_be_named(make_folder):
-    data = make_folder({"Train": {"a": 1}, "dev": {"a": 1}})
+    data = make_folder({"Coarse": {"a": 1}, "dev": {"a": 1}})
     text = (
         r"the folders of .*data may be splits or classes: expected train, .* if they are splits, name them: --splits "
     )
-    with pytest.raises(ValueError, match=text + "Train,dev"):
+    with pytest.raises(ValueError, match=text + "Coarse,dev"):
         find_splits(data)
-    assert find_splits(data, ("Train", "dev", "Train")) == ["Train", "dev"]
-    with pytest.raises(FileNotFoundError, match=r"no folder 'train' in .*; it holds 'Train', 'dev'"):
+    assert find_splits(data, ("Coarse", "dev", "Coarse")) == ["Coarse", "dev"]
+    with pytest.raises(FileNotFoundError, match=r"no folder 'train' in .*; it holds 'Coarse', 'dev'"):
         find_splits(data, ("train",))
-    (data / "Train" / "a" / "000.png").rename(data / "Train" / "loose.png")
+    (data / "Coarse" / "a" / "000.png").rename(data / "Coarse" / "loose.png")
     (data / "dev").rename(data / "val")
     (data / "val" / "loose.png").touch()
-    with pytest.raises(ValueError, match=text + "Train,val"):
+    with pytest.raises(ValueError, match=text + "Coarse,val"):
         find_splits(data)
 
 

@@ -59,7 +59,7 @@ def test_keys_may_lack_the_ending(published):
 def test_given_classes_decide_the_labels(published):
     source = open_split(published(NAMES), "train", ("n2", "n1"))
     assert [source.label(index) for index in range(3)] == [1, 1, 0]
-    with pytest.raises(ValueError, match=r"the classes of .*train are not the 2 expected: it lacks 'n3' and has 'n2'"):
+    with pytest.raises(ValueError, match=r"of .*train are not the 2 expected: unexpected 'n2'; missing 'n3'"):
         open_split(source.root.parent, "train", ("n1", "n3"))
 
 

@@ -63,7 +63,7 @@ def test_given_classes_decide_the_labels(folder, databases):
     one, other = (open_split(data, "train", classes) for data in (folder, databases))
     assert same(one, other)
     assert [one.name(index)[-12:] for index in range(8)] == [other.name(index)[-12:] for index in range(8)]
-    with pytest.raises(ValueError, match=r"the classes of .*train are not the 2 expected: it has 'a-b', 'é' besides"):
+    with pytest.raises(ValueError, match=r"the classes of .*train are not the 2 expected: unexpected 'a-b', 'é'"):
         open_split(databases, "train", ("a", "a"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, besides itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic", "hardware", "pytorch")
+FOUNDATIONS = ("globalvit", "closest", "atomic", "printable", "hardware", "pytorch")
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "globalvit": ("build", "ops"),  # looked up lazily: see test_heavy_imports
     "closest": (),
     "atomic": (),
+    "printable": (),
     "hardware": (),
     "variants": (),
     "pytorch": (),

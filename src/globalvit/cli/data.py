@@ -1,5 +1,7 @@
 """`globalvit data`: look a data folder over, see what training makes of it, and pack it."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, make_dataclass, replace
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from globalvit.atomic import replace_with
-from globalvit.cli import data_lmdb, data_shapes, tables
+from globalvit.cli import data_lmdb, data_shapes, data_split, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
 from globalvit.cli.progress import Progress
 from globalvit.models.variants import ModelSpec
@@ -24,13 +26,12 @@ SUMMARY = "Check a data folder, preview what training sees, pack images into LMD
 COMMANDS = {
     "check": "Find unreadable images, empty or differing classes, and images that lie in two splits",
     "preview": "Draw a sheet of augmented training images, as a recipe makes them",
+    "split": data_split.SUMMARY,
     "lmdb": data_lmdb.SUMMARY,
     "shapes": data_shapes.SUMMARY,
 }
-# Problems of one kind that are printed; --json writes all.
-MOST_PRINTED = 20
-# Where a COCO data set has its annotations.
-COCO_FILES = "annotations/instances_*.json"
+# Files of like problems that are printed beside the first; --json writes all.
+MOST_EXAMPLES = 3
 # Kinds of problems whose text does not name the files.
 UNNAMED = ("leak", "two labels")
 # Settings of training, beside augmentation, that decide about its images.
@@ -47,20 +48,27 @@ class CheckOptions:
     data_dir: Path = field(
         metadata={"help": "folder with a folder for each split, or with images/ and annotations/ of them"}
     )
+    split: str | None = field(default=None, metadata={"help": "the only split to check (default: all)"})
+    nested_classes: bool = field(
+        default=False, metadata={"help": "every folder that directly holds images is a class, at any depth"}
+    )
     num_classes: int | None = field(
-        default=None, metadata={"help": "classes of label maps, where no class file tells them"}
+        default=None, metadata={"help": "classes of label maps, where no class file names them"}
     )
     reduce_zero_label: bool = field(
         default=False, metadata={"help": "label 0 of label maps stands for what is not to be learned"}
     )
+    ignore_label: int | None = field(
+        default=None, metadata={"help": "value of label maps that is to be ignored, in addition to 255"}
+    )
     class_file: str | None = field(
-        default=None, metadata={"help": "file with the names of label maps' classes; that of the data unless given"}
+        default=None, metadata={"help": "file with the names of label maps' classes (default: that of the data)"}
     )
     crowd_as_instances: bool = field(
         default=False, metadata={"help": "read COCO annotations with iscrowd 1 as single objects, as CVAT means them"}
     )
     workers: int | None = field(
-        default=None, metadata={"help": "processes that read; one a processor unless given, 0 reads in this one"}
+        default=None, metadata={"help": "processes that read (default: one per processor), 0 reads in this one"}
     )
     json: Path | None = field(default=None, metadata={"help": "write everything found to this file"})
 
@@ -89,7 +97,13 @@ class PreviewOptions:
 def run(argv: Sequence[str], prog: str) -> int:
     """Run one of the commands; return the exit status."""
     name, rest = choose(COMMANDS, argv, prog, SUMMARY)
-    runs = {"check": run_check, "preview": run_preview, "lmdb": data_lmdb.run, "shapes": data_shapes.run}
+    runs = {
+        "check": run_check,
+        "preview": run_preview,
+        "split": data_split.run,
+        "lmdb": data_lmdb.run,
+        "shapes": data_shapes.run,
+    }
     return runs[name](rest, f"{prog} {name}")
 
 
@@ -153,16 +167,17 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
     """What looks the folder over, by the kind of data it holds; one folder may serve several tasks."""
     from globalvit.data.check import check_folder
     from globalvit.data.check_masks import check_masks, is_mask_set
+    from globalvit.data.coco_folder import annotation_files
 
     checks: dict[str, Callable[..., Report]] = {}
     if options.data_dir.is_dir() and is_mask_set(options.data_dir):
-        labels = {name: getattr(options, name) for name in ("num_classes", "reduce_zero_label", "class_file")}
-        checks["label maps"] = partial(check_masks, **labels)
-    if any(options.data_dir.glob(COCO_FILES)):
+        names = ("num_classes", "reduce_zero_label", "class_file", "ignore_label")
+        checks["label maps"] = partial(check_masks, **{name: getattr(options, name) for name in names})
+    if options.data_dir.is_dir() and annotation_files(options.data_dir):
         from globalvit.data.check_coco import check_coco
 
         checks["COCO annotations"] = partial(check_coco, crowd_as_instances=options.crowd_as_instances)
-    return checks or {"class folders": check_folder}
+    return checks or {"class folders": partial(check_folder, nested=options.nested_classes)}
 
 
 def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":
@@ -173,6 +188,7 @@ def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report
         bars: list[Progress] = []
         return check(
             options.data_dir,
+            split=options.split,
             workers=default_workers() if options.workers is None else options.workers,
             on_start=lambda total: bars.append(stack.enter_context(Progress(total, "reading"))),
             on_image=lambda: bars[0].advance(),
@@ -186,6 +202,7 @@ def _joined(reports: "Sequence[Report]") -> "Report":
     return Report(
         [split for report in reports for split in report.splits],
         [problem for report in reports for problem in report.problems],
+        [note for report in reports for note in report.notes],
         sum(report.repeated for report in reports),
     )
 
@@ -195,18 +212,35 @@ def _row(split: dict[str, Any]) -> dict[str, str]:
 
 
 def _tell(report: "Report") -> None:
-    """Print the problems by kind, then one line that sums up."""
-    by_kind: dict[str, list[Problem]] = {}
-    for problem in report.problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
-    for kind, problems in by_kind.items():
-        for problem in problems[:MOST_PRINTED]:
-            # Other texts name their files.
-            where = f": {', '.join(problem.files)}" if problem.kind in UNNAMED else ""
-            tables.write_line(f"{kind}: {problem.text}{where}")
-        if len(problems) > MOST_PRINTED:
-            tables.write_line(f"{kind}: {len(problems) - MOST_PRINTED} more; --json FILE writes all")
+    """Print one line per group of like problems and notes, then one that sums up."""
+    for note in report.notes:
+        tables.write_line(f"note: {note.kind}: {note.text}")
     if report.repeated:
         tables.write_line(f"note: {report.repeated} images lie more than once in their class")
-    counts = ", ".join(f"{len(problems)} × {kind}" for kind, problems in by_kind.items())
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in report.problems:
+        groups.setdefault((problem.kind, _without_details(problem)), []).append(problem)
+    for (kind, _), problems in groups.items():
+        first = problems[0]
+        # Other texts name their files.
+        where = f": {', '.join(first.files)}" if kind in UNNAMED else ""
+        more = f" (and {len(problems) - 1} more like it{_examples(problems[1:])})" if len(problems) > 1 else ""
+        tables.write_line(f"{kind}: {first.text}{where}{more}")
+    if any(len(problems) > 1 + MOST_EXAMPLES for problems in groups.values()):
+        tables.write_line("--json FILE writes all problems with their files")
+    counts = ", ".join(f"{number} × {kind}" for kind, number in Counter(one.kind for one in report.problems).items())
     tables.write_line(f"problems: {counts}" if counts else "nothing is wrong")
+
+
+def _without_details(problem: "Problem") -> str:
+    """The text without files and numbers, which is the same for like problems."""
+    text = problem.text
+    for path in sorted(problem.files, key=len, reverse=True):
+        text = text.replace(path, "")
+    return re.sub(r"\d+(, \d+)*", "0", text) if problem.files else text
+
+
+def _examples(problems: "Sequence[Problem]") -> str:
+    """The files of the first of some problems."""
+    names = [problem.files[0] for problem in problems[:MOST_EXAMPLES] if problem.files]
+    return f": {', '.join(names)}{', …' if len(problems) > len(names) else ''}" if names else ""

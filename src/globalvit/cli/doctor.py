@@ -37,7 +37,8 @@ def run(argv: Sequence[str], prog: str) -> int:
         report = examine()
         progress.advance()
     if options.json:
-        tables.write_line(json.dumps(_finite(report.to_dict()), indent=2))
+        for line in json.dumps(_finite(report.to_dict()), indent=2).splitlines():
+            tables.write_line(line)
     else:
         _show(report)
     return 1 if report.problems else 0

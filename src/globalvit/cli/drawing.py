@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from globalvit.printable import printable
+
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
@@ -39,6 +41,7 @@ def _draw_line(pen: "ImageDraw.ImageDraw", width: int, top: int, name: str, scor
 
 def _shorten(pen: "ImageDraw.ImageDraw", text: str, room: float) -> str:
     """Cut `text` to `room` pixels, ending in dots where it was cut."""
+    text = printable(text)
     if pen.textlength(text, font()) <= room:
         return text
     while text and pen.textlength(text + "…", font()) > room:

@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
-# Bytes of a file's name; file systems end at 255, and endings, numbers and temporary names are added.
-LONGEST_NAME = 180
+# Bytes that file systems take in a file's name.
+LONGEST_NAME = 255
 # Failures named again in the last lines.
 MOST_LISTED = 20
 KINDS = {
@@ -128,7 +128,7 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.taken: set[Path] = set()
+        self.taken: set[str] = set()
 
     def write(self, source: Source, made: "Image.Image", suffix: str = "") -> str:
         """Write what was made of a source, under its name and the suffix; return the file's path."""
@@ -142,13 +142,19 @@ class Writer:
     def place(self, source: Source, ending: str) -> Path:
         """Where something made of an image goes: under its name, with this ending, or the next free number."""
         named = self.folder / source.inside
-        wanted = named.with_name(f"{_shortened(named.stem)}{ending}")
-        path, number = wanted, 1
-        while path in self.taken:
+        about, dot, suffix = ending.rpartition(".")
+        number = 1
+        while True:
+            end, stem = ending if number == 1 else f"{about}-{number}{dot}{suffix}", named.stem
+            # File systems limit names to 255 bytes.
+            while len(os.fsencode(stem + end)) > LONGEST_NAME:
+                stem = stem[:-1]
+            path = named.with_name(stem + end)
+            # Names that differ only in case are one name for Windows and macOS.
+            if str(path).casefold() not in self.taken:
+                self.taken.add(str(path).casefold())
+                return path
             number += 1
-            path = wanted.with_stem(f"{wanted.stem}-{number}")
-        self.taken.add(path)
-        return path
 
 
 def find_images(words: Sequence[str]) -> Found:
@@ -181,8 +187,12 @@ def check_regular(path: str) -> None:
     except ValueError as error:
         raise OSError(f"{path!r} is not a path: {error}") from error
     if not stat.S_ISREG(mode):
-        kind = next((word for is_kind, word in KINDS.items() if is_kind(mode)), "something else")
-        raise OSError(f"{path} is {kind}, expected a regular file; save the image to a file first")
+        raise OSError(f"{path} {_kind(mode)}")
+
+
+def _kind(mode: int) -> str:
+    kind = next((word for is_kind, word in KINDS.items() if is_kind(mode)), "something else")
+    return f"is {kind}, expected a regular file; save the image to a file first"
 
 
 def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
@@ -205,34 +215,18 @@ def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
 def _search(folder: Path, failures: list[Failure]) -> Iterator[Source]:
     """Yield the images below a folder, links to folders followed once; what cannot be searched goes to `failures`."""
     from globalvit.data.images import SUFFIXES
+    from globalvit.data.walk import search
 
-    found: list[str] = []
-    others: list[str] = []
-    before = len(failures)
-    seen: set[tuple[int, int]] = set()
-    for base, folders, files in os.walk(folder, followlinks=True, onerror=_noted(failures)):
-        place = os.stat(base)  # noqa: PTH116 (as os.walk gives it)
-        if (place.st_dev, place.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        visible = [Path(base, name) for name in files if not name.startswith(".")]
-        found += [path.relative_to(folder).as_posix() for path in visible if path.suffix.lower() in SUFFIXES]
-        others += [str(path) for path in visible if path.suffix.lower() not in SUFFIXES]
-    if others:
-        logger.info("%s: left out %d files that are not named as images, such as %s", folder, len(others), min(others))
-    if not found and len(failures) == before:
+    found = search(folder, once=True)
+    replace(found, unreadable=[]).warn()
+    if others := found.others - len(found.irregular):
+        logger.info("%s: left out %d files that are not named as images, such as %s", folder, others, found.other)
+    failures += [Failure(path, f"{path} cannot be read; change its permissions") for path in found.unreadable]
+    failures += [Failure(path, f"{path} {_kind(os.stat(path).st_mode)}") for path in found.irregular]  # noqa: PTH116
+    if not found.images and not found.unreadable and not found.irregular:
         raise ValueError(f"folder {folder} holds no images; looked for {', '.join(sorted(SUFFIXES))}")
-    for path in sorted(found):
+    for path in found.images:
         yield Source(str(folder / path), PurePosixPath(path))
-
-
-def _noted(failures: list[Failure]) -> Callable[[OSError], None]:
-    def note(error: OSError) -> None:
-        failures.append(Failure(os.fsdecode(error.filename), _one_line(error)))
-
-    return note
 
 
 def _one_line(error: Exception) -> str:
@@ -251,10 +245,3 @@ def _last_part(address: str) -> PurePosixPath:
         name = ""
     name = "".join(letter if letter.isprintable() else "_" for letter in name)
     return PurePosixPath("image" if name in ("", ".", "..") else name)
-
-
-def _shortened(stem: str) -> str:
-    """A file's name, without its ending, that leaves room for more in 255 bytes."""
-    data = os.fsencode(stem)
-    # A character of several bytes that is cut in two is dropped.
-    return stem if len(data) <= LONGEST_NAME else data[:LONGEST_NAME].decode("utf-8", "ignore")

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted by SIGINT (Ctrl
 `GLOBALVIT_TRACEBACK=1` shows where an error arose.
 """
 
+import io
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from types import ModuleType
 
 from globalvit import __version__
 from globalvit.cli.options import UsageError, choose
-from globalvit.cli.tables import printable
+from globalvit.printable import printable
 
 # Every command is a module of this package with `SUMMARY` and `run(argv, prog)`.
 COMMANDS = (
@@ -38,6 +39,10 @@ MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `globalvit` with the words after its name and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that cannot be encoded must not cost an answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -79,9 +84,12 @@ class _StderrHandler(logging.StreamHandler):
         self.stream = sys.stderr
         super().emit(record)
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Escape control characters, which names of files may hold."""
-        return "\n".join(map(printable, super().format(record).split("\n")))
+
+class _OneLine(logging.Formatter):
+    """Keeps messages on one line, whatever the names in them contain."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
+        return printable(super().formatMessage(record))
 
 
 def _start_logging() -> None:
@@ -90,6 +98,7 @@ def _start_logging() -> None:
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         handler = _StderrHandler()
+        handler.setFormatter(_OneLine())
         handler.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
         logger.addHandler(handler)
 
@@ -119,5 +128,5 @@ def _is_ours(error: ImportError) -> bool:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
+        return printable(f"{error.strerror}: {error.filename}")
     return " ".join(str(error).split()) or type(error).__name__

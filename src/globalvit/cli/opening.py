@@ -22,15 +22,15 @@ MODEL, RUNNING, DEVICE = "model", "running; as in the checkpoint's run unless gi
 # Options that stand for the setting of the same name.
 SETTINGS = (
     *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "precision", "device"),
-    *("data_dir", "val_split", "workers", "reduce_zero_label", "class_file"),
+    *("data_dir", "val_split", "workers", "reduce_zero_label", "ignore_label", "class_file"),
     *("short_side", "long_side", "size_multiple", "eval_mode", "eval_stride", "eval_scales", "eval_flip"),
 )
 CROP = "preprocessing; the weights' own unless given"
 
 
-def about(group: str, text: str) -> dict[str, Any]:
-    """The metadata of an option's field: its help text, and the heading it stands under."""
-    return {"help": text, "group": group}
+def about(group: str, text: str, *aliases: str) -> dict[str, Any]:
+    """The metadata of an option's field: its help text, the heading it stands under, and its other names."""
+    return {"help": text, "group": group, "aliases": aliases}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class ModelOptions:
 
     img_size: int | tuple[int, int] | None = field(
         default=None,
-        metadata=about(CROP, "side of the images in pixels, or height,width") | {"aliases": ("image_size",)},
+        metadata=about(CROP, "side of the images in pixels, or height,width", "image_size"),
     )
     crop_pct: float | None = field(default=None, metadata=about(CROP, "part of the image to keep"))
     crop_mode: Literal["center", "squash"] | None = field(
@@ -106,6 +106,9 @@ class ModelOptions:
         run = self.checkpoint and run_folder(self.checkpoint)
         trained = read_run_config(run) if run else TrainConfig()
         settings = replace(trained, **self._given())
+        if getattr(self, "val_split", None) is not None or not _is_same(settings.data_dir, trained.data_dir):
+            # The images that the run held out are those of its own data.
+            settings = replace(settings, val_fraction=0.0)
         if self.precision == "auto" and computes(trained.precision, choose_device(self.device)):
             # The scores of the run's own evaluation come out again.
             settings = replace(settings, precision=trained.precision)
@@ -196,6 +199,11 @@ def run_folder(checkpoint: Path) -> Path | None:
     checkpoint = follow(checkpoint).resolve()
     candidates = [checkpoint, *checkpoint.parents[:3]]
     return next((folder for folder in candidates if (folder / "config.yaml").is_file()), None)
+
+
+def _is_same(one: str | None, other: str | None) -> bool:
+    """Whether two data folders are the same."""
+    return one == other or (one is not None and other is not None and Path(one).resolve() == Path(other).resolve())
 
 
 def _published(model: str, weights: str) -> str:

@@ -12,7 +12,7 @@ from globalvit.cli import tables
 from globalvit.cli.answers import Answer, Answers, Areas, Classes, Objects, Read
 from globalvit.cli.images import Failure, Reader, Source, Writer, find_images
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place, too_many
-from globalvit.cli.options import parse
+from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
 from globalvit.train.fields import TrainConfig
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SUMMARY = "Say what is in images: classes, areas or objects, as a table, JSON, CSV and drawn images"
-ANSWERS = "answers"
+ANSWERS, DATA = "answers", "data"
 NOT_FINITE = (
     "the model's scores are not finite numbers; try --precision fp32, and if that does not help the weights are damaged"
 )
@@ -31,7 +31,15 @@ NOT_FINITE = (
 class PredictOptions(ModelOptions):
     """What `globalvit predict` is asked for."""
 
-    images: tuple[str, ...] = field(metadata={"help": "images, folders or http(s) addresses", "metavar": "IMAGES"})
+    images: tuple[str, ...] = field(
+        default=(), metadata={"help": "images, folders or http(s) addresses", "metavar": "IMAGES"}
+    )
+    split: str | None = field(
+        default=None, metadata=about(DATA, "predict all images of this split of --data-dir, such as test")
+    )
+    data_dir: str | None = field(
+        default=None, metadata=about(DATA, "folder that holds the split (default: that of the checkpoint's run)")
+    )
     top_k: int = field(default=5, metadata=about(ANSWERS, "classes that a classifier names for each image"))
     score_threshold: float = field(
         default=0.5, metadata=about(ANSWERS, "score that an object has to exceed, 0 to 1, in detection")
@@ -57,7 +65,7 @@ class PredictOptions(ModelOptions):
 def run(argv: Sequence[str], prog: str) -> int:
     """Say what is in the images; return the exit status, 1 if any image has no answer."""
     options = parse(PredictOptions, argv, prog, SUMMARY, positional=("images",))
-    images, failures = find_images(options.images)
+    images, failures = find_images(_words(options, prog))
     made, settings = _open(options)
     total = len(images) + len(failures)
     with Progress(len(images), "predicting") as progress:
@@ -72,6 +80,21 @@ def run(argv: Sequence[str], prog: str) -> int:
     if not answers:
         raise ValueError(f"none of the {total} images has an answer; the first: {reader.failures[0].reason}")
     return reader.finish(total)
+
+
+def _words(options: PredictOptions, prog: str) -> list[str]:
+    """The images named, and the folder of the split asked for."""
+    words = list(options.images)
+    if options.split is not None:
+        from globalvit.data.image_folder import images_of_split
+
+        data_dir = options.settings().data_dir
+        if data_dir is None:
+            raise UsageError(f"{prog} --split requires --data-dir; only a run folder names the data it was trained on")
+        words.append(str(images_of_split(Path(data_dir), options.split)))
+    if not words:
+        raise UsageError(f"{prog} needs IMAGES or --split; see {prog} --help")
+    return words
 
 
 def _open(options: PredictOptions) -> tuple[Answers, TrainConfig]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from globalvit.atomic import write_bytes
+from globalvit.atomic import write_text
+from globalvit.printable import printable
 
 # Columns of a table that goes to a file or another program: nothing is cut there.
 UNCUT = 1000
@@ -36,8 +37,8 @@ def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
 
 
 def write_line(text: str) -> None:
-    """Print a line, or several that are parted by line feeds."""
-    sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
+    """Print one line."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def number(value: float | None, digits: int) -> str:
@@ -55,31 +56,22 @@ def check_plot(path: Path | None) -> None:
         raise ValueError(f"--plot {path} must end in {', '.join(PLOTS)}")
 
 
-def printable(text: str) -> str:
-    """Escape what a terminal would obey or cannot show: control characters, and bytes of names that are not UTF-8."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in text
-    )
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically; numbers that are not finite become null, which JSON has in their place."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # Bytes of a file's name that are not UTF-8 become \udcXX, which JSON readers give back as they were.
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    write_text(path, text)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write rows as CSV below their header, atomically; bytes of names that are not UTF-8 are escaped."""
-    text = io.StringIO()
-    plain = csv.writer(text, lineterminator="\n")
-    # Before Python 3.13 a lone carriage return is not quoted, and splits the row when it is read.
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in [header, *map(list, rows)]:
-        writer = quoted if any("\r" in cell for cell in row if isinstance(cell, str)) else plain
-        writer.writerow(row)
-    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    write_text(path, "".join(_csv_line(row) for row in (header, *rows)))
+
+
+def _csv_line(row: Iterable[Any]) -> str:
+    """One line of CSV; the writer quotes cells with a line break of any kind only if lines end in both characters."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(row)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _finite(value: Any) -> Any:

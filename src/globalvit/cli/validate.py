@@ -38,7 +38,12 @@ class ValidateOptions(ModelOptions):
         default=None, metadata=about(DATA, "folder that holds val/CLASS/IMAGE, or digits or shapes, built in")
     )
     val_split: str | None = field(
-        default=None, metadata=about(DATA, "name of the folder to measure on; val, validation or test unless given")
+        default=None,
+        metadata=about(
+            DATA,
+            "split to measure on, such as test (default: val, valid or validation, or what the run held out)",
+            "split",
+        ),
     )
     suite: Literal["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-real"] | None = field(
         default=None,
@@ -64,6 +69,9 @@ class ValidateOptions(ModelOptions):
     )
     crowd_as_instances: bool | None = field(
         default=None, metadata=about(DATA, "read COCO annotations with iscrowd 1 as single objects, as CVAT means them")
+    )
+    ignore_label: int | None = field(
+        default=None, metadata=about(DATA, "value of label maps that is to be ignored, in addition to 255")
     )
     class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colors"))
 
@@ -143,8 +151,13 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
         ValueError: its classes are not the model's; the text names those that differ.
     """
     from globalvit.train.feeds import feed_for
+    from globalvit.train.inputs import open_held_out
 
-    source = feed_for(settings).open_split(settings.val_split or "val", task.classes)
+    if settings.val_fraction:
+        source = open_held_out(settings, task.classes)
+        logger.info("measured on the %d images that the run held out of %r", len(source), settings.train_split)
+    else:
+        source = feed_for(settings).open_split(settings.val_split or "val", task.classes)
     if len(source.classes) != task.spec.num_classes:
         raise ValueError(
             f"the model has {task.spec.num_classes} outputs and {settings.data_dir} has {len(source.classes)} classes; "

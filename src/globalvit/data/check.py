@@ -1,4 +1,4 @@
-"""Looks over a data folder: unreadable images, empty classes, splits of other classes, images in two places.
+"""Check a data folder: unreadable images, empty classes, splits of other classes, images in two places.
 
 Every image is read whole, as training reads it. Needs no torch, so it starts at once.
 """
@@ -14,9 +14,22 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from globalvit.data.class_folders import (
+    BUILT_IN,
+    alike,
+    listed,
+    match_classes,
+    missing_classes,
+    question_folders,
+    scan_classes,
+    similar_folders,
+    split_folders,
+)
 from globalvit.data.frames import Frame, Sight, rule_of
-from globalvit.data.image_folder import BUILT_IN, class_folders, is_database, list_images, listed, split_folders
+from globalvit.data.image_folder import is_database, other_level
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
+from globalvit.data.splits import NoSplitError, choose_split, role_of
+from globalvit.data.walk import Found
 
 # Below this many images, starting processes takes longer than reading.
 FEWEST_FOR_PROCESSES = 200
@@ -46,7 +59,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that spoils training or its score, and the files it is about."""
+    """Something that spoils training or its score, or only a note, and the files it is about."""
 
     kind: str
     text: str
@@ -66,10 +79,18 @@ class Split:
 
 @dataclass(slots=True)
 class Report:
-    """What was found; `repeated` counts images that lie more than once in one class, which is no problem."""
+    """What was found; `repeated` counts images that lie more than once in one class, which is no problem.
+
+    Attributes:
+        splits: what they hold.
+        problems: what spoils training or its score.
+        notes: what may be meant.
+        repeated: images that lie more than once in one class.
+    """
 
     splits: list[Split] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
     repeated: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +101,8 @@ class Report:
 def check_folder(
     data_dir: Path,
     *,
+    split: str | None = None,
+    nested: bool = False,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
     on_image: Callable[[], None] = lambda: None,
@@ -88,55 +111,113 @@ def check_folder(
 
     Args:
         data_dir: a folder with a folder for each split.
+        split: the only one to look over.
+        nested: as in `ImageFolder`.
         workers: processes that read; 0 reads in this one.
         on_start: called with the number of images before the first is read.
         on_image: called after each image.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
+        FileNotFoundError, NotADirectoryError: there is no such folder, or no such split.
         ValueError: it holds no splits, or the built-in set was named.
         OSError: a reading process died.
     """
     if str(data_dir) in BUILT_IN and not data_dir.exists():
         raise ValueError(f"the built-in {data_dir} need no check; give a folder with a folder for each split")
     report = Report()
-    names = split_folders(data_dir)
-    if not names:
-        raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/IMAGE.jpg")
+    folders, hint = split_folders(data_dir), other_level(data_dir)
+    names = chosen_splits(folders, split, data_dir, report)
+    if not names or (hint and split is None):
+        raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/IMAGE.jpg{hint}")
     images: list[Image] = []
-    classes: dict[str, set[str]] = {}
+    classes: dict[str, list[str]] = {}
     for name in names:
-        classes[name], found = _look_into(data_dir / name, report)
+        classes[name], found = _look_into(data_dir / name, report, nested=nested)
         images += found
-    report.problems += differing_classes(classes)
+    _compare(classes, report)
     on_start(len(images))
     places = _read_all(images, workers, report, on_image)
     _find_doubles(places.values(), report)
     return report
 
 
-def _look_into(root: Path, report: Report) -> tuple[set[str], list[Image]]:
-    """Classes and images of one split; empty classes are problems."""
+def chosen_splits(names: Sequence[str], split: str | None, data_dir: Path, report: Report) -> list[str]:
+    """The splits to look over; several that may be meant by one name are a problem.
+
+    Raises:
+        NoSplitError: there is no split of the name asked for.
+    """
+    if split is not None:
+        chosen = choose_split(split, names, data_dir, exact=True)
+        if chosen is None:
+            raise NoSplitError(f"no split {split!r} in {data_dir}; it holds {listed(names) or 'none'}")
+        return [chosen]
+    roles = [role_of(name) for name in names]
+    validation = [name for name, role in zip(names, roles, strict=True) if role == "val"]
+    if len(validation) > 1:
+        text = f"{listed(validation)} may both be meant; training refuses them: choose one with --val-split"
+        report.problems.append(Problem("validation splits", text))
+    if "train" in roles and not validation:
+        text = "no split is called val, valid or validation: training holds out a tenth of train (--val-fraction)"
+        report.notes.append(Problem("validation split", text))
+    return list(names)
+
+
+def _look_into(root: Path, report: Report, *, nested: bool) -> tuple[list[str], list[Image]]:
+    """Classes and images of one split; classes without images are left out."""
     try:
         if is_database(root):
             return _look_into_database(root, report)
-        folders = class_folders(root)
-    except ValueError as error:
-        report.problems.append(Problem("database" if is_database(root) else "no classes", str(error)))
-        return set(), []
-    images: list[Image] = []
-    others = 0
-    for folder in folders:
-        found, strange = list_images(root, folder)
-        images += [Image(root.name, folder, str(root / name)) for name in found]
-        others += strange
-        if not found:
-            report.problems.append(Problem("empty class", f"no images in {root / folder}"))
-    report.splits.append(Split(root.name, len(folders), len(images), others))
-    return set(folders), images
+        found = scan_classes(root, nested=nested)
+    except (ValueError, PermissionError) as error:
+        problem = Problem("database" if is_database(root) else "no classes", str(error))
+        (report.notes if role_of(root.name) is None else report.problems).append(problem)
+        return [], []
+    filled = {name: inside for name, inside in found.items() if inside.images}
+    images = [Image(root.name, name, str(root / path)) for name, inside in filled.items() for path in inside.images]
+    report.splits.append(Split(root.name, len(found), len(images), sum(inside.others for inside in found.values())))
+    folders = [(path, inside) for inside in found.values() for path in inside.unreadable]
+    report.problems += [Problem("unreadable folder", f"{path} cannot be read", (path,)) for path, _ in folders]
+    cycles = [path for inside in found.values() for path in inside.cycles]
+    report.notes += [Problem("link", f"{path} leads back to a folder above it", (path,)) for path in cycles]
+    is_training = role_of(root.name) == "train"
+    empty = [Problem("empty class", f"no images in {root / name}") for name in found if name not in filled]
+    (report.problems if is_training else report.notes).extend(empty)
+    if is_training:
+        report.notes += _questions(filled, root)
+    return list(filled), images
 
 
-def _look_into_database(root: Path, report: Report) -> tuple[set[str], list[Image]]:
+def _questions(found: Mapping[str, Found], root: Path) -> Iterator[Problem]:
+    """What looks odd about the classes of the training split."""
+    yield Problem("classes", f"{root.name} has {len(found)}: {listed(list(found))}")
+    question = question_folders(found, root)
+    if question:
+        yield Problem("nested classes", question)
+    for twins in similar_folders(found):
+        yield Problem("similar classes", alike(twins))
+    if len(found) == 1:
+        yield Problem("single class", f"{root.name} has only the class {listed(list(found))}; a classifier needs two")
+
+
+def _compare(classes: Mapping[str, Sequence[str]], report: Report) -> None:
+    """Compare every split's classes with those of the training split, or of the first."""
+    filled = {name: found for name, found in classes.items() if found}
+    first = next((name for name in filled if role_of(name) == "train"), next(iter(filled), None))
+    for name, found in filled.items():
+        if first is None or name == first:
+            continue
+        try:
+            label_of = match_classes(found, filled[first], name, is_quiet=True)
+        except ValueError as error:
+            report.problems.append(Problem("other classes", str(error)))
+            continue
+        missing = missing_classes(filled[first], label_of.values(), name)
+        if missing:
+            report.notes.append(Problem("missing classes", missing))
+
+
+def _look_into_database(root: Path, report: Report) -> tuple[list[str], list[Image]]:
     from globalvit.data.lmdb_source import open_database
 
     source = open_database(root)
@@ -145,14 +226,16 @@ def _look_into_database(root: Path, report: Report) -> tuple[set[str], list[Imag
         Image(root.name, source.classes[source.label(index)], source.name(index), source.path, source.key(index))
         for index in range(len(source))
     ]
-    return set(source.classes), images
+    return list(source.classes), images
 
 
 def differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
     """Compare every split's classes with those of `train`, or of the first."""
-    first = "train" if "train" in classes else next(iter(classes))
+    if not classes:
+        return
+    first = next((name for name in classes if role_of(name) == "train"), next(iter(classes)))
     for name, found in classes.items():
-        parts = [("lacks", classes[first] - found), ("has besides", found - classes[first])]
+        parts = [("has no", classes[first] - found), ("in addition has", found - classes[first])]
         differences = [f"{verb} {listed(sorted(names))}" for verb, names in parts if names]
         if differences:
             yield Problem("other classes", f"compared with {first}, {name} {' and '.join(differences)}")

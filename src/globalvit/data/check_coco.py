@@ -1,4 +1,4 @@
-"""Looks over a COCO data set: what contradicts itself, objects nobody can see, images that are not what was labeled.
+"""Check a COCO data set: what contradicts itself, objects nobody can see, images that are not what was labeled.
 
 Every image is read whole, as training reads it.
 """
@@ -15,25 +15,43 @@ from globalvit.data.check import (
     Problem,
     Report,
     Split,
+    chosen_splits,
     differing_classes,
     find_leaks,
     fingerprint,
     frame_problems,
     in_processes,
 )
-from globalvit.data.coco import ANNOTATIONS, YEARS, CocoSource, OtherSize, image_folder, open_table, read_sized
+from globalvit.data.class_folders import listed
+from globalvit.data.coco import CocoSource, CompressedMask, OtherSize, image_folder, open_table, read_sized
+from globalvit.data.coco_folder import ANNOTATIONS, annotation_files
 from globalvit.data.coco_json import CocoTable
 from globalvit.data.frames import Sight, is_ambiguous, shown_frame
-from globalvit.data.image_folder import listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, look
+from globalvit.data.splits import role_of
 
-STEM = "instances_"
 # Errors of an image → the kind of problem they are; the first that fits counts.
 KINDS = {
     OversizedImage: "oversized",
     OtherSize: "other size",
     UnreadableImage: "unreadable",
     OSError: "unreadable",
+}
+HEAD_BYTES = 65536
+# What the tools write into the head of a file → their names.
+TOOLS = {
+    b"roboflow": "Roboflow",
+    b"cvat": "CVAT",
+    b"label studio": "Label Studio",
+    b"label-studio": "Label Studio",
+    b"labelme": "labelme",
+    b"supervisely": "Supervisely",
+    b"datumaro": "Datumaro",
+    b"makesense": "MakeSense",
+    b"make-sense": "MakeSense",
+    b"pycococreator": "pycococreator",
+    b"coco-annotator": "COCO Annotator",
+    b"rectlabel": "RectLabel",
 }
 
 
@@ -46,20 +64,11 @@ class Labelled:
     stated_by: str
 
 
-def annotation_files(data_dir: Path) -> list[Path]:
-    """The files `annotations/instances_SPLIT.json` of a folder, of which a COCO data set has some.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
-    """
-    split_folders(data_dir)
-    return sorted((data_dir / ANNOTATIONS).glob(f"{STEM}*.json"))
-
-
 def check_coco(
     data_dir: Path,
     *,
     crowd_as_instances: bool = False,
+    split: str | None = None,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
     on_image: Callable[[], None] = lambda: None,
@@ -69,6 +78,7 @@ def check_coco(
     Args:
         data_dir: a folder with `annotations/instances_SPLIT.json`.
         crowd_as_instances: read annotations with `iscrowd` 1 as single objects.
+        split: the only one to look over.
         workers: processes that read images; 0 reads in this one.
         on_start: called with the number of images before the first is read.
         on_image: called after each image.
@@ -80,54 +90,68 @@ def check_coco(
     """
     files = annotation_files(data_dir)
     if not files:
-        raise ValueError(f"{data_dir} holds no annotations; expected {data_dir}/{ANNOTATIONS}/{STEM}train.json")
+        raise ValueError(f"{data_dir} holds no annotations; expected {data_dir}/{ANNOTATIONS}/instances_train.json")
     report = Report()
     images: list[Labelled] = []
     classes: dict[str, set[str]] = {}
-    for path in files:
-        split = path.stem.removeprefix(STEM)
+    for name in chosen_splits(list(files), split, data_dir, report):
+        path = files[name]
         try:
             table = open_table(path, crowd_as_instances=crowd_as_instances)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             report.problems.append(Problem("annotations", str(error), (str(path),)))
             continue
-        classes[split] = set(table.classes)
-        report.problems += _of_table(split, table)
-        images += _images(data_dir, split, table, report)
-    # Without a file that can be read there is nothing to compare.
-    report.problems += differing_classes(classes) if classes else ()
+        classes[name] = set(table.classes)
+        _judge(name, table, report)
+        images += _images(data_dir, name, table, report)
+    report.problems += differing_classes(classes)
     on_start(len(images))
     _read_all(images, workers, report, on_image)
     return report
 
 
-def _of_table(split: str, table: CocoTable) -> Iterator[Problem]:
-    """What is wrong with the annotations of a file that can be read."""
+def _judge(split: str, table: CocoTable, report: Report) -> None:
+    """What is odd about the annotations of a file that can be read."""
     path = (str(table.path),)
-    for text in table.dropped:
-        yield Problem("left out", f"{table.path}: {text}", path)
-    for kind, text in table.questions:
-        yield Problem(kind, f"{table.path}: {text}", path)
-    unused = [name for label, name in enumerate(table.classes) if label not in set(table.labels[~table.crowd].tolist())]
-    if unused:
-        yield Problem("unused class", f"{split} has no object of {listed(unused)}", path)
-    lacking = table.ids[~table.masks.present]
-    if 0 < len(lacking) < len(table.ids):
-        text = f"{split}: {len(lacking)} of {len(table.ids)} annotations have no mask, the first is {lacking[0]}"
-        yield Problem("no mask", text, path)
+    report.problems += [Problem("left out", f"{table.path}: {text}", path) for text in table.dropped]
+    tool = _writer_of(table.path)
+    if tool:
+        report.notes.append(Problem("tool", f"{split} was written by {tool}", path))
+    if not len(table.ids):
+        report.problems.append(Problem("no objects", f"{split}: the file holds no annotations", path))
+    for asked in table.questions:
+        (report.problems if asked.is_grave else report.notes).append(
+            Problem(asked.kind, f"{table.path}: {asked.text}", path)
+        )
+    if role_of(split) == "train":
+        used = set(table.labels[~table.crowd].tolist())
+        unused = [name for label, name in enumerate(table.classes) if label not in used]
+        if unused:
+            report.notes.append(Problem("unused class", f"{split} has no object of {listed(unused)}", path))
+    missing = table.ids[~table.masks.present]
+    if 0 < len(missing) < len(table.ids):
+        text = f"{split}: {len(missing)} of {len(table.ids)} annotations have no mask, the first is {missing[0]}"
+        report.problems.append(Problem("no mask", text, path))
+
+
+def _writer_of(path: Path) -> str | None:
+    """The tool whose name the head of a file mentions."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).lower()
+    return next((name for mark, name in TOOLS.items() if mark in head), None)
 
 
 def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> list[Labelled]:
     """The images of a split; damaged masks are problems."""
     report.splits.append(Split(split, len(table.classes), len(table.image_ids), 0))
     try:
-        root = image_folder(data_dir, split.removesuffix(YEARS[0]), table)
+        root = image_folder(data_dir, split, table)
     except (FileNotFoundError, ValueError) as error:
         kind = "no images" if isinstance(error, FileNotFoundError) else "annotations"
         report.problems.append(Problem(kind, str(error), (str(table.path),)))
         return []
     source = CocoSource(table, root)
-    report.problems += _damaged_masks(source)
+    report.problems += _damaged_masks(table, source)
     sizes = np.asarray(source.sizes).tolist()
     return [
         Labelled(Image(split, "", source.name(index)), (height, width), str(table.path))
@@ -135,12 +159,19 @@ def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> lis
     ]
 
 
-def _damaged_masks(source: CocoSource) -> Iterator[Problem]:
+def _damaged_masks(table: CocoTable, source: CocoSource) -> Iterator[Problem]:
+    """Run lengths that cannot be read; polygons cannot be damaged."""
     for index in range(len(source)):
-        try:
-            source.annotated(index)
-        except UnreadableImage as error:
-            yield Problem("damaged mask", f"{source.name(index)}: {error}", (source.name(index),))
+        size = (int(table.sizes[index, 0]), int(table.sizes[index, 1]))
+        for row in range(int(table.first[index]), int(table.first[index + 1])):
+            packed = table.masks[row]
+            if not isinstance(packed, bytes):
+                continue
+            try:
+                CompressedMask(size, packed).bitmap()
+            except (ValueError, RuntimeError) as error:
+                text = f"{source.name(index)}: annotation {table.ids[row]} has damaged run lengths: {error}"
+                yield Problem("damaged mask", text, (source.name(index),))
 
 
 def _read_all(images: Sequence[Labelled], workers: int, report: Report, on_image: Callable[[], None]) -> None:

@@ -61,7 +61,7 @@ def read_class_file(path: Path) -> ClassTable:
     if not path.is_file():
         raise FileNotFoundError(f"class file {path} does not exist; give a JSON or text file of names, or {ADE20K}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
             return _from_json(text)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -69,6 +69,9 @@ def read_class_file(path: Path) -> ClassTable:
             # The last column of ADE20K's table holds synonyms.
             lines = [line.split("\t")[-1].split(",")[0] for line in lines[1:]]
         return ClassTable(tuple(lines))
+    except UnicodeDecodeError as error:
+        text = f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        raise ValueError(text) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -21,20 +21,21 @@ import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
+from globalvit.data.coco_folder import ANNOTATIONS, BESIDE, annotation_files
 from globalvit.data.coco_json import CocoTable, label_order, read_coco
 from globalvit.data.coco_plausible import CROWD_REMEDY
 from globalvit.data.frames import Frame, rule_of, shown_frame, turn_of
-from globalvit.data.image_folder import OTHER_NAMES, listed, split_folders
+from globalvit.data.image_folder import listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, look, read_oriented
 from globalvit.data.instances import Instances
 from globalvit.data.orientation import AS_STORED, UPRIGHT, Size, Turn
 from globalvit.data.packed_masks import Polygons
 from globalvit.data.shapes import BUILT_IN, DetectShapes
+from globalvit.data.splits import NoSplitError, choose_split, names_of
 from globalvit.data.truth import DetectSource, Truth, truth_of
 
 logger = logging.getLogger(__name__)
 
-ANNOTATIONS = "annotations"
 IMAGES = "images"
 YEARS = ("2017", "")
 # So many images, from the first to the last of the file, are looked for in a folder before another is tried.
@@ -143,6 +144,11 @@ class CocoSource:
         self._turns[index] = turn
         return turn
 
+    def labels(self, index: int) -> list[int]:
+        """The labels of the objects in image `index`."""
+        at = self._chosen[index]
+        return self._table.labels[int(self._table.first[at]) : int(self._table.first[at + 1])].tolist()
+
     def annotated(self, index: int) -> Instances:
         """The objects of image `index` with boxes, float64, and areas as the file has them, in its own frame.
 
@@ -184,21 +190,24 @@ def open_coco(
     need_masks: bool = False,
     with_empty: bool = True,
     crowd_as_instances: bool = False,
+    exact: bool = False,
 ) -> DetectSource:
     """Open one split of a COCO data set.
 
     Args:
         data_dir: a folder with `annotations/instances_SPLIT2017.json` or `instances_SPLIT.json` and the images in
             `SPLIT2017/`, `SPLIT/`, below `images/`, or in that itself; or `shapes`.
-        split: such as `train`; `val` also stands for `validation` and `test` where there is no `val`.
+        split: `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
         classes: names of the categories in the order of their labels, such as those of the training split; None takes
             the file's, in the order of their ids.
         annotations: another file, below `data_dir` or anywhere.
         need_masks: refuse a set in which an object has no mask.
         with_empty: keep images without objects.
         crowd_as_instances: read annotations with `iscrowd` 1 as single objects, as CVAT means them.
+        exact: the user named this split, so that it is taken though others may be meant too.
 
     Raises:
+        NoSplitError: no annotations of this split; the text says what there is.
         FileNotFoundError: no such file, or none of its images; the text says what was looked for.
         ValueError: not COCO's JSON, or one that contradicts itself; no objects; no masks where they are needed; other
             classes than those expected.
@@ -208,7 +217,7 @@ def open_coco(
         label_order(shapes.classes, classes or shapes.classes, shapes.name(0))
         return shapes
     root = Path(data_dir)
-    path = _annotation_file(root, split, annotations)
+    path = _annotation_file(root, split, annotations, exact=exact)
     table = open_table(path, crowd_as_instances=crowd_as_instances)
     if classes is not None:
         table = table.for_classes(classes)
@@ -217,8 +226,9 @@ def open_coco(
     if need_masks:
         _check_masks(table)
     source = CocoSource(table, image_folder(root, split, table), with_empty=with_empty)
-    for _, text in table.questions:
-        logger.warning("%s: %s", path, text)
+    for asked in table.questions:
+        if asked.is_grave:
+            logger.warning("%s: %s", path, asked.text)
     crowds = int(table.crowd.sum())
     logger.info("%s: %d images, %d objects, %d crowds", path, len(source), len(table.ids) - crowds, crowds)
     return source
@@ -233,22 +243,24 @@ def _why_none(table: CocoTable) -> str:
     return ", its list of annotations is empty"
 
 
-def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str] | None) -> Path:
+def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str] | None, *, exact: bool) -> Path:
     folders = split_folders(data_dir)
     if annotations is not None:
         tried = [data_dir / annotations, data_dir / ANNOTATIONS / annotations, Path(annotations)]
+        found = next((path for path in tried if path.is_file()), None)
     else:
-        stems = [f"instances_{name}{year}" for name in OTHER_NAMES.get(split, (split,)) for year in YEARS]
-        tried = [data_dir / ANNOTATIONS / f"{stem}.json" for stem in stems]
-    for path in tried:
-        if path.is_file():
-            return path
+        tried = [data_dir / ANNOTATIONS / f"instances_{split}{year}.json" for year in YEARS]
+        files = annotation_files(data_dir)
+        chosen = choose_split(split, files, data_dir, exact=exact)
+        found = None if chosen is None else files[chosen]
+    if found is not None:
+        return found
     if ANNOTATIONS in folders:
         there = f"{ANNOTATIONS}/ holds {listed(sorted(p.name for p in (data_dir / ANNOTATIONS).iterdir()))}"
     else:
         there = f"it holds {listed(folders)}" if folders else "it holds no folders"
     names = " or ".join(str(path) for path in tried[:2])
-    raise FileNotFoundError(f"no annotations of {split!r} in {data_dir}; {there}. Expected {names}")
+    raise NoSplitError(f"no annotations of {split!r} in {data_dir}; {there}. Expected {names}")
 
 
 def open_table(path: Path, *, crowd_as_instances: bool = False) -> CocoTable:
@@ -286,8 +298,12 @@ def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
         FileNotFoundError: there is none.
         ValueError: a file name leads out of `data_dir`.
     """
-    below = [f"{name}{year}" for name in OTHER_NAMES.get(split, (split,)) for year in YEARS]
-    folders = [data_dir / name for name in (*below, *(f"{IMAGES}/{name}" for name in below), IMAGES, "")]
+    below = [f"{name}{year}" for name in dict.fromkeys((split, *names_of(split))) for year in YEARS]
+    # Folders that differ from these in case count too.
+    alike = [name for name in split_folders(data_dir) if name.casefold() in below and name not in below]
+    beside = [table.path.parent] if table.path.name == BESIDE else []
+    named = [data_dir / name for name in (*alike, *below)]
+    folders = [*beside, *named, *(data_dir / IMAGES / path.name for path in named), data_dir / IMAGES, data_dir]
     tried = np.linspace(0, len(table.names) - 1, MOST_TRIED, dtype=int)
     names = [table.names[index] for index in np.unique(tried).tolist()]
     for folder in folders:

@@ -19,7 +19,7 @@ import numpy as np
 
 from globalvit.data import coco_values
 from globalvit.data.coco_masks import Compress, read_masks
-from globalvit.data.coco_plausible import Boxes, asked_of_boxes, asked_of_rows, check_boxes
+from globalvit.data.coco_plausible import Boxes, Question, asked_of_boxes, asked_of_rows, check_boxes
 from globalvit.data.coco_values import BrokenError, Owners, shown
 from globalvit.data.image_folder import listed
 from globalvit.data.names import Names
@@ -49,7 +49,7 @@ class CocoTable:
         crowd: bool (A,).
         masks: polygons or run lengths of each annotation.
         dropped: what was left out, and why.
-        questions: what may be meant otherwise, as (kind, text).
+        questions: what may be meant otherwise.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class CocoTable:
     crowd: np.ndarray
     masks: PackedMasks
     dropped: tuple[str, ...]
-    questions: tuple[tuple[str, str], ...]
+    questions: tuple[Question, ...]
 
     def for_classes(self, classes: Sequence[str]) -> Self:
         """The same with other labels: positions in `classes`.

@@ -6,6 +6,7 @@ Legend: `A` annotations.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,14 @@ class Boxes:
     xywh: np.ndarray
     sizes: np.ndarray
     areas: np.ndarray
+
+
+class Question(NamedTuple):
+    """What may be meant otherwise; `is_grave` where a model would learn the wrong thing."""
+
+    kind: str
+    text: str
+    is_grave: bool
 
 
 def check_boxes(found: Boxes) -> None:
@@ -117,36 +126,52 @@ def _has_outlines_of_corners(found: Boxes) -> bool:
     return bool(votes) and float(np.mean(votes)) >= FITTING
 
 
-def asked_of_boxes(found: Boxes) -> list[tuple[str, str]]:
-    """Return what may be meant otherwise, as (kind, text): boxes far over the edge, and many thinner than a pixel."""
-    left, top, wide, high = found.xywh.T
-    height, width = found.sizes.T
-    x_room, y_room = width * TOLERANCE + 1, height * TOLERANCE + 1
-    is_over = (left < -x_room) | (top < -y_room) | (left + wide > width + x_room) | (top + high > height + y_room)
-    is_over &= (wide > 0) & (high > 0) & (left < width) & (top < height) & (left + wide > 0) & (top + high > 0)
-    is_thin = (wide > 0) & (high > 0) & (np.minimum(wide, high) < 1)
-    asked: list[tuple[str, str]] = []
-    for kind, chosen, least, text in (
-        ("over the edge", is_over, 1, "reach beyond their images and are clipped"),
-        ("thin boxes", is_thin, max(1, MANY_THIN * len(is_thin)), "are thinner than a pixel and are hardly learned"),
+def asked_of_boxes(found: Boxes) -> list[Question]:
+    """Return what may be meant otherwise: boxes over the edge and boxes thinner than a pixel."""
+    _, _, wide, high = found.xywh.T
+    is_seen = (wide > 0) & (high > 0)
+    is_over, is_far = is_seen & _reaches_over(found, 0), is_seen & _reaches_over(found, TOLERANCE)
+    is_thin = is_seen & (np.minimum(wide, high) < 1)
+    over = is_far if is_far.any() else is_over
+    has_many_thin = is_thin.sum() >= max(1, MANY_THIN * len(is_thin))
+    asked: list[Question] = []
+    for kind, chosen, is_grave, text in (
+        (
+            "over the edge",
+            over,
+            is_far.any(),
+            "reach beyond their images and are clipped",
+        ),
+        ("thin boxes", is_thin, has_many_thin, "are thinner than a pixel and are hardly learned"),
     ):
-        if chosen.sum() >= least:
+        if chosen.any():
             at = int(chosen.argmax())
+            height, width = found.sizes[at].tolist()
+            remedy = "; expected [x, y, width, height] in pixels" if is_grave else ""
             text = (
                 f"{chosen.sum()} of {len(chosen)} boxes {text}; the first: {found.owners[at]} has bbox "
-                f"{shown(found.rows[at]['bbox'])} in an image of {width[at]}×{height[at]}; expected [x, y, width, "
-                "height] in pixels"
+                f"{shown(found.rows[at]['bbox'])} in an image of {width}×{height}{remedy}"
             )
-            asked.append((kind, text))
+            asked.append(Question(kind, text, bool(is_grave)))
     return asked
 
 
-def asked_of_rows(crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what may be meant otherwise, as (kind, text): many crowds, and files that several images share."""
-    asked: list[tuple[str, str]] = []
-    if crowd.any() and crowd.mean() >= MANY_CROWDS:
-        count = f"{crowd.sum()} of {len(crowd)} annotations have iscrowd 1, so they are not learned"
-        asked.append(("crowds", f"{count}: {CROWD_REMEDY}"))
+def _reaches_over(found: Boxes, part: float) -> np.ndarray:
+    """Which boxes lie in their image and reach over its edge by more than this part of a side and a pixel."""
+    left, top, wide, high = found.xywh.T
+    height, width = found.sizes.T
+    x_room, y_room = width * part + 1, height * part + 1
+    is_over = (left < -x_room) | (top < -y_room) | (left + wide > width + x_room) | (top + high > height + y_room)
+    return is_over & (left < width) & (top < height) & (left + wide > 0) & (top + high > 0)
+
+
+def asked_of_rows(crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[str]) -> list[Question]:
+    """Return what may be meant otherwise: crowds, and files that several images share."""
+    asked: list[Question] = []
+    if crowd.any():
+        text = f"{crowd.sum()} of {len(crowd)} annotations have iscrowd 1, so they are not learned"
+        is_grave = bool(crowd.mean() >= MANY_CROWDS)
+        asked.append(Question("crowds", f"{text}: {CROWD_REMEDY}" if is_grave else text, is_grave))
     shared = [name for name, times in Counter(names).items() if times > 1]
     if shared:
         holders = [str(one) for one, name in zip(image_ids, names, strict=True) if name == shared[0]]
@@ -154,5 +179,5 @@ def asked_of_rows(crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[s
             f"images {' and '.join(holders[:3])} have the same file_name {shown(shared[0])} ({len(shared)} such "
             "names), and each has only its own objects; list every file once"
         )
-        asked.append(("listed twice", text))
+        asked.append(Question("listed twice", text, True))
     return asked

@@ -17,6 +17,7 @@ from globalvit.data.loading import Batch
 from globalvit.data.palette import default_palette
 from globalvit.data.preview import INK, MARGIN, PAPER
 from globalvit.data.statistics import ChannelStatistics
+from globalvit.printable import printable
 
 # Narrower images are enlarged by a whole number, so that names can be read beside what they name.
 NARROWEST = 384
@@ -129,7 +130,7 @@ def _drawn(objects: _Objects, image: Image.Image, names: Sequence[str], factor: 
 
 def _texts(objects: _Objects, names: Sequence[str]) -> list[str]:
     """Name and score of each object, as far as they tell anything."""
-    texts = [names[label] if len(names) > 1 else "" for label in objects.labels]
+    texts = [printable(names[label]) if len(names) > 1 else "" for label in objects.labels]
     if objects.scores is None:
         return texts
     return [f"{text} {100 * score:.0f}".strip() for text, score in zip(texts, objects.scores, strict=True)]

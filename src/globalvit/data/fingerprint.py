@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from globalvit.data.holdout import Subset
 from globalvit.data.lmdb_index import RECORDS
 
 # Sizes are asked for by several threads, since a network answers slowly but many at a time.
@@ -147,6 +148,9 @@ def _size(path: str) -> int:
 
 def _packed_sizes(source: Any) -> list[str] | None:
     """The sizes in the index of a database; None for folders."""
+    if isinstance(source, Subset):
+        whole = _packed_sizes(source.source)
+        return None if whole is None else [whole[index] for index in source.indices.tolist()]
     path = getattr(source, "path", None)
     if not isinstance(path, str):
         return None

@@ -1,7 +1,6 @@
-"""Labelled images in folders: DATA_DIR/SPLIT/CLASS/**/IMAGE, or a built-in set by its name."""
+"""Labeled images in folders: DATA_DIR/SPLIT/CLASS/**/IMAGE, or a built-in set by its name."""
 
 import logging
-import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,27 +9,33 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from globalvit.closest import suggest
-from globalvit.data import digits, shapes
+from globalvit.data import digits
+from globalvit.data.class_folders import (
+    BUILT_IN,
+    alike,
+    listed,
+    match_classes,
+    question_folders,
+    scan_classes,
+    similar_folders,
+    split_folders,
+)
+from globalvit.data.coco_folder import YEAR
 from globalvit.data.digits import Digits
-from globalvit.data.imagenet import readable
 from globalvit.data.images import SUFFIXES, read_image
 from globalvit.data.names import Names
 from globalvit.data.shapes import ClassifyShapes
+from globalvit.data.splits import NoSplitError, choose_split, flag_of, role_of
+from globalvit.data.walk import Found, is_image, visible_folders
 
 logger = logging.getLogger(__name__)
 
-# Where a split goes by several names, these are tried in turn.
-OTHER_NAMES = {"val": ("val", "validation", "test")}
-MOST_NAMED = 10
-# Names that stand for sets which come with the package.
-BUILT_IN = (digits.BUILT_IN, shapes.BUILT_IN)
 # The file in the folder of an LMDB database.
 DATABASE = "data.mdb"
 
 
 class Source(Protocol):
-    """Labelled images by position 0 … len − 1; picklable, so that workers can hold it."""
+    """Labeled images by position 0 … len − 1; picklable, so that workers can hold it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,27 +60,41 @@ class Source(Protocol):
 class ImageFolder:
     """A folder with one folder of images for each class; images may lie in folders below these.
 
-    Class folders are sorted by code point. Hidden files and folders, and files that do not end as images do, are
-    left out; the latter are counted in `other_files`.
+    Class folders are sorted by value if all are numbers, else by code point. Hidden files and folders, and files that
+    do not end as images do, are left out; the latter are counted in `other_files`.
 
     Args:
         root: the folder of one split.
         classes: the classes expected, in the order of their labels; None takes the folders' names. Names of ImageNet's
-            classes stand for folders named by WordNet ids.
+            classes stand for folders named by WordNet ids. Expected classes that have no images are logged.
+        nested: every folder that directly holds images is a class, named by its path below `root`; expected classes
+            that are paths imply it.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no class folders, an empty one, or other classes than those expected.
+        ValueError: no class folders, an empty one where no classes are expected, or classes that are not expected.
     """
 
-    def __init__(self, root: str | PathLike[str], classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, root: str | PathLike[str], classes: Sequence[str] | None = None, *, nested: bool = False
+    ) -> None:
         self.root = Path(root)
-        folders = class_folders(self.root)
-        self.classes = tuple(classes or folders)
-        ordered = match_classes(folders, self.classes, str(root))
-        names, labels = self._scan(ordered)
-        self._names = Names(names)
-        self._labels = np.array(labels, dtype=np.int32)
+        found = scan_classes(self.root, nested=nested or any("/" in name for name in classes or ()))
+        empty = [name for name, inside in found.items() if not inside.images]
+        for inside in found.values():
+            inside.warn()
+        if len(empty) == len(found) or (empty and classes is None):
+            raise _empty_classes(self.root, empty, is_all=len(empty) == len(found))
+        filled = {name: inside for name, inside in found.items() if inside.images}
+        if classes is None:
+            _ask(filled, self.root)
+        self.classes = tuple(classes or filled)
+        label_of = match_classes(list(filled), self.classes, str(root))
+        ordered = sorted(filled, key=label_of.__getitem__)
+        self.other_files = sum(inside.others for inside in found.values())
+        self._names = Names(name for folder in ordered for name in filled[folder].images)
+        counts = [len(filled[folder].images) for folder in ordered]
+        self._labels = np.repeat([label_of[folder] for folder in ordered], counts).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -92,46 +111,39 @@ class ImageFolder:
         """Image `index` as RGB; raises what `read_image` raises."""
         return read_image(self.name(index))
 
-    def _scan(self, folders: Sequence[str]) -> tuple[list[str], list[int]]:
-        """Names below `root` and labels of all images."""
-        names: list[str] = []
-        labels: list[int] = []
-        self.other_files = 0
-        empty: list[str] = []
-        for label, folder in enumerate(folders):
-            found, others = list_images(self.root, folder)
-            names += found
-            labels += [label] * len(found)
-            self.other_files += others
-            empty += [] if found else [folder]
-        if empty:
-            raise _empty_classes(self.root, empty, is_all=not names)
-        return names, labels
 
-
-def open_split(data_dir: str | PathLike[str], split: str, classes: Sequence[str] | None = None) -> Source:
+def open_split(
+    data_dir: str | PathLike[str],
+    split: str,
+    classes: Sequence[str] | None = None,
+    *,
+    exact: bool = False,
+    nested: bool = False,
+) -> Source:
     """Open one split of a data set.
 
     Args:
         data_dir: a folder with a folder or an LMDB database for each split, or `digits` or `shapes`.
-        split: the split's folder; `val` also stands for `validation` and `test` where there is no `val`.
+        split: the split's folder; `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
         classes: the classes expected, such as those of the training split.
+        exact: the user named this folder, so that it is taken though others may be meant too.
+        nested: as in `ImageFolder`.
 
     Raises:
-        FileNotFoundError: no such folder; the text says which there are.
-        ValueError: what `ImageFolder` refuses, or a database that is not complete.
+        NoSplitError: no such folder; the text says which there are.
+        ValueError: several folders may be meant, what `ImageFolder` refuses, or a database that is not complete.
     """
     if is_built_in(data_dir, *BUILT_IN):
         source = Digits(split) if str(data_dir) == digits.BUILT_IN else ClassifyShapes(split)
         match_classes(source.classes, classes or source.classes, f"{data_dir}/{split}")
         return source
-    root = _find_split(Path(data_dir), split)
+    root = _find_split(Path(data_dir), split, exact=exact)
     if is_database(root):
         # Imported here, since the package lmdb is an extra.
         from globalvit.data.lmdb_source import open_database
 
         return open_database(root, classes)
-    return ImageFolder(root, classes)
+    return ImageFolder(root, classes, nested=nested)
 
 
 def is_built_in(data_dir: str | PathLike[str], *names: str) -> bool:
@@ -148,99 +160,83 @@ def is_database(root: Path) -> bool:
     return (root / DATABASE).is_file()
 
 
-def split_folders(data_dir: Path) -> list[str]:
-    """Names of the folders in `data_dir`, sorted.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
-    """
-    if not data_dir.exists():
-        built_in = " or ".join(BUILT_IN)
-        hint = suggest(str(data_dir), BUILT_IN) or f" Give an existing folder, or {built_in} for built-in images."
-        raise FileNotFoundError(f"data folder {data_dir} does not exist.{hint}")
-    if not data_dir.is_dir():
-        raise NotADirectoryError(f"{data_dir} is a file; give the folder that holds train/ and val/")
-    return sorted(entry.name for entry in os.scandir(data_dir) if entry.is_dir() and _is_visible(entry.name))
-
-
-def class_folders(root: Path) -> list[str]:
-    """Names of the class folders in the folder of one split, sorted by code point.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
-        ValueError: there are none in it.
-    """
-    folders = split_folders(root)
-    if not folders:
-        loose = sum(_is_image(entry.name) for entry in os.scandir(root))
-        held = f"{loose} images that lie in no class folder" if loose else "no images"
-        raise ValueError(f"{root} holds no class folders, but {held}; expected {root}/CLASS/IMAGE.jpg")
-    return folders
-
-
-def match_classes(found: Sequence[str], expected: Sequence[str], where: str) -> list[str]:
-    """The names of `found` in the order of `expected`.
-
-    Raises:
-        ValueError: the sets differ; the text names what is lacking and what is too much.
-    """
-    for names in (found, readable(found)):
-        by_name = dict(zip(names, found, strict=True))
-        if by_name.keys() == set(expected):
-            return [by_name[name] for name in expected]
-    lacking = [name for name in expected if name not in set(found)]
-    foreign = [name for name in found if name not in set(expected)]
-    parts = [f"lacks {listed(lacking)}"] * bool(lacking) + [f"has {listed(foreign)} besides"] * bool(foreign)
-    raise ValueError(
-        f"the classes of {where} are not the {len(expected)} expected: it {' and '.join(parts)}; "
-        "give every split the same class folders, those the model was trained on"
-    )
-
-
-def listed(names: Sequence[str]) -> str:
-    """At most ten names for a message, and how many more there are."""
-    rest = len(names) - MOST_NAMED
-    return ", ".join(map(repr, names[:MOST_NAMED])) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _find_split(data_dir: Path, split: str) -> Path:
+def _find_split(data_dir: Path, split: str, *, exact: bool) -> Path:
     folders = split_folders(data_dir)
-    for name in OTHER_NAMES.get(split, (split,)):
-        if name in folders:
-            if name != split:
-                logger.info("no folder %r in %s: the split is taken from %r", split, data_dir, name)
-            return data_dir / name
+    name = choose_split(split, folders, data_dir, exact=exact)
+    if name is not None:
+        return data_dir / name
     if is_database(data_dir):
         raise FileNotFoundError(
             f"{data_dir} is a single LMDB database; give the folder it lies in, {data_dir.absolute().parent}, and "
             f"{data_dir.absolute().name} as the name of the split: --train-split or --val-split"
         )
     there = f"it holds {listed(folders)}" if folders else "it holds no folders"
-    raise FileNotFoundError(
+    raise NoSplitError(
         f"no folder {split!r} in {data_dir}; {there}. Expected {data_dir}/{split}/CLASS/IMAGE.jpg; "
-        "other names of the splits are given by --train-split and --val-split"
+        f"{flag_of(split)} takes another name{other_level(data_dir) if split == 'train' else ''}"
     )
 
 
-def list_images(root: Path, folder: str) -> tuple[list[str], int]:
-    """Paths relative to `root` of all images in a class folder, sorted, and the number of other files."""
-    images: list[str] = []
-    others = 0
-    for base, folders, files in os.walk(root / folder, followlinks=True):
-        folders[:] = filter(_is_visible, folders)
-        chosen = [file for file in files if _is_image(file)]
-        images += (os.path.relpath(os.path.join(base, file), root) for file in chosen)  # noqa: PTH118 (a million)
-        others += sum(map(_is_visible, files)) - len(chosen)
-    return sorted(images), others
+def other_level(data_dir: Path) -> str:
+    """A hint at the folder that may be meant in place of `data_dir`, which holds no splits."""
+    folders = split_folders(data_dir)
+    if any(map(role_of, folders)):
+        return ""
+    if role_of(data_dir.absolute().name) is not None and folders:
+        return f". {data_dir} looks like a split: did you mean its parent, {data_dir.absolute().parent}?"
+    for name in folders:
+        if "train" in map(role_of, _inner_folders(data_dir / name)) or (data_dir / name / "annotations").is_dir():
+            return f". Did you mean {data_dir / name}?"
+    if any(is_image_folder(data_dir / name) for name in folders):
+        return f". If these folders are classes, make the splits with: globalvit data split {data_dir} OUTPUT"
+    if is_image_folder(data_dir):
+        return f". To classify its images with a trained model: globalvit predict {data_dir} --checkpoint RUN"
+    return ""
 
 
-def _is_visible(name: str) -> bool:
-    # macOS leaves `._photo.jpg` beside `photo.jpg`, which is no image.
-    return not name.startswith(".")
+def _inner_folders(folder: Path) -> list[str]:
+    try:
+        return visible_folders(folder)
+    except OSError:
+        return []
 
 
-def _is_image(name: str) -> bool:
-    return _is_visible(name) and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (a million)
+def images_of_split(data_dir: Path, split: str) -> Path:
+    """The folder of a split's images, whichever task the data are for; labels are not looked for.
+
+    Raises:
+        NoSplitError: there is none; the text says which there are.
+        ValueError: several may be meant.
+    """
+    names = split_folders(data_dir)
+    bases = [data_dir / "images", data_dir] if "images" in names else [data_dir]
+    for base in bases:
+        # COCO's folders end in the year.
+        folders = {name.removesuffix(YEAR): name for name in reversed(visible_folders(base))}
+        chosen = choose_split(split, folders, data_dir, exact=True)
+        if chosen is not None:
+            root = base / folders[chosen]
+            return root / "images" if (root / "images").is_dir() else root
+    raise NoSplitError(f"no folder of the split {split!r} in {data_dir}; it holds {listed(names) or 'none'}")
+
+
+def is_image_folder(folder: Path) -> bool:
+    """Whether images lie in a folder, not below it."""
+    try:
+        return any(is_image(path.name) for path in folder.iterdir())
+    except OSError:
+        return False
+
+
+def _ask(found: dict[str, Found], root: Path) -> None:
+    """Log what looks odd about the classes of a split to train on."""
+    question = question_folders(found, root)
+    if question:
+        logger.warning("%s", question)
+    for twins in similar_folders(found):
+        logger.warning("%s: %s", root, alike(twins))
+    if len(found) == 1:
+        logger.warning("%s has a single class, %r: a classifier needs two or more to learn from", root, *found)
 
 
 def _empty_classes(root: Path, empty: Sequence[str], is_all: bool) -> ValueError:

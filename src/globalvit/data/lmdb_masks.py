@@ -11,12 +11,13 @@ from PIL import Image
 
 from globalvit.data.class_table import ClassTable, resolve_classes
 from globalvit.data.frames import Frame, rule_of
-from globalvit.data.label_images import look_at_pair, read_labeled
+from globalvit.data.label_images import LabelReader, look_at_pair, read_labeled
 from globalvit.data.lmdb import located, only_now, value
 from globalvit.data.lmdb_decode import decode
 from globalvit.data.lmdb_index import Header, Keys, read_header, read_keys
 from globalvit.data.lmdb_source import file_data
 from globalvit.data.mask_folder import palette_of, reader_of
+from globalvit.data.mask_survey import look_over, settle_reader, warn_unlearned
 
 
 class LmdbMasks:
@@ -26,18 +27,23 @@ class LmdbMasks:
         root: the database's folder.
         keys: of each image, followed by that of its labels.
         table: names and colors of the classes.
-        reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
+        reader: reads the label maps.
 
     Attributes:
         path: the database, as `lmdb.value` wants it called.
     """
 
-    def __init__(self, root: Path, keys: Keys, table: ClassTable, *, reduce_zero_label: bool = False) -> None:
+    def __init__(self, root: Path, keys: Keys, table: ClassTable, reader: LabelReader) -> None:
         self.root = root
         self.path = located(root)
         self.classes, self.palette = table.names, palette_of(table)
-        self.reader = reader_of(table, reduce_zero_label)
         self._keys = keys
+        self.reader = reader
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the files hold 0 and 255 for the two classes."""
+        return self.reader.is_binary
 
     def __len__(self) -> int:
         return len(self._keys) // 2
@@ -58,11 +64,15 @@ class LmdbMasks:
         """The database's folder and the key of the label map of image `index`."""
         return str(self.root / os.fsdecode(self.label_key(index)))
 
+    def label_data(self, index: int) -> bytes:
+        """The bytes of the label map of image `index`."""
+        return file_data(self.path, self.label_key(index), self.label_name(index))
+
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Image `index` as RGB, and its labels; raises what `file_data` and `read_labeled` raise."""
         name, label_name = self.name(index), self.label_name(index)
         data = file_data(self.path, self.key(index), name)
-        label_data = file_data(self.path, self.label_key(index), label_name)
+        label_data = self.label_data(index)
         return read_labeled(data, label_data, self.reader, name, label_name, frame=lambda: self.frame, decode=decode)
 
     @cached_property
@@ -89,6 +99,8 @@ def open_mask_database(
     num_classes: int | None = None,
     class_file: str | None = None,
     reduce_zero_label: bool = False,
+    ignore: int | None = None,
+    is_binary: bool | None = None,
 ) -> LmdbMasks:
     """Open a database that `globalvit data lmdb build` made of images and label maps.
 
@@ -98,6 +110,8 @@ def open_mask_database(
         num_classes: how many are expected, likewise.
         class_file: names of the classes in place of those in the database.
         reduce_zero_label: 0 in the files is to be ignored, and every other label is one less than they say.
+        ignore: a value in the files that is to be ignored, in addition to 255.
+        is_binary: as in `settle_reader`.
 
     Raises:
         HalfBuilt: its build was not finished.
@@ -113,9 +127,15 @@ def open_mask_database(
                 "with images/ and annotations/"
             )
         keys = read_keys(root, header)
-    expected: dict[str, Any] = {"classes": classes, "num_classes": num_classes, "class_file": class_file}
-    table = resolve_classes(root.parent, **expected, packed=_packed_table(header))
-    return LmdbMasks(root, keys, table, reduce_zero_label=reduce_zero_label)
+        expected: dict[str, Any] = {"classes": classes, "num_classes": num_classes, "class_file": class_file}
+        table = resolve_classes(root.parent, **expected, packed=_packed_table(header))
+        reader = reader_of(table, reduce_zero_label=reduce_zero_label, ignore=ignore)
+        source = LmdbMasks(root, keys, table, reader)
+        values = look_over(reader, len(source), source.label_data)
+        source.reader = settle_reader(reader, values, root, source.classes, is_binary=is_binary)
+        if is_binary is None:
+            warn_unlearned(source.reader, values, len(source), root, source.classes)
+    return source
 
 
 def _packed_table(header: Header) -> ClassTable | None:

@@ -47,8 +47,7 @@ def open_labels(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, .
         if len(expected) != labels.max() + 1:
             raise ValueError(f"{file} has labels 0 … {labels.max()}, but {len(expected)} classes are expected")
         return expected, packed, labels
-    ordered = match_classes(own, classes or own, str(root))
-    label_of = {name: label for label, name in enumerate(ordered)}
+    label_of = match_classes(own, classes or own, str(root))
     return tuple(classes or own), packed, np.array([label_of[name] for name in own], dtype=np.int32)[labels]
 
 
@@ -78,7 +77,7 @@ def read_labels(file: Path) -> tuple[list[str], np.ndarray]:
     """
     names: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), 1):
         words = line.rsplit(maxsplit=1)
         if not words:
             continue

@@ -1,7 +1,7 @@
 """Labelled images out of an LMDB database, in place of a folder of them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,14 +117,13 @@ def open_database(
                 f"{root} holds images with label maps, for segmentation, and not classes of images; give a "
                 "model for segmentation, such as --model gpvit_l1_upernet"
             )
-        ordered = match_classes(header.classes, classes or header.classes, str(root))
-        labels, order = _arrange(header, ordered)
+        label_of = match_classes(header.classes, classes or header.classes, str(root))
+        labels, order = _arrange(header, label_of)
         keys = read_keys(root, header)
     return LmdbImages(root, classes or header.classes, keys, labels, order, is_direct=is_direct)
 
 
-def _arrange(header: Header, ordered: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _arrange(header: Header, label_of: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the images as they are packed, and their positions in the order of the labels."""
-    label_of = {name: label for label, name in enumerate(ordered)}
     labels = np.repeat([label_of[name] for name in header.classes], header.counts).astype(np.int32)
     return labels, np.argsort(labels, kind="stable")

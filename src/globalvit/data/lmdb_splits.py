@@ -9,14 +9,14 @@ from pathlib import Path
 
 from globalvit.data import mask_folder
 from globalvit.data.class_table import ClassTable, find_class_file, read_class_file
-from globalvit.data.image_folder import OTHER_NAMES, ImageFolder, is_database, listed, split_folders
-from globalvit.data.images import SUFFIXES
+from globalvit.data.image_folder import ImageFolder, is_database, is_image_folder, listed, split_folders
 from globalvit.data.lmdb import LOCK, LONGEST_KEY
 from globalvit.data.lmdb_index import FORM, MASK_FORM
-from globalvit.data.mask_folder import MaskListing, find_folders, label_file
+from globalvit.data.mask_folder import MaskListing, find_folders
+from globalvit.data.splits import ROLES, role_of
 
 logger = logging.getLogger(__name__)
-USUAL = ("train", *OTHER_NAMES["val"])
+USUAL = tuple(name for names in ROLES.values() for name in names)
 # The name of the one split of a folder that has none.
 WHOLE = ""
 # What the keys of images and of label maps begin with.
@@ -46,11 +46,11 @@ def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
         return list(dict.fromkeys(asked))
     if labeled:
         return labeled
-    usual = [src / name for name in folders if name in USUAL]
-    if usual and not any(map(_holds_images, usual)):
+    usual = [src / name for name in folders if role_of(name)]
+    if usual and not any(map(is_image_folder, usual)):
         return _with_classes(src, folders)
     # A class may be called train.
-    if any(_holds_images(src / name) for name in folders) and not any(map(_holds_classes, usual)):
+    if any(is_image_folder(src / name) for name in folders) and not any(map(_holds_classes, usual)):
         return [WHOLE]
     raise ValueError(
         f"the folders of {src} may be splits or classes: expected {', '.join(USUAL)} with class folders in them, or "
@@ -141,7 +141,7 @@ class MaskFiles:
     counts: tuple[int, ...] = ()
 
     def __init__(self, src: Path, split: str) -> None:
-        self.folders = find_folders(src, split)
+        self.folders = find_folders(src, split, exact=True)
         listing = MaskListing(self.folders)
         listing.check()
         file = find_class_file(src)
@@ -152,9 +152,9 @@ class MaskFiles:
         pairs = (
             (
                 _as_key(str(images / name), images, IMAGES),
-                _as_key(str(labels / label_file(name)), labels, LABELS),
+                _as_key(str(labels / label), labels, LABELS),
             )
-            for name in listing.images
+            for name, label in zip(listing.images, listing.labels, strict=True)
         )
         self.keys = list(chain.from_iterable(pairs))
 
@@ -203,7 +203,7 @@ def _as_key(path: str, root: Path, prefix: str = "") -> bytes:
 
 def _with_classes(src: Path, folders: Sequence[str]) -> list[str]:
     """The folders that are splits: those of the usual names, and others whose own folders hold images."""
-    found = [name for name in folders if name in USUAL or _holds_classes(src / name)]
+    found = [name for name in folders if role_of(name) or _holds_classes(src / name)]
     left = [name for name in folders if name not in found]
     if left:
         logger.warning("left out, since no class folders with images are in them: %s of %s", listed(left), src)
@@ -211,11 +211,7 @@ def _with_classes(src: Path, folders: Sequence[str]) -> list[str]:
 
 
 def _holds_classes(folder: Path) -> bool:
-    return any(_holds_images(folder / name) for name in split_folders(folder))
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+    return any(is_image_folder(folder / name) for name in split_folders(folder))
 
 
 def _is_used(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from globalvit.data.loading import Batch
 from globalvit.data.palette import default_palette
 from globalvit.data.preview import INK, MARGIN, NARROWEST, PAPER, TEXT, shorten
 from globalvit.data.statistics import ChannelStatistics
+from globalvit.printable import printable
 
 ALPHA = 0.55
 # Pixels to ignore are shown under dark stripes of this width.
@@ -66,7 +67,7 @@ def draw_legend(labels: np.ndarray, palette: np.ndarray, names: Sequence[str], w
     """Colors and names of the classes that occur in `labels`, the largest first, in columns of a strip."""
     counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     present = [int(label) for label in np.argsort(-counts[: len(names)], kind="stable") if counts[label]]
-    font = ImageFont.load_default(TEXT)
+    font, names = ImageFont.load_default(TEXT), [printable(name) for name in names]
     widest = max((font.getlength(names[label]) for label in present), default=0)
     cell = min(int(min(widest, WIDEST_NAME)) + LINE + 2 * MARGIN, width)
     columns = max(width // cell, 1)

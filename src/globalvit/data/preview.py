@@ -7,6 +7,7 @@ from torch import Tensor
 
 from globalvit.data.loading import Batch
 from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.printable import printable
 
 # Smaller images are enlarged by a whole number, so that a label fits below and every pixel is seen.
 NARROWEST, MARGIN, TEXT = 160, 6, 14
@@ -62,6 +63,7 @@ def _tile(image_CHW: Tensor, caption: Sequence[str]) -> Image.Image:
 
 def shorten(text: str, room: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Cut `text` to `room` pixels, ending in dots where it was cut."""
+    text = printable(text)
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "…") > room:

@@ -138,6 +138,7 @@ class SegmentShapes(_Shapes):
     """Images with a label for each pixel."""
 
     classes = (BACKGROUND, *KINDS)
+    is_binary = False
 
     @property
     def palette(self) -> np.ndarray:

@@ -156,7 +156,7 @@ def _read_yaml(path: Path) -> Layer:
     if size > MOST_BYTES:
         raise ValueError(f"{path} is not a config file: expected at most {MOST_BYTES} bytes, got {size}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
         raise ValueError(f"{path} is not readable as YAML: it is nested too deeply") from error
     # Dates and numbers that are none raise ValueErrors of their own.

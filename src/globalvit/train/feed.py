@@ -27,13 +27,23 @@ class Feed(ABC, Generic[Transform]):
         self.config = config
 
     @abstractmethod
-    def open_split(self, split: str, classes: Sequence[str] | None = None) -> Any:
+    def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> Any:
         """A split of `data_dir`, labeled as `classes` say where they are given.
 
+        Args:
+            split: its name, or `train`, `val` or `test`.
+            classes: names of the classes by label.
+            is_whole: keep the images that training may do without.
+
         Raises:
+            NoSplitError: the data have no such split.
             FileNotFoundError: a folder or file is missing.
             ValueError: the data are not what they should be; the text says what is wrong and where.
         """
+
+    def is_named(self, split: str) -> bool:
+        """Whether the user named this split, so that no other one may be meant."""
+        return split == self.config.val_split
 
     @abstractmethod
     def augmentation(self, transform: Transform) -> Any:

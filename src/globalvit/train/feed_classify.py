@@ -24,10 +24,12 @@ class ClassifyFeed(Feed[EvalTransform]):
         super().__init__(config)
         self._mixing: Mixing | None = None
 
-    def open_split(self, split: str, classes: Sequence[str] | None = None) -> Any:
+    def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> Any:  # noqa: ARG002
         """See `data.image_folder.open_split`."""
-        assert self.config.data_dir is not None
-        return open_split(self.config.data_dir, split, classes)
+        config = self.config
+        assert config.data_dir is not None
+        exact = self.is_named(split)
+        return open_split(config.data_dir, split, classes, exact=exact, nested=config.nested_classes)
 
     def augmentation(self, transform: EvalTransform) -> TrainTransform:
         """The augmentation of the config, at the size of the evaluation transform."""

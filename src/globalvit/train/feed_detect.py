@@ -24,7 +24,7 @@ class DetectFeed(Feed[FitTransform]):
 
     kind = "detect"
 
-    def open_split(self, split: str, classes: Sequence[str] | None = None) -> DetectSource:
+    def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> DetectSource:
         """See `data.coco.open_coco`; images without objects may be left out of training."""
         config = self.config
         assert config.data_dir is not None
@@ -34,7 +34,8 @@ class DetectFeed(Feed[FitTransform]):
             classes=classes,
             need_masks=ModelSpec(model=config.model).head not in BOXES_ONLY,
             crowd_as_instances=config.crowd_as_instances,
-            with_empty=config.keep_empty or split != config.train_split,
+            with_empty=config.keep_empty or is_whole or split != config.train_split,
+            exact=self.is_named(split),
         )
 
     def augmentation(self, transform: FitTransform) -> DetectTrainTransform:

@@ -27,19 +27,33 @@ class SegmentFeed(Feed[FitTransform]):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self._palette: np.ndarray | None = None
+        # What 255 stands for in training's label maps, so that validation reads its own alike.
+        self._is_binary: bool | None = None
 
-    def open_split(self, split: str, classes: Sequence[str] | None = None) -> MaskSource:
+    def open_split(
+        self,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        is_whole: bool = False,  # noqa: ARG002
+    ) -> MaskSource:
         """See `data.mask_folder.open_masks`."""
         config = self.config
         assert config.data_dir is not None
-        return open_masks(
+        source = open_masks(
             config.data_dir,
             split,
             classes=classes,
             num_classes=config.num_classes,
             reduce_zero_label=config.reduce_zero_label,
             class_file=config.class_file,
+            ignore_label=config.ignore_label,
+            is_binary=self._is_binary,
+            exact=self.is_named(split),
         )
+        if split == config.train_split:
+            self._is_binary = source.is_binary
+        return source
 
     def augmentation(self, transform: FitTransform) -> SegmentTrainTransform:
         """Crops of `img_size` from images resized by a random ratio."""

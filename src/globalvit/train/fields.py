@@ -74,7 +74,15 @@ class TrainConfig:
     data_dir: str | None = option(DATA, None, "folder with a folder for each split, or `digits` or `shapes`, built in")
     train_split: str = option(DATA, "train", "name of the folder to train on")
     val_split: str | None = option(
-        DATA, None, "name of the folder to evaluate on; `val`, `validation` or `test` unless given"
+        DATA, None, "name of the folder to evaluate on (default: `val`, `valid` or `validation`)"
+    )
+    val_fraction: float | None = option(
+        DATA,
+        None,
+        "part of the training images to hold out for evaluation (default: 0.1 if no folder is found to evaluate on)",
+    )
+    nested_classes: bool = option(
+        DATA, False, "every folder that directly holds images is a class, at any depth; else the uppermost folders are"
     )
     workers: int = option(DATA, 4, "workers of each training process")
 
@@ -178,6 +186,9 @@ class TrainConfig:
         SEGMENTATION, None, "file with the classes' names, JSON or one a line; that of the data unless given"
     )
     reduce_zero_label: bool = option(SEGMENTATION, False, "label 0 stands for what is not to be learned, as in ADE20K")
+    ignore_label: int | None = option(
+        SEGMENTATION, None, "value of label maps that is to be ignored, in addition to 255; 255 if it marks no object"
+    )
     resize_ratio: tuple[float, float] = option(
         SEGMENTATION, (0.5, 2.0), "smallest and largest factor on the size before a crop"
     )
@@ -290,9 +301,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(["mixup", "cutmix", "color_jitter"], (0, _ANY)),
     **dict.fromkeys(["lr", "clip_grad", "opt_eps", "decay_epochs", "decay_rate"], (_POSITIVE, _ANY)),
     **dict.fromkeys(["mixup_prob", "mixup_switch_prob", "reprob", "hflip", "vflip", "momentum"], (0, 1)),
-    **dict.fromkeys(["model_ema_decay", "smoothing", "drop_path"], (0, 0.9999999)),
+    **dict.fromkeys(["model_ema_decay", "smoothing", "drop_path", "val_fraction"], (0, 0.9999999)),
     **dict.fromkeys(["layer_decay", "crop_pct"], (_POSITIVE, 1)),
     "recount": (1, _ANY),
+    "ignore_label": (0, 65535),
 }
 
 

@@ -1,6 +1,7 @@
 """From a config to what a run eats: the two splits, their transforms, and the batches of every step."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -10,23 +11,34 @@ from PIL import Image
 
 from globalvit.build import as_transform, preprocessing
 from globalvit.data.fit import FitTransform
+from globalvit.data.holdout import DEFAULT_FRACTION, Subset, hold_out
 from globalvit.data.loading import Batch, to_device
+from globalvit.data.splits import NoSplitError, role_of
 from globalvit.models.variants import as_size
 from globalvit.tasks.task import Preprocessing, Task
+from globalvit.train.feed import Feed
 from globalvit.train.feeds import feed_for
 from globalvit.train.fields import LAYOUTS, TrainConfig
 from globalvit.weights.catalog import is_name
 from globalvit.weights.load import resolve_checkpoint
 
+logger = logging.getLogger(__name__)
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The images to train on and those to evaluate on, with the same classes."""
+    """The images to train on and those to evaluate on, with the same classes.
+
+    Attributes:
+        train: to train on.
+        val: to evaluate on.
+        val_fraction: the part of the training images that was held out to evaluate on; 0 where `val` is a split.
+    """
 
     train: Any
     val: Any
+    val_fraction: float = 0.0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -35,7 +47,7 @@ class Splits:
 
 
 def open_splits(config: TrainConfig) -> Splits:
-    """Open both splits of `data_dir`.
+    """Open the split to train on and the one to evaluate on, or hold images out for the latter.
 
     Raises:
         FileNotFoundError: a folder is missing.
@@ -45,13 +57,57 @@ def open_splits(config: TrainConfig) -> Splits:
     if config.data_dir is None:
         raise ValueError(f"no data: give --data-dir FOLDER with {LAYOUTS[feed.kind]}")
     train = feed.open_split(config.train_split)
-    val = feed.open_split(config.val_split or "val", train.classes)
+    splits = _with_validation(config, feed, train)
     if config.num_classes not in (None, len(train.classes)):
         raise ValueError(
             f"num_classes={config.num_classes}, but {config.data_dir} has {len(train.classes)} classes; "
             "leave --num-classes out"
         )
-    return Splits(train, val)
+    return splits
+
+
+def open_held_out(config: TrainConfig, classes: Sequence[str] | None) -> Subset:
+    """The training images that a run with this config holds out for validation, by its `val_fraction` and `seed`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `Feed.open_split`.
+    """
+    whole = feed_for(config).open_split(config.train_split, classes, is_whole=True)
+    return Subset(whole, hold_out(whole, config.val_fraction or DEFAULT_FRACTION, config.seed))
+
+
+def _with_validation(config: TrainConfig, feed: Feed, train: Any) -> Splits:
+    """Both splits; without a validation split, or where `val_fraction` asks for it, some images are held out."""
+    if config.val_fraction and config.val_split:
+        raise ValueError(
+            f"expected --val-split or --val-fraction, got both ({config.val_split}, {config.val_fraction:g}); leave "
+            "out one of them"
+        )
+    if config.val_split is not None and role_of(config.val_split) == "test":
+        logger.warning(
+            "--val-split %s: the test split chooses the best checkpoint, so its score there will be too good; hold "
+            "images out for that with --val-fraction, and measure with globalvit validate --split %s",
+            *(config.val_split, config.val_split),
+        )
+    if not config.val_fraction:
+        try:
+            return Splits(train, feed.open_split(config.val_split or "val", train.classes))
+        except NoSplitError:
+            if config.val_split is not None or config.val_fraction == 0:
+                raise
+    fraction = config.val_fraction or DEFAULT_FRACTION
+    # Only detectors may train without some images that validation wants.
+    whole = feed.open_split(config.train_split, train.classes, is_whole=True) if feed.kind == "detect" else train
+    val = Subset(whole, hold_out(whole, fraction, config.seed))
+    taken = {val.name(index) for index in range(len(val))}
+    rest = Subset(train, [index for index in range(len(train)) if train.name(index) not in taken])
+    logger.info(
+        "%s: %d images of %r are held out for validation and %d are left to train on (--val-fraction %g, seed %d); the "
+        "same on every machine%s",
+        *(config.data_dir, len(val), config.train_split, len(rest), fraction, config.seed),
+        "" if config.val_fraction else "; no folder is called val, valid or validation, and test is never taken for it",
+    )
+    return Splits(rest, val, fraction)
 
 
 def evaluation_transform(config: TrainConfig) -> Preprocessing:

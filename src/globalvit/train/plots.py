@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from globalvit import atomic
+from globalvit.printable import printable
 
 Record = dict[str, Any]
 # More classes than this have no room for their names and counts.
@@ -81,8 +82,10 @@ def plot_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequenc
     axes.set_xlabel("guessed")
     axes.set_ylabel("true")
     if len(classes) <= MOST_NAMES:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        # Text between dollar signs would be read as a formula.
+        names = [printable(name).replace("$", r"\$") for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=90)
+        axes.set_yticks(range(len(classes)), names)
     if len(classes) <= MOST_COUNTS:
         _write_counts(axes, counts_KK, shares_KK)
     _save(figure, path)

@@ -32,7 +32,7 @@ class Recorder:
         self.folder = folder
         # Without a buffer, so that what a full disk did not take is not written later.
         self.metrics = (folder / METRICS_FILE).open("ab", buffering=0)
-        self.log = _LogFile(folder / "log.txt", encoding="utf-8")
+        self.log = _LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
         self.curves = _Curves(folder / "tensorboard", step)
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.logger = logging.getLogger("globalvit")

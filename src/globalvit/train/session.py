@@ -33,7 +33,7 @@ from globalvit.train.memory import explained
 from globalvit.train.optim import Schedule, create_ema, create_optimizer
 from globalvit.train.owner import Owner
 from globalvit.train.record import cut_metrics, new_folder, read_metrics, write_metrics
-from globalvit.train.state import State, adopt, read_classes, read_snapshot, read_state, restore
+from globalvit.train.state import State, adopt, adopt_split, read_classes, read_snapshot, read_state, restore
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,8 @@ def _open(config: TrainConfig, checkpoint: Path | None) -> tuple[State, TrainCon
         return State(), None, open_splits(config)
     state, saved = read_state(checkpoint)
     before = read_classes(checkpoint)
+    # A resumed run holds out the images it held out before, whatever folders there are by now.
+    config = adopt_split(config, saved)
     splits = open_splits(replace(config, num_classes=None) if before else config)
     if before is not None:
         require_classes(before, splits.classes, checkpoint)
@@ -214,6 +216,8 @@ def _settle(
     transform = engine.together(lambda: evaluation_transform(source))
     config = replace(settle_transform(config, transform), precision=engine.precision, kernels=engine.kernels)
     config = replace(config, num_classes=len(splits.classes))
+    if saved is None:
+        config = replace(config, val_fraction=splits.val_fraction)
     if config.auto_batch and saved is None:
         config = replace(config, batch_size=_auto_batch(config, splits, transform, engine))
     config = scale_lr(config, engine.world)

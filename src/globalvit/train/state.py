@@ -261,4 +261,9 @@ def adopt(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
         "num_classes",
     )
     filled = {name: getattr(saved, name) for name in settled if getattr(config, name) in (None, "auto")}
-    return replace(config, **filled, weights=saved.weights, auto_batch=saved.auto_batch)
+    return replace(adopt_split(config, saved), **filled, weights=saved.weights, auto_batch=saved.auto_batch)
+
+
+def adopt_split(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """The config of a resumed run with the images held out for validation that it had before."""
+    return replace(config, val_fraction=saved.val_fraction) if config.val_fraction is None else config

@@ -1,0 +1,62 @@
+"""`globalvit data split`: make train and val folders of an unsplit data set."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from globalvit.cli import tables
+from globalvit.cli.options import parse
+from globalvit.cli.progress import Progress
+
+SUMMARY = "Make train and val of an unsplit folder: class folders, images with label maps, or COCO"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """What `globalvit data split` is asked for.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    folder: Path = field(metadata={"help": "folder to split, which is left as it is", "metavar": "FOLDER"})
+    output: Path = field(metadata={"help": "new folder for train and val", "metavar": "OUTPUT"})
+    fraction: float = field(default=0.1, metadata={"help": "part of the images that go to val"})
+    seed: int = field(default=0, metadata={"help": "another seed makes another choice"})
+    way: Literal["copy", "link"] = field(
+        default="copy",
+        metadata={"help": "copy files, or make hard links, which take no space but share later changes"},
+    )
+    nested_classes: bool = field(
+        default=False, metadata={"help": "every folder that directly holds images is a class, at any depth"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"--fraction {self.fraction:g} must be more than 0 and less than 1")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed} must be 0 or more")
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """Split a folder; return the exit status."""
+    options = parse(SplitOptions, argv, prog, SUMMARY, positional=("folder", "output"))
+    from globalvit.data.split_folder import split_folder
+
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+        plan = split_folder(
+            options.folder,
+            options.output,
+            fraction=options.fraction,
+            seed=options.seed,
+            way=options.way,
+            nested=options.nested_classes,
+            on_start=lambda total: bars.append(stack.enter_context(Progress(total, "writing"))),
+            on_file=lambda: bars[0].advance(),
+        )
+    counts = ", ".join(f"{number} images in {split}" for split, number in plan.counts.items())
+    tables.write_line(f"{options.output}: {counts} (fraction {options.fraction:g}, seed {options.seed})")
+    return 0

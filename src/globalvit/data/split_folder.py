@@ -1,0 +1,231 @@
+"""Make train and val folders of an unsplit data set: files are copied or linked, never moved or changed."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from globalvit import atomic
+from globalvit.data.class_folders import listed, scan_classes
+from globalvit.data.class_table import FILES as CLASS_FILES
+from globalvit.data.coco import open_table
+from globalvit.data.coco_folder import ANNOTATIONS, annotation_files
+from globalvit.data.holdout import hold_out
+from globalvit.data.mask_folder import Folders, MaskListing, flat_folders
+from globalvit.data.splits import role_of
+from globalvit.data.walk import visible_folders
+
+Way = Literal["copy", "link"]
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes where.
+
+    Attributes:
+        files: source and target of each file, the latter below the new folder.
+        counts: images of each split.
+        texts: files to write, by their path below the new folder.
+    """
+
+    files: list[tuple[Path, str]]
+    counts: dict[str, int]
+    texts: dict[str, str]
+
+
+class _Samples:
+    """Images to choose from, as `hold_out` wants them."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self._names = root, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """The path of image `index`."""
+        return str(self.root / self._names[index])
+
+
+class _Labeled(_Samples):
+    """Images with one class each."""
+
+    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int]) -> None:
+        super().__init__(root, names)
+        self._labels = labels
+
+    def label(self, index: int) -> int:
+        """The label of image `index`."""
+        return self._labels[index]
+
+
+class _Objects(_Samples):
+    """Images with any number of objects."""
+
+    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[list[int]]) -> None:
+        super().__init__(root, names)
+        self._labels = labels
+
+    def labels(self, index: int) -> list[int]:
+        """The labels of the objects in image `index`."""
+        return self._labels[index]
+
+
+def split_folder(
+    source: Path,
+    target: Path,
+    *,
+    fraction: float,
+    seed: int,
+    way: Way = "copy",
+    nested: bool = False,
+    on_start: Callable[[int], None] = lambda _: None,
+    on_file: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Make a data set with the splits train and val of one without.
+
+    Args:
+        source: class folders; or images/ and masks/; or images and one file of COCO annotations.
+        target: a new or empty folder outside `source`.
+        fraction: of the images that go to val, between 0 and 1.
+        seed: another seed makes another choice.
+        way: `copy` files, or make hard links, which take no space but are the same files.
+        nested: as in `ImageFolder`.
+        on_start: called with the number of files before the first is written.
+        on_file: called after each file.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: the folder does not exist.
+        ValueError: it has splits, nothing to split, or too little; or `target` cannot be used.
+        OSError: a file cannot be copied or linked; the text names the remedy for links across disks.
+    """
+    _check(source, target)
+    plan = plan_split(source, fraction, seed, nested=nested)
+    on_start(len(plan.files))
+    for path, name in plan.files:
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _put(path, place, way)
+        on_file()
+    for name, text in plan.texts.items():
+        atomic.write_text(target / name, text)
+    return plan
+
+
+def plan_split(source: Path, fraction: float, seed: int, *, nested: bool = False) -> Plan:
+    """Decide what goes where; raises what `split_folder` does."""
+    splits = [name for name in visible_folders(source) if role_of(name) == "train"]
+    if splits:
+        raise ValueError(
+            f"{source} has a split {splits[0]!r} already; training holds images out of it with --val-fraction"
+        )
+    coco, masks = _coco_file(source), flat_folders(source)
+    if coco is not None:
+        return _plan_coco(source, coco, fraction, seed)
+    if masks is not None:
+        return _plan_masks(source, masks, fraction, seed)
+    return _plan_classes(source, fraction, seed, nested=nested)
+
+
+def _plan_classes(source: Path, fraction: float, seed: int, *, nested: bool) -> Plan:
+    found = {name: inside for name, inside in scan_classes(source, nested=nested).items() if inside.images}
+    names = [name for inside in found.values() for name in inside.images]
+    labels = [label for label, inside in enumerate(found.values()) for _ in inside.images]
+    if not names:
+        raise ValueError(f"no images in the class folders of {source}; expected {source}/CLASS/IMAGE.jpg")
+    split_of = _choose(_Labeled(source, names, labels), fraction, seed)
+    files = [(source / name, f"{split}/{name}") for name, split in zip(names, split_of, strict=True)]
+    return Plan(files, _counts(split_of), {})
+
+
+def _plan_masks(source: Path, folders: Folders, fraction: float, seed: int) -> Plan:
+    listing = MaskListing(folders)
+    listing.check()
+    split_of = _choose(_Samples(folders.images, listing.images), fraction, seed)
+    files: list[tuple[Path, str]] = []
+    for image, label, split in zip(listing.images, listing.labels, split_of, strict=True):
+        files.append((folders.images / image, f"images/{split}/{image}"))
+        files.append((folders.labels / label, f"annotations/{split}/{label}"))
+    files += [(source / name, name) for name in CLASS_FILES if (source / name).is_file()]
+    return Plan(files, _counts(split_of), {})
+
+
+def _plan_coco(source: Path, path: Path, fraction: float, seed: int) -> Plan:
+    table = open_table(path)
+    names = [table.names[index] for index in range(len(table.names))]
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise ValueError(f"{path} has the file_name {outside[0]!r}; expected a path below the folder of images")
+    root = _image_root(source, path, names)
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} images of {path} are not in {root}: {listed(missing)}")
+    labels = [part.tolist() for part in np.split(table.labels, table.first[1:-1])]
+    split_of = _choose(_Objects(root, names, labels), fraction, seed)
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    split_by_id = {image["id"]: split for image, split in zip(content["images"], split_of, strict=True)}
+    texts: dict[str, str] = {}
+    for split in SPLITS:
+        part = {
+            **content,
+            "images": [image for image in content["images"] if split_by_id[image["id"]] == split],
+            "annotations": [one for one in content["annotations"] if split_by_id.get(one["image_id"]) == split],
+        }
+        texts[f"{ANNOTATIONS}/instances_{split}.json"] = json.dumps(part, ensure_ascii=False)
+    files = [(root / name, f"{split}/{name}") for name, split in zip(names, split_of, strict=True)]
+    return Plan(files, _counts(split_of), texts)
+
+
+def _coco_file(source: Path) -> Path | None:
+    """The only file of COCO annotations of a folder, directly in it or in annotations/."""
+    found = list(annotation_files(source).values())
+    if not found:
+        found = [*source.glob("*.coco.json"), *source.glob("instances*.json"), *source.glob("annotations*.json")]
+        found += [*(source / ANNOTATIONS).glob("*.json")]
+    if len(found) > 1:
+        names = ", ".join(str(path.relative_to(source)) for path in found[:3])
+        raise ValueError(f"{source} has {len(found)} files of annotations ({names}); expected one to split")
+    return found[0] if found else None
+
+
+def _image_root(source: Path, path: Path, names: Sequence[str]) -> Path:
+    for root in (source / "images", source, path.parent):
+        if names and (root / names[0]).is_file():
+            return root
+    raise FileNotFoundError(f"the images of {path}, such as {names[:1]}, are not in {source}/images nor in {source}")
+
+
+def _choose(samples: _Samples, fraction: float, seed: int) -> list[str]:
+    held = set(hold_out(samples, fraction, seed))
+    return [SPLITS[index in held] for index in range(len(samples))]
+
+
+def _counts(split_of: Sequence[str]) -> dict[str, int]:
+    return {split: split_of.count(split) for split in SPLITS}
+
+
+def _check(source: Path, target: Path) -> None:
+    if not source.exists():
+        raise FileNotFoundError(f"data folder {source} does not exist; give a folder of images to split")
+    if not source.is_dir():
+        raise NotADirectoryError(f"{source} is a file; give the folder of images to split")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{target} lies in {source}, which is left as it is; give a folder outside it")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not an empty folder; give a new one")
+
+
+def _put(path: Path, place: Path, way: Way) -> None:
+    if way == "copy":
+        shutil.copy2(path, place)
+        return
+    try:
+        os.link(path.resolve(), place)
+    except OSError as error:
+        raise OSError(f"{place} cannot be linked to {path}: {error.strerror}; use --way copy") from error
