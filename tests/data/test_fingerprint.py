@@ -8,6 +8,7 @@ from PIL import Image
 
 from globalvit.data.coco import open_coco
 from globalvit.data.fingerprint import ANNOTATIONS, Fingerprint, difference, fingerprint
+from globalvit.data.holdout import Subset
 from globalvit.data.image_folder import ImageFolder, open_split
 from globalvit.data.lmdb_build import build
 from globalvit.data.mask_folder import open_masks
@@ -40,7 +41,10 @@ def test_only_names_sizes_and_labels_count(folder, tmp_path):
 
 def test_a_database_has_the_fingerprint_of_its_folder(folder, tmp_path):
     build(folder, tmp_path / "packed")
-    assert fingerprint(open_split(tmp_path / "packed", "train")) == taken(folder)
+    packed = open_split(tmp_path / "packed", "train")
+    assert fingerprint(packed) == taken(folder)
+    held_out = [0, 2, 5]
+    assert fingerprint(Subset(packed, held_out)) == fingerprint(Subset(ImageFolder(folder / "train"), held_out))
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,9 @@ def test_every_file_of_a_checkpoint_survives_a_full_disk(toy, checkpoints, size)
 def test_leftovers_of_a_crash_are_swept_up(checkpoints):
     checkpoints.save(10, write)
     temporary_folder(checkpoints.folder)
-    for name in (".last-0123456789ab", "step-10/.state-0123456789ab.json"):
+    for name in (".last-0123456789ab", ".0123456789ab.pt", "step-10/.0123456789ab.json"):
         (checkpoints.folder / name).touch()
-    assert len(names(checkpoints)) == 4
+    assert len(names(checkpoints)) == 5
     remove_leftovers(checkpoints.folder.parent)
     assert names(checkpoints) == ["last", "step-10"]
     assert [path.name for path in checkpoints.last.iterdir()] == [STATE_FILE]

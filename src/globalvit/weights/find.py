@@ -21,7 +21,7 @@ def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool =
 
     Raises:
         FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
-        ValueError: it is not a path, or is an address on the network.
+        ValueError: it is not a path, or an address on the network.
     """
     file = follow(path)
     if not file.exists():

@@ -18,7 +18,7 @@ def follow(path: str | PathLike[str]) -> Path:
     `~` is the home folder, and `file://` addresses are paths.
 
     Raises:
-        ValueError: it is not a path, or is an address on the network.
+        ValueError: it is not a path, or an address on the network.
     """
     given = _local(path)
     for place in (given, *given.parents):
@@ -48,7 +48,7 @@ def _local(path: str | PathLike[str]) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError:
-        # Without a home folder `~` is a name like any other.
+        # Without a home folder, `~` is a name like any other.
         return Path(given)
 
 
