@@ -74,8 +74,8 @@ def test_other_settings_or_data_end_every_process(command, pair, images, tmp_pat
         (data / "train/red/0.png").write_bytes(b"")
         words = "rank 1: train: 27 files ('red' has other file names or sizes)"
     else:
-        shutil.rmtree(data / "val")
-        words = f"no folder 'val' in {data}"
+        shutil.rmtree(data / "train")
+        words = f"no folder 'train' in {data}"
     for process in pair(command(dist_timeout=60), command(dist_timeout=60, **changes)):
         status, output = process.finish(60)
         assert status == 1, output
