@@ -1,6 +1,7 @@
 """Who imports whom. The table below is the package's layout: to allow a new import is to change it here."""
 
 import ast
+import subprocess
 import sys
 import tomllib
 from functools import cache
@@ -154,3 +155,18 @@ def test_only_the_command_line_prints(package):
         calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
         printing = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         assert not printing or part_of(module) == "cli", f"{path.name}:{printing} prints; use the module's logger"
+
+
+WITHOUT_EXTRAS = """
+import sys
+for name in ("lmdb", "keras", "gradio"):
+    sys.modules[name] = None  # importing it fails
+import globalvit.cli.train, globalvit.cli.validate, globalvit.cli.predict, globalvit.cli.explain, globalvit.cli.data
+import globalvit.train.session, globalvit.train.evaluate, globalvit.data.fingerprint, globalvit.doctor
+"""
+
+
+def test_training_and_prediction_need_no_extras():
+    command = [sys.executable, "-c", WITHOUT_EXTRAS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from globalvit.data.holdout import Subset
-from globalvit.data.lmdb_index import RECORDS
 
 # Sizes are asked for by several threads, since a network answers slowly but many at a time.
 READERS = 8
@@ -156,6 +155,7 @@ def _packed_sizes(source: Any) -> list[str] | None:
         return None
     # Imported here, since the package lmdb is an extra.
     from globalvit.data.lmdb import value
+    from globalvit.data.lmdb_index import RECORDS
 
     records = value(path, RECORDS)
     if records is None:
