@@ -5,7 +5,7 @@
 A small GC ViT is saved in every form that is read; one copy after the other is changed at random: bytes, pickles, JSON,
 tensors, names, archives. A case ends as `ok` (opened), `refused` (one sentence that names the file), `traceback`,
 `hang`, `memory`, `killed` by a signal, or `code` where something that the file holds was run. Prints a table and all
-texts of refusals; fails if anything but the first two happened. The seed of a case repeats it: `--case 123`.
+texts of refusals; fails if anything but the first two happened. `--case 123` repeats one case. Linux only.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import save_file
 
@@ -289,7 +290,7 @@ def in_child(form: str, path: Path, seed: int) -> tuple[str, str]:
     pid = os.fork()
     if pid == 0:
         signal.alarm(3 * SECONDS)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        used = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (used + 2 * MEMORY, used + 2 * MEMORY))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         os.write(writer, json.dumps(attempt(form, path, seed)).encode()[:60_000])

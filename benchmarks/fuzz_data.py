@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_data.py [--lmdb 1000] [--images 1000] [--urls 200] [--seed 0] [--first 0]
 
-Every case is made from its number and the seed, and runs in a child process of its own with limits on time and memory.
-The table at the end counts how they ended; each that ended in another way than an answer or a sentence is listed, and
-makes the exit status 1. `--first 17 --lmdb 1` repeats case 17 alone. Linux only.
+Each case is derived from the seed and its number, and runs in a separate process with limits on time and memory. The
+final table counts the outcomes. A case that ends with neither an answer nor a one-line error is listed, and the exit
+status is then 1. `--first 17 --lmdb 1` repeats case 17 alone. Linux only.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 
 import lmdb
 import numpy as np
+import psutil
 from PIL import Image
 
 from globalvit.cli import fetch
@@ -126,7 +127,7 @@ def in_child(cases, action, seed):
 
 def limited(cases, action, seed, sender):
     """Run a case under its limits and send how it ended."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    now = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,30 @@ def _automatic_kernels() -> Iterator[None]:
     """No test leaves another choice of kernels behind."""
     yield
     assert chosen_kernels() == "auto"
+
+
+@pytest.fixture
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let searching folders of a name fail for want of permission; root, who may run the tests, could read them."""
+    scandir = os.scandir
+
+    def forbid(name: str) -> None:
+        def refuse(path: Any) -> Any:
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return forbid
+
+
+@pytest.fixture
+def make_pipe() -> Callable[[Path], None]:
+    """Make a named pipe."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    return os.mkfifo
 
 
 @pytest.fixture

@@ -384,7 +384,7 @@ def preprocessing(
 
     Args:
         name: one of `list_models`, or an alias.
-        weights: a name of the catalog; the model's first ones unless given.
+        weights: a name of the catalog (default: the model's first ones).
         image_size: as in `create_model`.
 
     Raises:

@@ -71,7 +71,7 @@ def test_what_is_shown_follows_what_is_asked(run_folder, digits, tmp_path, words
         (["--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; name a --kind"),
         (["--kind", "all", "--head", "99", "--stage", "1"], 1, "--head means nothing for rollout, grad_cam of gcvit_"),
         (["--kind", "global", "--head", "99"], 1, "head=99 is not there; kind='global' of gcvit_xxtiny in stage 3"),
-        (["--batch-size", "2"], 2, "--batch-size means nothing here: images are explained one at a time"),
+        (["--batch-size", "2"], 2, "--batch-size has no effect on explain, which takes one image at a time"),
         (["--short-side", "64"], 1, "--short-side means nothing for gcvit_xxtiny; leave it out, or give --img-size"),
         (["--pixel", "3"], 2, "--pixel '3' is not understood: expected 2 whole numbers"),
     ],

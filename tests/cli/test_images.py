@@ -1,7 +1,6 @@
 """Images named on the command line: files, folders, addresses, and what cannot be read."""
 
 import io
-import os
 import threading
 import time
 from contextlib import suppress
@@ -156,8 +155,8 @@ def test_one_bad_word_costs_no_other(folder):
     assert [failure.image for failure in found.failures] == ["gone.png", "ftp://host/x.png"]
 
 
-def test_pipes_are_never_opened(folder):
-    os.mkfifo(folder / "pipe.png")
+def test_pipes_are_never_opened(folder, make_pipe):
+    make_pipe(folder / "pipe.png")
     with pytest.raises(ValueError, match=r"pipe\.png is a pipe \(FIFO\), expected a regular file"):
         find_images([str(folder / "pipe.png")])
     text = "pipe.png is a pipe (FIFO), expected a regular file; save the image to a file first"
@@ -166,16 +165,8 @@ def test_pipes_are_never_opened(folder):
         Source(f"{folder}/pipe.png", PurePosixPath("pipe.png")).read()
 
 
-def test_folders_that_cannot_be_read_are_failures(folder, monkeypatch):
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("/b"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    # A test may run as root, who can read everything.
-    monkeypatch.setattr(os, "scandir", refuse)
+def test_folders_that_cannot_be_read_are_failures(folder, forbid_reading):
+    forbid_reading("b")
     found = find_images([str(folder)])
     assert [str(image.inside) for image in found.images] == ["z.PNG"]
     assert found.failures == [(f"{folder}/b", f"{folder}/b cannot be read; change its permissions")]

@@ -48,8 +48,8 @@ def test_answers_are_those_of_the_model(run_folder, digits, tmp_path, capsys):
     assert str(digits / "b[1].png") in capsys.readouterr().out
 
 
-def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsys):
-    os.mkfifo(digits / "pipe.png")
+def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsys, make_pipe):
+    make_pipe(digits / "pipe.png")
     (digits / "empty").mkdir()
     latin = os.fsdecode(b"caf\xe9\n\x1b[31m\r.png")
     (digits / "b[1].png").rename(digits / latin)

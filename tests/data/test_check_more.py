@@ -1,7 +1,6 @@
 """What `data check` says of data sets as a whole: splits, classes, label maps, objects; and how it is printed."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -96,15 +95,9 @@ def test_one_split_may_be_checked(make_folder, capsys):
     assert "valid" not in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_read_is_a_problem(make_folder, monkeypatch):
-    data, scandir = make_folder({"train": {"a/more": 1, "b": 1}}), os.scandir
-
-    def refuse(path):
-        if str(path).endswith("/more"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+def test_a_folder_that_cannot_be_read_is_a_problem(make_folder, forbid_reading):
+    data = make_folder({"train": {"a/more": 1, "b": 1}})
+    forbid_reading("more")
     problems = texts(check_folder(data).problems)
     assert problems == {
         "unreadable folder": f"{data}/train/a/more cannot be read",

@@ -41,24 +41,16 @@ def test_links_are_followed_and_cycles_are_named(tmp_path, caplog):
     assert f"1 links lead back to a folder above them: {root}/deep/er/up" in caplog.text
 
 
-def test_a_broken_link_is_found_so_that_reading_names_it(tmp_path):
+def test_a_broken_link_is_found_so_that_reading_names_it(tmp_path, make_pipe):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    os.mkfifo(tmp_path / "pipe.png")
+    make_pipe(tmp_path / "pipe.png")
     found = search(tmp_path)
     assert (found.images, found.others, found.irregular) == (["gone.png"], 1, [str(tmp_path / "pipe.png")])
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, caplog, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, caplog, forbid_reading):
     root = touch(tmp_path, "a/1.png", "b/2.png", "b/c/3.png")
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("/c"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    # A test may run as root, who can read everything.
-    monkeypatch.setattr(os, "scandir", refuse)
+    forbid_reading("c")
     found = search(root)
     assert (found.images, found.unreadable) == (["a/1.png", "b/2.png"], [str(root / "b" / "c")])
     found.warn()

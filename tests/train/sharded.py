@@ -19,11 +19,11 @@ from globalvit.train.optim import create_ema, create_optimizer
 from globalvit.train.state import State, read_snapshot, restore, take_snapshot, write_checkpoint
 
 # Adam would blow rounding up where a gradient is zero but for rounding, as the keys' biases have it.
-OPTIMizERS = {"sgd": (0.05, 1e-5), "adamw": (1e-3, 1e-3)}
+OPTIMIZERS = {"sgd": (0.05, 1e-5), "adamw": (1e-3, 1e-3)}
 
 
 def settings(opt):
-    lr, _ = OPTIMizERS[opt]
+    lr, _ = OPTIMIZERS[opt]
     return TrainConfig(device="cpu", opt=opt, lr=lr, model_ema=True, model_ema_decay=0.5, clip_grad=0.5, drop_path=0.0)
 
 
@@ -59,7 +59,7 @@ def assert_close(one, other, bound):
 
 
 def check(engine, opt):
-    config, (_, bound) = settings(opt), OPTIMizERS[opt]
+    config, (_, bound) = settings(opt), OPTIMIZERS[opt]
     whole, whole_ema, optimizer = build(engine, config, sharded=False)
     norms = advance(engine, whole, whole_ema, optimizer, range(4))
     task, ema, optimizer = build(engine, config, sharded=True)
@@ -84,7 +84,7 @@ def main():
     VARIANTS["gcvit_xxtiny"] = TOYS["gcvit_xxtiny"]
     with start_engine(settings("sgd")) as engine:
         assert engine.world == 2
-        for opt in OPTIMizERS:
+        for opt in OPTIMIZERS:
             check(engine, opt)
     return 0
 

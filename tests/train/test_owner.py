@@ -7,8 +7,9 @@ import threading
 import time
 
 import pytest
+from filelock import FileLock
 
-from globalvit.train.owner import LOCK_FILE, OWNER_FILE, Owner
+from globalvit.train.owner import LOCK_FILE, NO_LOCKS, OWNER_FILE, Owner
 
 
 @pytest.fixture
@@ -55,7 +56,28 @@ def test_what_a_dead_owner_left_is_removed(folder, caplog):
     with Owner(0.0) as owner:
         owner.take(folder)
         assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [LOCK_FILE, OWNER_FILE, "kept.txt"]
-    assert "ended without saying so" in caplog.text
+    assert f"the last process that trained in {folder} did not exit cleanly: process {2**22 + 1} on " in caplog.text
+
+
+@pytest.mark.parametrize("answer", [NotImplementedError(), *(OSError(code, "no locks") for code in NO_LOCKS)])
+def test_a_file_system_without_locks_is_no_obstacle(folder, caplog, monkeypatch, answer):
+    def refuse(*_, **__):
+        raise answer
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with Owner(0.0) as owner:
+        owner.take(folder)
+        assert (folder / OWNER_FILE).exists()
+    assert f"{folder} is on a file system without locks; start only one process there" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with Owner(0.0) as owner, pytest.raises(PermissionError):
+        owner.take(folder)
 
 
 def test_a_run_that_failed_before_it_wrote_anything_leaves_no_folder(folder):

@@ -182,9 +182,8 @@ def test_keras_files_are_told(tmp_path):
     )
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
-def test_pipes_and_devices_are_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "x.pth")
+def test_pipes_and_devices_are_not_waited_for(tmp_path, make_pipe):
+    make_pipe(tmp_path / "x.pth")
     for path in (tmp_path / "x.pth", Path("/dev/zero")):
         refused(path, "is a pipe, device or socket; expected a weight file or a folder")
 

@@ -48,12 +48,12 @@ class BenchmarkOptions:
     )
     mode: tuple[str, ...] | None = field(
         default=None,
-        metadata=_several(WORK, f"{' or '.join(MODES)}; both unless given, none with --loader", "MODE,..."),
+        metadata=_several(WORK, f"{' or '.join(MODES)} (default: both; with --loader neither)", "MODE,..."),
     )
     batch_size: tuple[int, ...] = field(default=(1, 8), metadata=_several(WORK, "images of a run"))
     image_size: tuple[int, ...] | None = field(
         default=None,
-        metadata=_several(WORK, "sides in pixels; each model's own unless given") | {"aliases": ("img_size",)},
+        metadata=_several(WORK, "sides in pixels (default: each model's own)") | {"aliases": ("img_size",)},
     )
     precision: tuple[str, ...] = field(
         default=("auto",),

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "Write a checkpoint in another form: ours (safetensors), the official one, timm's or Keras'"
 LICENSE_NOTE = (
-    "License: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever "
-    "converts them. Weights that you trained from scratch are yours."
+    "License: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial), also after "
+    "conversion. Weights that you trained from scratch are yours."
 )
 SAFETENSORS = ".safetensors"
 KERAS_WEIGHTS = ".weights.h5"

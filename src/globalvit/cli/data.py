@@ -83,7 +83,7 @@ class PreviewOptions:
 
     config: str | None = field(
         default=None,
-        metadata={"help": "a shipped recipe or a YAML file; fine-tuning for the model's kind of task unless given"},
+        metadata={"help": "a shipped recipe or a YAML file (default: fine-tuning for the model's kind of task)"},
     )
     output: Path = field(default=Path("preview.png"), metadata={"help": "PNG file to write"})
     images: int = field(default=32, metadata={"help": "images to draw"})

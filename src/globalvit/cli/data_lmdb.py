@@ -19,7 +19,7 @@ COMMANDS = {
     "build": "Pack an image folder, or go on with a build that was stopped; --data-dir takes the result",
     "verify": "Compare databases with the image folder they were built from, byte for byte",
 }
-SPLITS = "splits to take, as in train,val; all unless given"
+SPLITS = "splits to take, as in train,val (default: all)"
 WORKERS = "files read at a time"
 # Images of one kind that are printed.
 MOST_PRINTED = 20

@@ -37,7 +37,7 @@ class DemoOptions:
         | {"adds": True, "metavar": "NAME"},
     )
     runs: Path | None = field(
-        default=None, metadata=about(MODEL, "folder whose runs are on offer; runs, if it is there, unless given")
+        default=None, metadata=about(MODEL, "folder whose runs are offered (default: runs, if it exists)")
     )
     quick: Literal["digits", "shapes", "shapes_detection"] | None = field(
         default=None, metadata=about(MODEL, "begin with training a small model on a set that is built in")

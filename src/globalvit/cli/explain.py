@@ -36,31 +36,31 @@ class ExplainOptions(ModelOptions):
     kind: Kind | None = field(
         default=None, metadata=about(LOOK, "all: each one the model has; else Grad-CAM, global attention or groups")
     )
-    stage: int | None = field(default=None, metadata=about(LOOK, "stage of GC ViT; every one unless given"))
+    stage: int | None = field(default=None, metadata=about(LOOK, "stage of GC ViT (default: every one)"))
     block: int | None = field(
         default=None,
         metadata=about(
-            LOOK, "block of the stage, of GPViT's network; unless given the last, with a --stage or GPViT every one"
+            LOOK, "block of the stage or of GPViT's network (default: the last; every one with --stage or GPViT)"
         ),
     )
-    head: int | None = field(default=None, metadata=about(LOOK, "attention head; the mean of all unless given"))
-    group: int | None = field(default=None, metadata=about(LOOK, "group token of GPViT; the pixel's unless given"))
+    head: int | None = field(default=None, metadata=about(LOOK, "attention head (default: the mean of all)"))
+    group: int | None = field(default=None, metadata=about(LOOK, "group token of GPViT (default: the pixel's)"))
     target: str | None = field(
-        default=None, metadata=about(LOOK, "class by name or number, for grad_cam; the model's answer unless given")
+        default=None, metadata=about(LOOK, "class by name or number, for grad_cam (default: the model's answer)")
     )
     pixel: tuple[int, int] | None = field(
-        default=None, metadata=about(WHERE, "x,y: where attention starts from; the center unless given")
+        default=None, metadata=about(WHERE, "x,y: where attention starts from (default: the center)")
     )
     region: tuple[int, int, int, int] | None = field(
         default=None, metadata=about(WHERE, "left,top,right,bottom, in place of a pixel")
     )
     output: Path = field(default=Path("explained"), metadata=about(FILES, "folder for overlays and contact sheets"))
-    npz: bool = field(default=False, metadata=about(FILES, "write the numbers, too: an .npz file an image"))
+    npz: bool = field(default=False, metadata=about(FILES, "also write the numbers: one .npz file per image"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size is not None:
-            raise ValueError("--batch-size means nothing here: images are explained one at a time; leave it out")
+            raise ValueError("--batch-size has no effect on explain, which takes one image at a time; leave it out")
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -98,7 +98,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def _looks(task: "Task", options: ExplainOptions) -> "list[tuple[View, dict[str, Any]]]":
-    """What to show of every source: views, and what `explain` is asked of each besides stage and block.
+    """Return the views to show of every source, each with the arguments of `explain` other than stage and block.
 
     Raises:
         ValueError: the model has no such view, or something was given that none of them takes.

@@ -41,7 +41,7 @@ class ExportOptions:
 
     output: Path = field(metadata=about(FILE, "file to write, .onnx or .pt2") | {"metavar": "FILE"})
     format: Literal["onnx", "torch"] | None = field(
-        default=None, metadata=about(FILE, "onnx or torch (torch.export); as the file's name says unless given")
+        default=None, metadata=about(FILE, "onnx or torch (torch.export) (default: as the file's name says)")
     )
     precision: Literal["fp32", "fp16", "bf16"] = field(
         default="fp32", metadata=about(FILE, "of weights and arithmetic; images and answers are float32")

@@ -64,7 +64,7 @@ def check_address(address: str) -> None:
 
 
 class _Download:
-    """One download, run in a thread of its own.
+    """One download, which runs in a separate thread.
 
     Attributes:
         data: what has arrived.

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-MODEL, RUNNING, DEVICE = "model", "running; as in the checkpoint's run unless given", "device and precision"
+MODEL, RUNNING, DEVICE = "model", "running (default: as in the checkpoint's run)", "device and precision"
 # Options that stand for the setting of the same name.
 SETTINGS = (
     *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "precision", "device"),
     *("data_dir", "val_split", "workers", "reduce_zero_label", "ignore_label", "class_file"),
     *("short_side", "long_side", "size_multiple", "eval_mode", "eval_stride", "eval_scales", "eval_flip"),
 )
-CROP = "preprocessing; the weights' own unless given"
+CROP = "preprocessing (default: the weights' own)"
 
 
 def about(group: str, text: str, *aliases: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class ModelOptions:
         default=None, metadata=about(MODEL, "name of the model, for published weights or a file that does not say it")
     )
     weights: str = field(
-        default=catalog.FIRST, metadata=about(MODEL, "published weights of --model by name; its first unless given")
+        default=catalog.FIRST, metadata=about(MODEL, "published weights of --model by name (default: its first)")
     )
     ema: bool = field(default=True, metadata=about(MODEL, "take the averaged weights where the checkpoint has some"))
     allow_nonfinite: bool = field(

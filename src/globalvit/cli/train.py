@@ -24,7 +24,7 @@ DESCRIPTION = (
 )
 
 
-CONFIG_HELP = "a shipped recipe or a YAML file; fine-tuning for the model's kind of task unless given"
+CONFIG_HELP = "a shipped recipe or a YAML file (default: fine-tuning for the model's kind of task)"
 
 
 @dataclass(frozen=True, kw_only=True)

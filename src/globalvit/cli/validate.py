@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SUMMARY = "Measure accuracy, mIoU or AP on labeled images, class by class"
-SEGMENTATION = "segmentation; as in the checkpoint's run unless given"
-DATA = "data; as in the checkpoint's run unless given"
+SEGMENTATION = "segmentation (default: as in the checkpoint's run)"
+DATA = "data (default: as in the checkpoint's run)"
 # More rows than this are not read on a screen; files hold them all.
 MOST_ROWS = 40
 
@@ -80,7 +80,7 @@ class ValidateOptions(ModelOptions):
         metadata=about(SEGMENTATION, "score whole images, or by a window as large as training's crops"),
     )
     eval_stride: int | None = field(
-        default=None, metadata=about(SEGMENTATION, "pixels between windows; two thirds of their side unless given")
+        default=None, metadata=about(SEGMENTATION, "pixels between windows (default: two thirds of their side)")
     )
     eval_scales: tuple[float, ...] | None = field(
         default=None, metadata=about(SEGMENTATION, "sizes to average, as factors")

@@ -1,12 +1,13 @@
 """Labeled images in folders: DATA_DIR/SPLIT/CLASS/**/IMAGE, or a built-in set by its name."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from globalvit.data import digits
@@ -57,7 +58,37 @@ class Source(Protocol):
         ...
 
 
-class ImageFolder:
+class LabeledFiles:
+    """Images in files below one folder, each with a label; a `Source`.
+
+    Args:
+        root: the folder.
+        classes: names of the labels.
+        names: paths of the images below `root`.
+        labels: of these images, int (len,).
+    """
+
+    def __init__(self, root: Path, classes: Iterable[str], names: Iterable[str], labels: ArrayLike) -> None:
+        self.root, self.classes = root, tuple(classes)
+        self._names, self._labels = Names(names), np.array(labels, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def label(self, index: int) -> int:
+        """The label of image `index`."""
+        return int(self._labels[index])
+
+    def name(self, index: int) -> str:
+        """The path of image `index`."""
+        return str(self.root / self._names[index])
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` as RGB; raises what `read_image` raises."""
+        return read_image(self.name(index))
+
+
+class ImageFolder(LabeledFiles):
     """A folder with one folder of images for each class; images may lie in folders below these.
 
     Class folders are sorted by value if all are numbers, else by code point. Hidden files and folders, and files that
@@ -78,38 +109,23 @@ class ImageFolder:
     def __init__(
         self, root: str | PathLike[str], classes: Sequence[str] | None = None, *, nested: bool = False
     ) -> None:
-        self.root = Path(root)
-        found = scan_classes(self.root, nested=nested or any("/" in name for name in classes or ()))
+        root = Path(root)
+        found = scan_classes(root, nested=nested or any("/" in name for name in classes or ()))
         empty = [name for name, inside in found.items() if not inside.images]
         for inside in found.values():
             inside.warn()
         if len(empty) == len(found) or (empty and classes is None):
-            raise _empty_classes(self.root, empty, is_all=len(empty) == len(found))
+            raise _empty_classes(root, empty, is_all=len(empty) == len(found))
         filled = {name: inside for name, inside in found.items() if inside.images}
         if classes is None:
-            _ask(filled, self.root)
-        self.classes = tuple(classes or filled)
-        label_of = match_classes(list(filled), self.classes, str(root))
+            _ask(filled, root)
+        classes = tuple(classes or filled)
+        label_of = match_classes(list(filled), classes, str(root))
         ordered = sorted(filled, key=label_of.__getitem__)
         self.other_files = sum(inside.others for inside in found.values())
-        self._names = Names(name for folder in ordered for name in filled[folder].images)
+        names = (name for folder in ordered for name in filled[folder].images)
         counts = [len(filled[folder].images) for folder in ordered]
-        self._labels = np.repeat([label_of[folder] for folder in ordered], counts).astype(np.int32)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def label(self, index: int) -> int:
-        """The label of image `index`."""
-        return int(self._labels[index])
-
-    def name(self, index: int) -> str:
-        """The path of image `index`."""
-        return str(self.root / self._names[index])
-
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB; raises what `read_image` raises."""
-        return read_image(self.name(index))
+        super().__init__(root, classes, names, np.repeat([label_of[folder] for folder in ordered], counts))
 
 
 def open_split(

@@ -17,13 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from globalvit.data.image_folder import listed
+from globalvit.data.class_folders import listed
+from globalvit.data.image_folder import LabeledFiles
 from globalvit.data.imagenet import imagenet_names, imagenet_synsets, readable
-from globalvit.data.images import SUFFIXES, read_image
-from globalvit.data.names import Names
+from globalvit.data.images import SUFFIXES
 
 logger = logging.getLogger(__name__)
 CLASSES = 1000
@@ -62,8 +59,8 @@ SUITES = {
 }
 
 
-class SuiteImages:
-    """Images of a suite as a `Source`.
+class SuiteImages(LabeledFiles):
+    """Images of a suite.
 
     Args:
         root: their folder.
@@ -81,23 +78,8 @@ class SuiteImages:
         labels: Sequence[int],
         allowed: tuple[tuple[int, ...], ...] | None = None,
     ) -> None:
-        self.root, self.classes, self.allowed = root, tuple(classes), allowed
-        self._names, self._labels = Names(names), np.array(labels, dtype=np.int32)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def label(self, index: int) -> int:
-        """The label of image `index`."""
-        return int(self._labels[index])
-
-    def name(self, index: int) -> str:
-        """The path of image `index`."""
-        return str(self.root / self._names[index])
-
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB; raises what `read_image` raises."""
-        return read_image(self.name(index))
+        super().__init__(root, classes, names, labels)
+        self.allowed = allowed
 
 
 def open_suite(name: str, data_dir: Path, real_labels: Path | None = None) -> SuiteImages:

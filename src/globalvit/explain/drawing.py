@@ -75,7 +75,7 @@ def contact_sheet(
     Args:
         image: the one that was explained, as a path, PIL image or uint8 array.
         explanations: what `explain` found in it.
-        title: caption of the image itself; its size unless given.
+        title: caption of the image itself (default: its size).
         beside: other images to show before the overlays, each with a caption.
         columns: tiles in a row at most.
 

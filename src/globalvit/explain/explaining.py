@@ -46,16 +46,16 @@ def explain(
         model: what `create_model` or `open_checkpoint` returned.
         image: a path, a PIL image, or an RGB uint8 array (H, W, 3); it goes through the model's preprocessing.
         kind: one of those that `views(model)` lists.
-        stage: of GC ViT, from 0; the last one unless given.
-        block: of the stage or, in GPViT, the network, from 0; the last one of the kind unless given.
+        stage: of GC ViT, from 0 (default: the last one).
+        block: of the stage or, in GPViT, the network, from 0 (default: the last one of the kind).
         head: from 0; None is the mean over heads. GPViT's first half of the local heads are the vertical stripes.
-        pixel: (x, y) in the image that `local` and `propagation` start from, the center unless given; of `rollout`
+        pixel: (x, y) in the image that `local` and `propagation` start from (default: the center); of `rollout`
             instead of what the classifier pools; of `global` the query token that stands for this part of the image,
             instead of the mean; of `groups` the place whose main group is shown; of a segmenter's or detector's
             `grad_cam` the place whose score is explained.
         region: (left, top, right, bottom) in the image, in place of a pixel; its tokens count alike.
         group: a group token of GPViT: what it gathers, or with `propagation` which places take from it.
-        target: class whose score `grad_cam` explains; the one that the model says unless given.
+        target: class whose score `grad_cam` explains (default: the one that the model says).
         image_size: size of the input in pixels, a side or (height, width), in place of the preprocessing's own.
 
     Raises:

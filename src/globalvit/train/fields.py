@@ -16,8 +16,8 @@ LAYOUTS: dict[Kind, str] = {
 
 # Headings of the help page.
 MODEL, DATA, BATCH = "model and weights", "data", "batch"
-SCHEDULE, OPTIMizER = "schedule", "optimizer"
-AUGMENTATION, EVALUATION = "augmentation", "evaluation's preprocessing; the weights' own unless given"
+SCHEDULE, OPTIMIZER = "schedule", "optimizer"
+AUGMENTATION, EVALUATION = "augmentation", "evaluation's preprocessing (default: the weights' own)"
 SEGMENTATION, DETECTION = "segmentation", "detection"
 RUNNING, RUN = "device and precision", "run folder"
 
@@ -45,22 +45,22 @@ class TrainConfig:
 
     model: str = option(MODEL, "gcvit_xxtiny", "name of the model, see `globalvit models`")
     weights: str | None = option(MODEL, None, "published weights or a file to start from, or `none` to start at random")
-    num_classes: int | None = option(MODEL, None, "outputs of the head; the number of class folders unless given")
+    num_classes: int | None = option(MODEL, None, "outputs of the head (default: the number of class folders)")
     in_chans: int = option(MODEL, 3, "channels of the images")
     img_size: int | tuple[int, int] | None = option(
         MODEL,
         None,
-        "side of the images in pixels, or height and width: the weights' own unless given; in segmentation training's "
-        "crops",
+        "side of the images in pixels, or height and width; in segmentation, of training's crops (default: the "
+        "weights' own)",
     )
     window: tuple[int, int, int, int] | Literal["ratio", "own"] | None = option(
         MODEL,
         None,
-        "attention window of the four stages in tokens, `ratio` or `own`; follows the image size unless given, and is "
-        "24 in detectors",
+        "attention window of the four stages in tokens, `ratio` or `own` (default: 24 in detectors, else as the image "
+        "size needs)",
     )
     drop_path: float | None = option(
-        MODEL, None, "stochastic depth rate of the last block; the variant's own unless given"
+        MODEL, None, "stochastic depth rate of the last block (default: the variant's own)"
     )
     ablation: tuple[str, ...] = option(
         MODEL, (), f"designs in place of GC ViT's own, as in the paper's ablations, from {', '.join(CHOICES)}"
@@ -112,22 +112,20 @@ class TrainConfig:
     warmup_lr: float = option(SCHEDULE, 1e-6, "learning rate at the start of the warm-up")
     min_lr: float = option(SCHEDULE, 1e-6, "learning rate at the end")
 
-    opt: str = option(OPTIMizER, "adamw", "name of a timm optimizer")
-    opt_betas: tuple[float, ...] | None = option(
-        OPTIMizER, None, "moment decays of the optimizer; its own unless given"
-    )
-    opt_eps: float | None = option(OPTIMizER, None, "epsilon of the optimizer; its own unless given")
-    momentum: float = option(OPTIMizER, 0.9, "momentum of optimizers that have one")
-    weight_decay: float = option(OPTIMizER, 0.05, "decay of weights; biases, norms and position tables are spared")
+    opt: str = option(OPTIMIZER, "adamw", "name of a timm optimizer")
+    opt_betas: tuple[float, ...] | None = option(OPTIMIZER, None, "moment decays of the optimizer (default: its own)")
+    opt_eps: float | None = option(OPTIMIZER, None, "epsilon of the optimizer (default: its own)")
+    momentum: float = option(OPTIMIZER, 0.9, "momentum of optimizers that have one")
+    weight_decay: float = option(OPTIMIZER, 0.05, "decay of weights; biases, norms and position tables are spared")
     layer_decay: float | None = option(
-        OPTIMizER, None, "factor on the learning rate for each block away from the head; none unless given"
+        OPTIMIZER, None, "factor on the learning rate for each block away from the head (default: none)"
     )
-    head_lr_scale: float = option(OPTIMizER, 1.0, "factor on the learning rate of everything but the backbone")
-    clip_grad: float | None = option(OPTIMizER, None, "largest norm of the gradient; no clipping unless given")
-    model_ema: bool = option(OPTIMizER, False, "keep an exponential moving average of the weights")
-    model_ema_decay: float = option(OPTIMizER, 0.9998, "decay of the moving average")
+    head_lr_scale: float = option(OPTIMIZER, 1.0, "factor on the learning rate of everything but the backbone")
+    clip_grad: float | None = option(OPTIMIZER, None, "largest norm of the gradient (default: no clipping)")
+    model_ema: bool = option(OPTIMIZER, False, "keep an exponential moving average of the weights")
+    model_ema_decay: float = option(OPTIMIZER, 0.9998, "decay of the moving average")
     model_ema_warmup: bool = option(
-        OPTIMizER, False, "let the decay of the moving average grow from 0, as short runs need"
+        OPTIMIZER, False, "let the decay of the moving average grow from 0, as short runs need"
     )
 
     mixup: float = option(AUGMENTATION, 0.0, "alpha of Mixup; 0 is off")
@@ -159,31 +157,31 @@ class TrainConfig:
     )
 
     crop_pct: float | None = option(
-        EVALUATION, None, "part of the image that evaluation keeps; the weights' own unless given"
+        EVALUATION, None, "part of the image that evaluation keeps (default: the weights' own)"
     )
     crop_mode: Literal["center", "squash"] | None = option(
-        EVALUATION, None, "how evaluation makes an image square; the weights' own unless given"
+        EVALUATION, None, "how evaluation makes an image square (default: the weights' own)"
     )
     interpolation: Literal["bilinear", "bicubic"] | None = option(
-        EVALUATION, None, "interpolation in evaluation; the weights' own unless given"
+        EVALUATION, None, "interpolation in evaluation (default: the weights' own)"
     )
     mean: tuple[float, ...] | None = option(
-        EVALUATION, None, "channel means in 0..1 to subtract; the weights' own unless given"
+        EVALUATION, None, "channel means in 0..1 to subtract (default: the weights' own)"
     )
     std: tuple[float, ...] | None = option(
-        EVALUATION, None, "channel deviations in 0..1 to divide by; the weights' own unless given"
+        EVALUATION, None, "channel deviations in 0..1 to divide by (default: the weights' own)"
     )
 
     short_side: int | None = option(
         EVALUATION, None, "shorter side of the images of segmenters and detectors, in pixels"
     )
     long_side: int | None = option(
-        EVALUATION, None, "most that the longer side may then have; in the published ratio unless given"
+        EVALUATION, None, "most that the longer side may then have (default: the published ratio)"
     )
     size_multiple: int | None = option(EVALUATION, None, "number that both sides are made multiples of")
 
     class_file: str | None = option(
-        SEGMENTATION, None, "file with the classes' names, JSON or one a line; that of the data unless given"
+        SEGMENTATION, None, "file with the classes' names, JSON or one per line (default: that of the data)"
     )
     reduce_zero_label: bool = option(SEGMENTATION, False, "label 0 stands for what is not to be learned, as in ADE20K")
     ignore_label: int | None = option(
@@ -200,16 +198,14 @@ class TrainConfig:
     eval_mode: Literal["whole", "slide"] = option(
         SEGMENTATION, "whole", "evaluate whole images, or by a window of the size of training's crops"
     )
-    eval_stride: int | None = option(
-        SEGMENTATION, None, "pixels between windows; two thirds of their side unless given"
-    )
+    eval_stride: int | None = option(SEGMENTATION, None, "pixels between windows (default: two thirds of their side)")
     eval_scales: tuple[float, ...] = option(SEGMENTATION, (1.0,), "sizes to average, as factors")
     eval_flip: bool = option(SEGMENTATION, False, "average each image and its mirror image")
 
     det_augment: Literal["resize", "detr", "jitter"] = option(
         DETECTION, "resize", "to one size, to several sizes and crops as DETR does it, or large-scale jitter"
     )
-    det_crop: int | None = option(DETECTION, None, "most pixels of each side to train on; all unless given")
+    det_crop: int | None = option(DETECTION, None, "most pixels of each side to train on (default: all)")
     jitter_scale: tuple[float, float] = option(
         DETECTION, (0.1, 2.0), "smallest and largest factor of large-scale jitter"
     )
@@ -233,7 +229,7 @@ class TrainConfig:
     seed: int = option(RUNNING, 0, "seed of everything random")
 
     output: str = option(RUN, "runs", "folder of the runs")
-    tag: str | None = option(RUN, None, "name of this run's folder; the recipe's name and a number unless given")
+    tag: str | None = option(RUN, None, "name of this run's folder (default: the recipe's name and a number)")
     resume: str | None = option(
         RUN, None, "run folder or checkpoint folder to go on from; `auto`: that of --tag, if there is one"
     )

@@ -1,10 +1,12 @@
 """One process per run folder: a lock that the system releases when its process ends, and a note of who holds it."""
 
+import errno
 import json
 import logging
 import os
 import socket
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 LOCK_FILE, OWNER_FILE = ".run.lock", ".run.owner.json"
 # Seconds between two attempts to get the lock.
 POLL = 0.1
+# How file systems without locks answer: network drives, FUSE, exFAT.
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK})
 
 
 class Owner:
@@ -60,16 +64,20 @@ class Owner:
         assert self.folder is None, "a run has one folder"
         lock = FileLock(folder / LOCK_FILE, poll_interval=POLL)
         try:
-            lock.acquire(timeout=0)
+            with warnings.catch_warnings():
+                # Where the file system has no locks, newer versions of filelock write the owner into the file and warn.
+                warnings.simplefilter("ignore", UserWarning)
+                lock.acquire(timeout=0)
         except Timeout:
             self._wait(lock, folder)
-        except NotImplementedError:
-            # Old versions of filelock; later ones write who holds the lock into the file.
-            logger.warning("%s cannot be locked on this file system; start only one process there", folder)
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            logger.warning("%s is on a file system without locks; start only one process there", folder)
         self.folder, self._lock = folder, lock
         former = _read_owner(folder)
         if former:
-            logger.info("%s, which trained in %s before, ended without saying so", _in_words(former), folder)
+            logger.info("the last process that trained in %s did not exit cleanly: %s", folder, _in_words(former))
         atomic.remove_leftovers(folder)
         note = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         atomic.write_text(folder / OWNER_FILE, json.dumps(note) + "\n")
@@ -104,5 +112,4 @@ def _in_words(owner: dict[str, Any]) -> str:
     if not owner:
         return "another process"
     is_gone = owner["host"] == socket.gethostname() and not psutil.pid_exists(owner["pid"])
-    workers = " (which has ended; its workers are still ending)" if is_gone else ""
-    return f"process {owner['pid']} on {owner['host']}, since {owner['since']}{workers}"
+    return f"process {owner['pid']} on {owner['host']}, since {owner['since']}{' (it has ended)' if is_gone else ''}"

@@ -125,7 +125,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     if path.name.endswith(INDEX) or _start(path)[8:9] != b"{":
         return {}
-    with _told(path), safe_open(path, "pt") as file:
+    with _in_one_sentence(path), safe_open(path, "pt") as file:
         metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
         if not isinstance(metadata, dict):
             raise TypeError(f"its metadata is a {type(metadata).__name__}")
@@ -143,7 +143,7 @@ def check_regular(path: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _in_one_sentence(path: Path) -> Iterator[None]:
     """Turn whatever the libraries raise for a damaged file into one sentence.
 
     Raises:
@@ -168,7 +168,7 @@ def _told(path: Path) -> Iterator[None]:
 
 def _open_safetensors(path: Path) -> Opened:
     metadata = read_metadata(path)
-    with _told(path), safe_open(path, "pt") as file:
+    with _in_one_sentence(path), safe_open(path, "pt") as file:
         names = list(file.keys())
         if len(names) > MOST_ENTRIES:
             raise RefusedError(_too_many(path, len(names)))
@@ -178,7 +178,7 @@ def _open_safetensors(path: Path) -> Opened:
 
 def _open_torch(path: Path, use_ema: bool) -> Opened:
     size = path.stat().st_size
-    with _told(path), torch_files.content(path) as (content, is_copy):
+    with _in_one_sentence(path), torch_files.content(path) as (content, is_copy):
         opened = unwrap(content, use_ema=use_ema, source=str(path))
         _check_entries(opened.state, path, size)
         if is_copy:
@@ -188,7 +188,7 @@ def _open_torch(path: Path, use_ema: bool) -> Opened:
 
 def _open_shards(path: Path, *, use_ema: bool) -> Opened:
     """Read the parts that the index of a file in several parts names, all in the index's own folder."""
-    with _told(path):
+    with _in_one_sentence(path):
         if path.stat().st_size > MOST_INDEX:
             raise RefusedError(f"{path} has more than {MOST_INDEX} bytes; expected an index of names and their files")
         index = json.loads(path.read_text(encoding="utf-8"))
