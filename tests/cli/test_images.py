@@ -138,8 +138,8 @@ def test_an_address_is_downloaded(server, path):
         ("nothing.jpg", r"nothing\.jpg does not exist; give images, folders or http"),
         ("", r"an empty name was given; give images"),
         ("a\0b.png", r"does not exist; give images"),
-        ("ftp://host/x.png", r"ftp://host/x\.png is a ftp address; only http and https"),
-        ("file:///etc/x.png", r"is a file address; only http and https"),
+        ("ftp://host/x.png", r"expected an http or https address, got ftp://host/x\.png"),
+        ("file:///etc/x.png", r"expected an http or https address, got file:///etc/x\.png"),
         ("/dev/zero", r"/dev/zero is a device, expected a regular file; save the image to a file first"),
         ("http://[::1/x.png", r"Invalid IPv6 URL"),
     ],
@@ -181,9 +181,9 @@ def test_a_folder_without_images_is_an_error(tmp_path):
     ("path", "text"),
     [
         ("/none.png", r"/none\.png cannot be downloaded: HTTP Error 404"),
-        ("/away", r"/away cannot be downloaded: ftp://example\.org/x\.png is a ftp address"),
-        ("/file", r"/file cannot be downloaded: file:///etc/passwd is a file address; only http and https"),
-        ("/data", r"/data cannot be downloaded: data:image/png;base64,AAAA is a data address; only http"),
+        ("/away", r"/away cannot be downloaded: expected an http or https address, got ftp://example\.org/x\.png"),
+        ("/file", r"/file cannot be downloaded: expected an http or https address, got file:///etc/passwd"),
+        ("/data", r"/data cannot be downloaded: expected an http or https address, got data:image/png;base64,AAAA"),
         ("/no-location", r"/no-location cannot be downloaded: HTTP Error 302 without an address to redirect to"),
         ("/bad", r"/bad cannot be downloaded: Invalid IPv6 URL"),
         ("/loop", r"/loop redirects more than 5 times"),
@@ -217,7 +217,7 @@ def test_what_is_not_an_image_is_one_sentence(server, path, text):
 @pytest.mark.parametrize(
     ("address", "text"),
     [
-        ("http://host/" + "x" * 9000, "address of 9012 characters; at most 8000 are taken"),
+        ("http://host/" + "x" * 9000, "expected an address of at most 8000 characters, got 9012: http://host/x"),
         ("http:///x.png", "names no host; expected http://HOST/PATH"),
         ("http://host:99999/x.png", "is not a valid address: Port out of range 0-65535"),
         ("http://user:secret@host/x.png", "http://…@host holds a user name or password"),

@@ -96,7 +96,7 @@ def test_what_others_send_is_refused_and_costs_no_traceback(served):
     own = f"http://127.0.0.1:{served.port}"
     for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
         status, text = served.upload(**headers)
-        assert (status, text) == (403, b"this page takes nothing that another site sends")
+        assert (status, text) == (403, b"requests from other sites are refused")
     assert not served.uploads
     assert served.upload(Origin=own)[0] == 200
     # Out of a slider's range.

@@ -56,11 +56,11 @@ def check_address(address: str) -> None:
     """
     if len(address) > LONGEST_ADDRESS:
         raise ValueError(
-            f"{address[:80]}… is an address of {len(address)} characters; at most {LONGEST_ADDRESS} are taken"
+            f"expected an address of at most {LONGEST_ADDRESS} characters, got {len(address)}: {address[:80]}…"
         )
     scheme = urlsplit(address).scheme.lower()
     if scheme not in ("http", "https"):
-        raise ValueError(f"{address} is a {scheme} address; only http and https are downloaded")
+        raise ValueError(f"expected an http or https address, got {address}")
 
 
 class _Download:

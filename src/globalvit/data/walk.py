@@ -47,12 +47,16 @@ class Found:
         """Log what was left out, one line per kind."""
         if self.unreadable:
             logger.warning(
-                "%d folders cannot be read, their images are left out: %s; change their permissions",
+                "folders that cannot be read are left out (%d): %s; change their permissions",
                 len(self.unreadable),
                 _first(self.unreadable),
             )
         if self.cycles:
-            logger.warning("%d links lead back to a folder above them: %s", len(self.cycles), _first(self.cycles))
+            logger.warning(
+                "links that lead back to a folder above them are not followed (%d): %s",
+                len(self.cycles),
+                _first(self.cycles),
+            )
 
 
 def search(root: str | os.PathLike[str], below: str = "", *, once: bool = False) -> Found:

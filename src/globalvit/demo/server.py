@@ -79,7 +79,7 @@ class Guard:
         if self.hosts is not None and _host(host) not in self.hosts:
             return 421, "this page is only for this machine"
         if method not in ("GET", "HEAD", "OPTIONS") and not _is_same_origin(headers):
-            return 403, "this page takes nothing that another site sends"
+            return 403, "requests from other sites are refused"
         length = headers.get(b"content-length", "0")
         if not length.isdecimal() or int(length) > self.most_bytes + ENVELOPE:
             return 413, TOO_LARGE

@@ -24,7 +24,7 @@ _MODEL = """
 """
 
 # Schedules and optimizer details that are not offered.
-_OPTIMizATION = """
+_OPTIMIZATION = """
     lr_base lr_base_size lr_base_scale lr_noise lr_noise_pct lr_noise_std lr_cycle_mul lr_cycle_decay lr_cycle_limit
     lr_k_decay lr_ep sched_on_updates warmup_prefix warmup_iter patience_epochs start_epoch clip_mode
     layer_decay_min_scale layer_decay_no_opt_scale opt_kwargs no_resume_opt model_ema_force_cpu synchronize_step
@@ -37,7 +37,7 @@ _RUNNING = """
     eval_first eval_checkpoint loadcheckpoint validate validate_only config
 """
 
-FOREIGN_KEYS = frozenset("\n".join([_DATA, _MODEL, _OPTIMizATION, _RUNNING]).split())
+FOREIGN_KEYS = frozenset("\n".join([_DATA, _MODEL, _OPTIMIZATION, _RUNNING]).split())
 
 # What would change the training and is not offered → the values that change nothing; None and empty ones never do.
 UNMET: dict[str, tuple[Any, ...]] = {
