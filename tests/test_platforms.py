@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import toy
 
@@ -57,7 +58,7 @@ def without_unix_modules(monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(builtins, "__import__", import_others)
     peak = type("Memory", (), {"peak_wset": 2**30, "rss": 2**29})
-    monkeypatch.setattr("psutil.Process.memory_info", lambda _: peak)
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda _: peak)
 
 
 def without_unix_calls(monkeypatch):
@@ -74,6 +75,11 @@ def without_permissions(monkeypatch):
     monkeypatch.setattr(os, "chmod", refuse("chmod"))
 
 
+def without_locks(monkeypatch):
+    """As some network drives: files cannot be locked."""
+    monkeypatch.setattr("fcntl.flock", refuse("flock"))
+
+
 @pytest.fixture
 def toy_models(monkeypatch):
     """The smallest variants, made tiny; curves are not rendered."""
@@ -82,7 +88,14 @@ def toy_models(monkeypatch):
     monkeypatch.setattr("globalvit.train.plots._save", lambda _, path: atomic.write_text(path, ""))
 
 
-PLATFORMS = (without_links, without_folder_sync, without_unix_modules, without_unix_calls, without_permissions)
+PLATFORMS = (
+    without_links,
+    without_folder_sync,
+    without_unix_modules,
+    without_unix_calls,
+    without_permissions,
+    without_locks,
+)
 
 
 @pytest.mark.usefixtures("toy_models")
@@ -103,7 +116,7 @@ def test_training_resuming_and_predicting_need_none_of_it(platform, monkeypatch,
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.__name__)
-def test_packing_a_database_needs_none_of_it(platform, monkeypatch, tmp_path, capsys):
+def test_splitting_and_packing_need_none_of_it(platform, monkeypatch, tmp_path, capsys):
     from PIL import Image
 
     for split in ("train", "val"):
@@ -115,3 +128,10 @@ def test_packing_a_database_needs_none_of_it(platform, monkeypatch, tmp_path, ca
     source, target = str(tmp_path / "data"), str(tmp_path / "packed")
     assert main(["data", "lmdb", "build", source, target]) == 0, capsys.readouterr().err
     assert main(["data", "lmdb", "verify", target, source]) == 0, capsys.readouterr().err
+    unsplit = tmp_path / "unsplit"
+    for name in ("a", "b"):
+        (unsplit / name).mkdir(parents=True)
+        for number in range(2):
+            (unsplit / name / f"{number}.png").write_bytes((tmp_path / "data/val" / name / "val.png").read_bytes())
+    assert main(["data", "split", str(unsplit), str(tmp_path / "new")]) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "new/val").rglob("*.png"))) == 2

@@ -212,9 +212,7 @@ def test_drawing_refuses_what_does_not_fit(gcvit, photo):
     found = explain(gcvit, photo, "rollout")
     with pytest.raises(ValueError, match=r"opacity=2 must be in 0 … 1"):
         overlay(photo, found, opacity=2)
-    with pytest.raises(
-        ValueError, match="expected the explained image, 101×70, or a resized copy, got 50×50; pass the image"
-    ):
+    with pytest.raises(ValueError, match="expected the explained image, 101×70, or a resized copy, got 50×50; pass"):
         overlay(np.zeros((50, 50, 3), np.uint8), found)
     with pytest.raises(ValueError, match="no explanations came"):
         contact_sheet(photo, [])

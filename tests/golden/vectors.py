@@ -108,7 +108,7 @@ class PublishedLosses:
         self.labels = torch.tensor(meta["gt_labels"])
 
     def masks(self) -> Tensor:
-        """The ellipse that touches each box's sides, sampled at the pixels' centres: (G, H, W) bool."""
+        """The ellipse that touches each box's sides, sampled at the pixels' centers: (G, H, W) bool."""
         y, x = (torch.arange(side) + 0.5 for side in self.size)
         left, top, right, bottom = self.boxes[:, :, None, None].unbind(1)
         across = (x - (left + right) / 2) / ((right - left) / 2)

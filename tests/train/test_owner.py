@@ -9,7 +9,8 @@ import time
 import pytest
 from filelock import FileLock
 
-from globalvit.train.owner import LOCK_FILE, NO_LOCKS, OWNER_FILE, Owner
+from globalvit.locks import NO_LOCKS
+from globalvit.train.owner import LOCK_FILE, OWNER_FILE, Owner
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_file_system_without_locks_is_no_obstacle(folder, caplog, monkeypatch,
     with Owner(0.0) as owner:
         owner.take(folder)
         assert (folder / OWNER_FILE).exists()
-    assert f"{folder} is on a file system without locks; start only one process there" in caplog.text
+    assert f"{folder / LOCK_FILE} cannot be locked on this file system; start only one process there" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(folder, monkeypatch):

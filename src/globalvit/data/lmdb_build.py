@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from globalvit import locks
 from globalvit.data.lmdb import MEBIBYTE, Database
 from globalvit.data.lmdb_files import READERS, has_changed, read_ahead
 from globalvit.data.lmdb_index import (
@@ -223,8 +224,10 @@ def _only_builder(dst: Path) -> Iterator[None]:
     dst.mkdir(parents=True, exist_ok=True)
     lock = FileLock(dst / ".build.lock")
     try:
-        lock.acquire(blocking=False)
+        locks.acquire(lock, 0)
     except Timeout as error:
         raise OSError(f"another build is at work in {dst}; wait for it, or stop it") from error
-    with lock:
+    try:
         yield
+    finally:
+        lock.release()

@@ -223,7 +223,7 @@ def _check(source: Path, target: Path) -> None:
 
 def _put(path: Path, place: Path, way: Way) -> None:
     if way == "copy":
-        shutil.copy2(path, place)
+        shutil.copyfile(path, place)
         return
     try:
         os.link(path.resolve(), place)

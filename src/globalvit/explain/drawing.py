@@ -115,8 +115,8 @@ def _check_proportions(image: Image.Image, explanation: Explanation) -> None:
     # A copy in whole pixels is off by up to half of one on each side.
     if abs(image.width * height - image.height * width) > max(height, width):
         raise ValueError(
-            f"expected the explained image, {width}×{height}, or a resized copy, got {image.width}×{image.height}; pass "
-            f"the image that was given to explain"
+            f"expected the explained image, {width}×{height}, or a resized copy, got {image.width}×{image.height}; "
+            f"pass the image that was given to explain"
         )
 
 

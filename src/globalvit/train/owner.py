@@ -1,12 +1,10 @@
 """One process per run folder: a lock that the system releases when its process ends, and a note of who holds it."""
 
-import errno
 import json
 import logging
 import os
 import socket
 import time
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,13 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from globalvit import atomic
+from globalvit import atomic, locks
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE, OWNER_FILE = ".run.lock", ".run.owner.json"
 # Seconds between two attempts to get the lock.
 POLL = 0.1
-# How file systems without locks answer: network drives, FUSE, exFAT.
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK})
 
 
 class Owner:
@@ -64,16 +60,9 @@ class Owner:
         assert self.folder is None, "a run has one folder"
         lock = FileLock(folder / LOCK_FILE, poll_interval=POLL)
         try:
-            with warnings.catch_warnings():
-                # Where the file system has no locks, newer versions of filelock write the owner into the file and warn.
-                warnings.simplefilter("ignore", UserWarning)
-                lock.acquire(timeout=0)
+            locks.acquire(lock, 0)
         except Timeout:
             self._wait(lock, folder)
-        except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise
-            logger.warning("%s is on a file system without locks; start only one process there", folder)
         self.folder, self._lock = folder, lock
         former = _read_owner(folder)
         if former:
@@ -91,7 +80,7 @@ class Owner:
                 self.timeout,
             )
         try:
-            lock.acquire(timeout=self.timeout)
+            locks.acquire(lock, self.timeout)
         except Timeout as error:
             raise OSError(
                 f"run folder {folder} is in use by {_in_words(_read_owner(folder))}; waited {self.timeout:g} s: wait "

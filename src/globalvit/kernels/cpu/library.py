@@ -14,12 +14,15 @@ import platform
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from globalvit import locks
 from globalvit.atomic import replace_with
 from globalvit.hardware import cpu_features
 from globalvit.kernels.cpu import structs, variants
@@ -182,16 +185,26 @@ def _cached(folder: Path, variant: Variant, compiler: tuple[str, ...]) -> Path:
     return path
 
 
-def _alone(path: Path) -> FileLock:
-    """Return a lock that is held, so that of many processes only one compiles."""
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from compiling at the same time.
+
+    Raises:
+        OSError: another process has held the lock for too long.
+    """
     lock = FileLock(path)
     for _ in range(LOCK_LIMIT_S // NOTE_EVERY):
         try:
-            lock.acquire(timeout=NOTE_EVERY)
-            return lock
+            locks.acquire(lock, NOTE_EVERY)
+            break
         except Timeout:
             logger.warning("waiting for another process that compiles the C kernels (lock %s)", path)
-    raise OSError(f"another process has held {path} for {LOCK_LIMIT_S} s")
+    else:
+        raise OSError(f"another process has held {path} for {LOCK_LIMIT_S} s")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_owner(folder: Path) -> None:
