@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import filelock  # noqa: F401 - libraries choose by platform when they are imported, so they are imported before it changes
 import psutil
 import pytest
 import toy
