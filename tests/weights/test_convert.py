@@ -14,7 +14,7 @@ from globalvit.cli.options import UsageError
 from globalvit.weights import gcvit_official
 from globalvit.weights.load import save_weights
 
-LICENSE = "GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial) and stay so whoever converts them"
+LICENSE = "GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial), also after conversion"
 
 
 @pytest.fixture
