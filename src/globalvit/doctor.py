@@ -16,6 +16,7 @@ import torch
 from globalvit import __version__, pytorch
 from globalvit.build import create_model
 from globalvit.deploy.deploying import BOUNDS as DEPLOYED_BOUNDS
+from globalvit.deploy.deploying import deployed_choices
 from globalvit.hardware import choose_precision, cpu_features, native_bf16
 from globalvit.kernels import cases as calls
 from globalvit.models import ops
@@ -179,7 +180,22 @@ def _kernels(name: str) -> dict[str, Any]:
     from globalvit.kernels.cpu import library
 
     found = library.loaded()
-    return {"is_available": True, "variant": found.variant.name, "origin": found.origin}
+    return {"is_available": True, "variant": found.variant.name, "origin": found.origin, "choices": _choices()}
+
+
+def _choices() -> dict[str, dict[str, Any]]:
+    """Return what is left to PyTorch's operators on this CPU, and what computes deployed blocks, by dtype."""
+    from globalvit.kernels.cpu import choices
+
+    found = {}
+    for dtype in _dtypes("c"):
+        operations, blocks = choices.of_operations(dtype), deployed_choices(dtype)
+        found[_name(dtype)] = {
+            "origin": operations.origin,
+            "pytorch": ops.settled_operations("cpu", dtype),
+            "deployed": blocks.used("block", "c"),
+        }
+    return found
 
 
 def _judge(kernels: str) -> Iterator[Verdict]:
@@ -193,11 +209,11 @@ def _judge(kernels: str) -> Iterator[Verdict]:
 
 def _judge_call(case: calls.Case, kernels: str, run: Callable[..., torch.Tensor]) -> Verdict:
     error, seconds, failure = float("inf"), [0.0, 0.0], ""
+    is_used = ops.kernels_for(KERNELS[kernels]) == kernels and case.accepts(kernels)
     with ops.set_kernels(kernels):  # pyright: ignore[reportArgumentType] - one of the two
-        is_used = case.accepts(kernels)
         try:
             error = case.error(run)
-            seconds = calls.medians([lambda: case.results(run), lambda: case.results(case.operation.plain)], REPEATS)
+            seconds = calls.medians([lambda: case.results(run), lambda: _by_pytorch(case)], REPEATS)
         except Exception as problem:  # the report tells what it was
             failure = f"{type(problem).__name__}: {problem}"
     return Verdict(
@@ -211,6 +227,11 @@ def _judge_call(case: calls.Case, kernels: str, run: Callable[..., torch.Tensor]
         is_used=is_used and not failure,
         failure=failure,
     )
+
+
+def _by_pytorch(case: calls.Case) -> list[torch.Tensor]:
+    with ops.set_kernels("torch"):
+        return case.results(case.operation.plain)
 
 
 def _judge_deployed(name: str) -> Verdict:

@@ -76,7 +76,16 @@ def _facts(report: "Report") -> list[tuple[str, str]]:
         (f"on {device}", f"--precision auto is {chosen['name']} ({chosen['reason'].removeprefix('auto: ')})")
         for device, chosen in report.precision.items()
     ]
-    return facts + [(f"{name} kernels", _in_words(about)) for name, about in report.kernels.items()]
+    facts += [(f"{name} kernels", _in_words(about)) for name, about in report.kernels.items()]
+    choices = report.kernels["c"].get("choices", {})
+    return facts + [(f"in {dtype}", _choices_in_words(about)) for dtype, about in choices.items()]
+
+
+def _choices_in_words(about: dict[str, Any]) -> str:
+    names = ", ".join(about["pytorch"])
+    operations = f"PyTorch for {names}, C for the rest" if names else "C for all operations"
+    deployed = {"c": "C", "onednn": "oneDNN", "torch": "PyTorch"}[about["deployed"]]
+    return f"{operations}; {deployed} for deployed blocks; {about['origin']}"
 
 
 def _in_words(about: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ windows see outside the grid is zero between the two.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from globalvit.deploy import plain_parts as plain
 from globalvit.deploy.part import DeployedPart
 from globalvit.hardware import native_bf16
 from globalvit.kernels.cpu import convolution
+from globalvit.kernels.cpu.choices import Candidates, Choices, Group, choose
 from globalvit.kernels.cpu.linear import computes
 from globalvit.models import gcvit, gpvit, ops
 from globalvit.models.layers import ConvNormReLU, DropPath, Mlp, SqueezeExcite
@@ -76,10 +78,42 @@ def _rules(model: nn.Module) -> Sequence[Rule]:
     is_uniform = all((one.dtype, one.device) == (dtype, parameter.device) for one in model.parameters())
     if device != "cpu" or not is_uniform or ops.chosen_kernels() == "torch":
         return FOLDING
-    if ops.kernels_for(device) == "c" and computes(dtype):
-        return BY_KERNELS
-    has_fast_products = dtype == torch.float32 or (dtype == torch.bfloat16 and native_bf16(device) is not None)
-    return BY_ONEDNN if has_fast_products and pytorch.has_onednn_operators() else FOLDING
+    if ops.kernels_for(device) != "c" or not computes(dtype):
+        return BY_ONEDNN if _has_onednn(dtype) else FOLDING
+    # The C kernels, where they or the exceptions from them were asked for by name.
+    used = "c" if ops.torch_operations() is not None else deployed_choices(dtype).used("block", "c")
+    return {"c": BY_KERNELS, "onednn": BY_ONEDNN, "torch": FOLDING}[used]
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has fast products of a dtype on this CPU."""
+    has_products = dtype == torch.float32 or (dtype == torch.bfloat16 and native_bf16("cpu") is not None)
+    return has_products and pytorch.has_onednn_operators()
+
+
+def deployed_blocks(dtype: torch.dtype) -> Group:
+    """Return a deployed block of GC ViT by the C kernels (`c`), by oneDNN (`onednn`) and by PyTorch (`torch`)."""
+    return Group(f"deployed blocks in {str(dtype).removeprefix('torch.')}", lambda: _blocks(dtype))
+
+
+@cache
+def deployed_choices(dtype: torch.dtype) -> Choices:
+    """Return what computes deployed blocks fastest on this CPU, in a dtype that the C kernels compute."""
+    return choose(deployed_blocks(dtype))
+
+
+def _blocks(dtype: torch.dtype) -> Iterator[Candidates]:
+    """Yield a block of GC ViT in the forms that rules make of it."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(0)
+        block = (
+            gcvit.Block(128, 4, 7, 3.0, 1.0, 0.0, is_global=False).to(dtype).eval().requires_grad_(requires_grad=False)
+        )
+        x, query = torch.randn(2, 28, 28, 128).to(dtype), torch.empty(0)
+    forms = {"c": kernels.KernelBlock(block)}
+    forms |= {"onednn": plain.OneDNNBlock(block)} if _has_onednn(dtype) else {}
+    forms |= {"torch": plain.FoldedBlock(block)}
+    yield Candidates("block", {name: partial(form, x, query) for name, form in forms.items()})
 
 
 def _candidates(parent: nn.Module, rules: Sequence[Rule]) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -4,6 +4,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -130,6 +131,13 @@ def _cases(side: int, dim: int, images: int) -> Iterator[Case]:
     yield case(ops.window_attention, wide_grid, norm, qkv, table, window=window, is_trained=False)
     yield case(ops.window_attention, wide_grid, norm, kv, table, is_trained=False, **shared)
     yield case(ops.stripe_attention, wide_grid, norm, qkv, *convs, stripe=stripe, heads=heads, is_trained=False)
+
+
+@contextmanager
+def ordinary_mode() -> Iterator[None]:
+    """Compute with gradients and without autocast, whatever the caller's modes are."""
+    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        yield
 
 
 def medians(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:

@@ -13,7 +13,7 @@ Grids are channels-last.
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache, update_wrapper
 from importlib import import_module
@@ -37,6 +37,8 @@ _MODULES = {"c": "globalvit.kernels.cpu.register", "triton": "globalvit.kernels.
 _AUTOMATIC: dict[str, Kernels] = {"cpu": "c"}
 # Kernels → the devices of the tensors that they compute; Triton's interpreter works on the CPU.
 _DEVICES = {"c": ("cpu",), "triton": ("cuda", "cpu")}
+# What `torch_operations` names: an operation's inputs by dtype and size.
+_DTYPES, _SIZES = ("float32", "bfloat16"), ("small", "large")
 # Devices with fused attention kernels in PyTorch that are faster than the formula.
 FUSED = ("cuda", "mps", "xpu")
 
@@ -44,6 +46,9 @@ FUSED = ("cuda", "mps", "xpu")
 class _KernelModule(Protocol):
     def unavailable(self) -> str | None:
         """Return why these kernels cannot be used on this machine, or None if they can."""
+
+    def slower_operations(self, dtype: torch.dtype) -> frozenset[str]:  # pyright: ignore[reportReturnType]
+        """Return the operations that PyTorch's operators compute faster on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,14 @@ class Implementation:
 
 # What the environment chooses until `set_kernels` chooses otherwise.
 VARIABLE = "GLOBALVIT_KERNELS"
+_torch_operations: frozenset[str] | None = None
 _chosen: Kernels = os.environ.get(VARIABLE, "auto")  # pyright: ignore[reportAssignmentType] - checked here
 if _chosen not in KERNELS:
     raise ValueError(f"{VARIABLE}={_chosen!r}: expected one of {', '.join(KERNELS)}")
+
+
+# All operations by name.
+OPERATIONS: dict[str, "Operation"] = {}
 
 
 class Operation:
@@ -78,6 +88,7 @@ class Operation:
     def __init__(self, plain: Callable[..., Tensor]) -> None:
         self.plain = plain
         self.implementations: dict[str, Implementation] = {}
+        OPERATIONS[plain.__name__] = self
         update_wrapper(self, plain)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -104,28 +115,61 @@ class set_kernels:  # noqa: N801 - a function that is a context manager too, as 
     """Choose which kernels compute the networks' operations, in inference, in training and in `deploy()`.
 
     The choice holds for the whole process until it changes; used as a context manager, until the context ends.
+    With `auto`, operations that PyTorch's operators compute faster on this CPU are left to them (`globalvit doctor`
+    lists them).
 
     Args:
         name: `auto` uses the fastest implementations that are proven for the device, `torch` PyTorch's operators only,
             `c` the C kernels on CPUs, `triton` the Triton kernels on NVIDIA GPUs. Calls that the chosen kernels do not
             compute take PyTorch's operators.
+        torch_operations: operations left to PyTorch's operators, such as `linear/float32/small` (default: with `auto`
+            those that are faster so on this CPU, otherwise none).
 
     Raises:
-        ValueError: the name is unknown, or these kernels cannot be used on this machine; the text says why.
+        ValueError: a name is unknown, or these kernels cannot be used on this machine; the text says why.
     """
 
-    def __init__(self, name: Kernels) -> None:
-        global _chosen
+    def __init__(self, name: Kernels, torch_operations: Collection[str] | None = None) -> None:
         check_kernels(name)
-        self.former: Kernels = _chosen
-        _chosen = name
+        self.former = (_chosen, _torch_operations)
+        _choose(name, _excepted(name, torch_operations))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        global _chosen
-        _chosen = self.former
+        _choose(*self.former)
+
+
+def _choose(name: Kernels, excepted: frozenset[str] | None) -> None:
+    global _chosen, _torch_operations
+    _chosen, _torch_operations = name, excepted
+
+
+def _excepted(name: Kernels, operations: Collection[str] | None) -> frozenset[str] | None:
+    if operations is None:
+        return None if name == "auto" else frozenset()
+    for one in operations:
+        operation, *kind = one.split("/")
+        if operation not in OPERATIONS or len(kind) != 2 or kind[0] not in _DTYPES or kind[1] not in _SIZES:
+            raise ValueError(
+                f"torch_operations: {one!r}: expected OPERATION/DTYPE/SIZE, of {', '.join(OPERATIONS)}, "
+                f"of {', '.join(_DTYPES)} and of {', '.join(_SIZES)}"
+            )
+    return frozenset(operations)
+
+
+def torch_operations() -> frozenset[str] | None:
+    """Return the operations that PyTorch's operators compute by choice, or None for those that are faster so."""
+    return _torch_operations
+
+
+def settled_operations(device: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """Return the operations that PyTorch computes on a kind of device although kernels are in use, in order."""
+    kernels = kernels_for(device)
+    if _torch_operations is not None or kernels == "torch":
+        return tuple(sorted(_torch_operations or ()))
+    return tuple(sorted(_module(kernels).slower_operations(dtype)))
 
 
 def check_kernels(name: str) -> None:
@@ -156,7 +200,7 @@ def kernels_for(device: str) -> Kernels:
 def unavailable(kernels: str) -> str | None:
     """Return why kernels cannot be used on this machine, or None if they can. Loads them if need be."""
     try:
-        reason = cast("_KernelModule", import_module(_MODULES[kernels])).unavailable()
+        reason = _module(kernels).unavailable()
     except Exception as error:  # PyTorch's operators compute the same
         reason = f"loading them failed with {error!r}"
     if reason is not None:
@@ -165,6 +209,10 @@ def unavailable(kernels: str) -> str | None:
         level = logging.WARNING if is_expected else logging.DEBUG
         logger.log(level, "the %s kernels cannot be used, PyTorch's operators compute instead: %s", kernels, reason)
     return reason
+
+
+def _module(kernels: str) -> _KernelModule:
+    return cast("_KernelModule", import_module(_MODULES[kernels]))
 
 
 @torch.compiler.assume_constant_result

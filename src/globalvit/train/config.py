@@ -32,7 +32,8 @@ Layer = dict[str, Any]
 # What a resumed run may change: where things lie, what is written, and how the same steps are computed.
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
-    batch_size grad_accum_steps auto_batch kernels torchcompile channels_last grad_checkpointing device fsdp weights
+    batch_size grad_accum_steps auto_batch kernels torch_operations torchcompile channels_last grad_checkpointing device
+    fsdp weights
     early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())

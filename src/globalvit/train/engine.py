@@ -25,9 +25,10 @@ from globalvit.hardware import (
     choose_device,
     choose_precision,
     computes,
+    dtypes,
     float32_products,
 )
-from globalvit.models.ops import Kernels, check_kernels, kernels_for, set_kernels, unavailable
+from globalvit.models.ops import Kernels, check_kernels, kernels_for, set_kernels, settled_operations, unavailable
 from globalvit.tasks.reduce import counting, exchange
 from globalvit.tasks.task import Batch, Task
 from globalvit.train.fields import TrainConfig
@@ -69,9 +70,10 @@ class Engine:
         # for nobody.
         limit = {"timeout": timedelta(seconds=config.dist_timeout)} if _world_size() > 1 else {}
         PartialState(cpu=kind == "cpu", **limit)
-        self.kernels: Kernels = _agree_on_kernels(config.kernels, kind)
         self.precision: Precision
         self.precision, self.precision_reason = _agree_on_precision(config.precision, kind)
+        self.kernels: Kernels
+        self.kernels, self.torch_operations = _agree_on_kernels(config, kind, self.precision)
         self.is_sharded = config.fsdp
         _check_sharding(config.fsdp, kind, self.precision)
         self.accelerator = Accelerator(
@@ -311,7 +313,7 @@ def start_engine(config: TrainConfig) -> Iterator[Engine]:
             f"the address of rank 0"
         ) from error
     try:
-        with set_kernels(engine.kernels):
+        with set_kernels(engine.kernels, engine.torch_operations):
             yield engine
     finally:
         engine.close()
@@ -334,21 +336,25 @@ def _agree_on_precision(wish: PrecisionChoice, device: str) -> tuple[Precision, 
     return chosen[0].name, chosen[0].reason
 
 
-def _agree_on_kernels(wish: Kernels, device: str) -> Kernels:
-    """Choose the kernels on rank 0 for all processes.
+def _agree_on_kernels(config: TrainConfig, device: str, precision: Precision) -> tuple[Kernels, tuple[str, ...]]:
+    """Choose the kernels, and the operations that are left to PyTorch, on rank 0 for all processes.
 
     Raises:
         ValueError: a process cannot use them.
     """
-    check_kernels(wish)
-    with set_kernels(wish):
-        chosen: list[Kernels] = [kernels_for(device)]
+    check_kernels(config.kernels)
+    with set_kernels(config.kernels, config.torch_operations):
+        # Every process resolves its own, so that all of them have compiled the kernels before they wait for each other.
+        chosen: list[tuple[Kernels, tuple[str, ...]]] = [
+            (kernels_for(device), settled_operations(device, dtypes()[precision]))
+        ]
     if dist.is_initialized():
         dist.broadcast_object_list(chosen)
-        reason = unavailable(chosen[0]) if chosen[0] != "torch" else None
+        kernels = chosen[0][0]
+        reason = unavailable(kernels) if kernels != "torch" else None
         if reason is not None:
             raise ValueError(
-                f"rank 0 uses kernels={chosen[0]}, which rank {dist.get_rank()} cannot: {reason}; use --kernels torch"
+                f"rank 0 uses kernels={kernels}, which rank {dist.get_rank()} cannot: {reason}; use --kernels torch"
             )
     return chosen[0]
 

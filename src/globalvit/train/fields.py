@@ -219,6 +219,12 @@ class TrainConfig:
     kernels: Literal["auto", "torch", "c", "triton"] = option(
         RUNNING, "auto", "kernels that compute the networks; torch uses PyTorch's operators only"
     )
+    torch_operations: tuple[str, ...] | None = option(
+        RUNNING,
+        None,
+        "operations left to PyTorch's operators, such as linear/float32/small (default: with `auto` those that are "
+        "faster so on this CPU)",
+    )
     torchcompile: bool = option(RUNNING, False, "compile the model")
     channels_last: bool = option(RUNNING, False, "keep images and convolutions in channels-last memory order")
     device: DeviceChoice = option(RUNNING, "auto", f"device to train on; {DEVICE_HELP}")  # noqa: RUF009 - the type is a Literal

@@ -145,8 +145,9 @@ class Reporter:
             *(len(inputs.splits.classes), describe(inputs.transform), self.engine.world, self.engine.device),
         )
         logger.info(
-            "precision %s (%s), kernels %s",
+            "precision %s (%s), kernels %s%s",
             *(self.engine.precision, self.engine.precision_reason, self.engine.kernels),
+            f", PyTorch for {', '.join(self.engine.torch_operations)}" if self.engine.torch_operations else "",
         )
         logger.info(
             "%d steps of %s images, %d an epoch; run folder %s",

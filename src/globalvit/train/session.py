@@ -129,6 +129,8 @@ def keep_choices(config: TrainConfig) -> TrainConfig:
         ValueError: the run was trained with kernels that cannot be used here.
     """
     names = [name for name in ("precision", "kernels") if getattr(config, name) == "auto"]
+    if "kernels" in names and config.torch_operations is None:
+        names.append("torch_operations")
     checkpoint = resumed_checkpoint(config) if names else None
     if checkpoint is None:
         return config
@@ -214,7 +216,8 @@ def _settle(
         config = share_batch(adopt(config, saved), saved, engine.world)
     source = config if saved is None else replace(config, weights=None)
     transform = engine.together(lambda: evaluation_transform(source))
-    config = replace(settle_transform(config, transform), precision=engine.precision, kernels=engine.kernels)
+    config = replace(settle_transform(config, transform), precision=engine.precision)
+    config = replace(config, kernels=engine.kernels, torch_operations=engine.torch_operations)
     config = replace(config, num_classes=len(splits.classes))
     if saved is None:
         config = replace(config, val_fraction=splits.val_fraction)

@@ -258,6 +258,7 @@ def adopt(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
         "std",
         "precision",
         "kernels",
+        "torch_operations",
         "num_classes",
     )
     filled = {name: getattr(saved, name) for name in settled if getattr(config, name) in (None, "auto")}

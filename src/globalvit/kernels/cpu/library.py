@@ -163,7 +163,7 @@ def cache_folder() -> Path:
 def _cached(folder: Path, variant: Variant, compiler: tuple[str, ...]) -> Path:
     """Return the library in the cache; compile it if there is none, or if it is damaged."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _check_owner(folder)
+    check_owner(folder)
     version = variants.run([*compiler, "--version"])
     parts = (variants.sources_hash(), *variant.flags, *compiler, version)
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -207,7 +207,12 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_owner(folder: Path) -> None:
+def check_owner(folder: Path) -> None:
+    """Refuse a folder that others could have written to.
+
+    Raises:
+        OSError: it belongs to another user, or others may write to it.
+    """
     about = folder.stat()
     if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise OSError(f"{folder} belongs to another user or can be written by others")

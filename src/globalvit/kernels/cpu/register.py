@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from globalvit import pytorch
 from globalvit.kernels.cpu import attention, library
 from globalvit.kernels.cpu.branch_training import branch
+from globalvit.kernels.cpu.choices import slower, takes_pytorch
 from globalvit.kernels.cpu.dispatch import needs_gradient
 from globalvit.kernels.cpu.linear import computes
 from globalvit.kernels.cpu.linear_training import norm_linear, norm_mlp, product_dtype
@@ -27,13 +28,26 @@ def unavailable() -> str | None:
     return library.unavailable()
 
 
+def slower_operations(dtype: torch.dtype) -> frozenset[str]:
+    """Return the operations that PyTorch's operators compute faster on this CPU, such as `linear/float32/small`."""
+    return slower(dtype) if computes(dtype) else frozenset()
+
+
 def _implement(operation: ops.Operation, accepts: Callable[..., bool]) -> Callable[[Callable], Callable]:
-    """Register the decorated function; it is used for calls that it accepts once it has passed the self-test."""
+    """Register the decorated function.
 
-    def accepts_and_passed(*args: Any, **kwargs: Any) -> bool:
-        return accepts(*args, **kwargs) and is_trusted(operation.__name__)
+    It is used for calls that it accepts, once it has passed the self-test, and unless PyTorch is faster on this CPU.
+    """
 
-    return operation.implement("c", accepts_and_passed)
+    def accepts_and_pays(x: Tensor, *args: Any, **kwargs: Any) -> bool:
+        return accepts(x, *args, **kwargs) and is_trusted(operation.__name__) and _pays(operation.__name__, x)
+
+    return operation.implement("c", accepts_and_pays)
+
+
+def _pays(operation: str, x: Tensor) -> bool:
+    """Whether the kernels are worth using for `x`; always in a graph, which keeps what it was made with."""
+    return torch.compiler.is_compiling() or not takes_pytorch(operation, product_dtype(x), x.numel())
 
 
 def _accepts_linear(x: Tensor, layer: nn.Module, norm: nn.Module | None = None) -> bool:

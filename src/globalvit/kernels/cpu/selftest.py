@@ -9,7 +9,7 @@ from threading import RLock
 
 import torch
 
-from globalvit.kernels.cases import BOUNDS, cases
+from globalvit.kernels.cases import BOUNDS, cases, ordinary_mode
 from globalvit.kernels.cpu.linear import computes
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def is_trusted(operation: str) -> bool:
 def faults() -> dict[str, str]:
     """Return the operations whose kernels differ from PyTorch, with what was found; logs each once."""
     found: dict[str, str] = {}
-    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with ordinary_mode():
         for dtype in (torch.float32, torch.bfloat16):
             if dtype == torch.float32 or computes(dtype):
                 found |= {name: text for name, text in _faults_of(dtype).items() if name not in found}

@@ -9,7 +9,12 @@ from globalvit.kernels.gpu.support import computes, unavailable
 from globalvit.models import ops
 from globalvit.pytorch import is_plain_call, is_plain_module
 
-__all__ = ["unavailable"]
+__all__ = ["slower_operations", "unavailable"]
+
+
+def slower_operations(dtype: torch.dtype) -> frozenset[str]:  # noqa: ARG001 - as the C kernels ask
+    """Return no operation: the Triton kernels run only where they are asked for."""
+    return frozenset()
 
 
 def _accepts_windows(projected: Tensor, table: Tensor, *, window: int, query_BhNd: Tensor | None = None) -> bool:

@@ -1,0 +1,147 @@
+"""Choices between implementations: measured once for each kind of CPU, kept, and obeyed everywhere."""
+
+import json
+import logging
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from globalvit.build import create_model
+from globalvit.deploy import deploying
+from globalvit.kernels.cpu import choices
+from globalvit.kernels.cpu.choices import Candidates, Choice, Choices, Group
+from globalvit.models import ops
+
+
+def busy(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def group(first=0.001, second=0.001, margin=choices.MARGIN):
+    runs = {"c": lambda: busy(first), "torch": lambda: busy(second)}
+    return Group("sleepers", lambda: [Candidates("nap", runs, margin)])
+
+
+@pytest.fixture
+def unlisted(monkeypatch, tmp_path):
+    """A CPU that the table does not have, and a cache of its own."""
+    monkeypatch.setattr(choices, "TABLE", tmp_path / "no_table.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    choices.of_operations.cache_clear()
+    yield tmp_path / "globalvit" / "choices.json"
+    choices.of_operations.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("second", "margin", "used"), [(0.0005, 0.95, "torch"), (0.0005, 0.4, "c"), (0.001, 0.95, "c"), (0.002, 0.95, "c")]
+)
+def test_the_first_is_kept_unless_another_is_clearly_faster(second, margin, used):
+    assert choices.measure(group(second=second, margin=margin))["nap"].used == used
+
+
+def test_choices_are_measured_once_and_kept(unlisted):
+    measured = choices.choose(group(second=0.0005))
+    assert measured.used("nap", "c") == "torch"
+    assert measured.origin == f"measured on this machine, kept in {unlisted}"
+    kept = choices.choose(group(second=0.01))
+    assert kept.by_name == measured.by_name
+
+
+def test_damaged_choices_are_measured_again(unlisted):
+    choices.choose(group())
+    for text in ("", "{", "[]", '{"x": []}', '{"x": {"y": {"z": {}}}}'):
+        unlisted.write_text(text)
+        assert choices.choose(group(second=0.0005)).used("nap", "c") == "torch"
+        assert json.loads(unlisted.read_text())
+
+
+def test_the_table_comes_before_the_cache(unlisted, monkeypatch):
+    table = unlisted.parent.parent / "table.json"
+    listed = {"nap": {"used": "torch", "seconds": {"c": 2.0, "torch": 1.0}}}
+    table.write_text(json.dumps({choices.cpu(): {"sleepers": listed}}))
+    monkeypatch.setattr(choices, "TABLE", table)
+    found = choices.choose(group())
+    assert found.by_name == {"nap": Choice(used="torch", seconds={"c": 2.0, "torch": 1.0})}
+    assert found.origin == f"measured before on this kind of CPU ({choices.cpu()})"
+    assert not unlisted.exists()
+
+
+def test_choices_that_cannot_be_kept_are_not_measured(unlisted, caplog):
+    unlisted.parent.write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        found = choices.choose(group())
+    assert found.by_name == {}
+    assert "choices between kernels are not measured, because they cannot be kept: " in caplog.text
+
+
+def test_an_unlisted_cpu_is_measured_within_seconds(unlisted):
+    start = time.thread_time()
+    choices.slower(torch.float32)
+    # Calls that have to be made at least three times each take longer than the budget on a slow CPU.
+    assert time.thread_time() - start < 4 * choices.BUDGET_S
+    names = {name.split("/")[0] for name in choices.of_operations(torch.float32).by_name}
+    assert names == {name for name, operation in ops.OPERATIONS.items() if "c" in operation.implementations}
+
+
+def test_a_call_takes_pytorch_where_that_is_faster(monkeypatch):
+    taken = []
+    implementation = ops.linear.implementations["c"]
+    monkeypatch.setitem(
+        ops.linear.implementations,
+        "c",
+        ops.Implementation(implementation.accepts, lambda *args: taken.append(args) or implementation.run(*args)),
+    )
+    slow = Choice(used="torch", seconds={})
+    found = Choices(by_name={"linear/float32/small": slow}, origin="a test")
+    monkeypatch.setattr(choices, "of_operations", lambda _: found)
+    layer, small, large = nn.Linear(64, 64), torch.randn(8, 64), torch.randn(choices.LARGE // 64, 64)
+    for kernels, x, is_taken in (
+        ("auto", small, False),
+        ("auto", large, True),
+        ("c", small, True),
+        ("c", large, True),
+        ("torch", large, False),
+    ):
+        taken.clear()
+        with ops.set_kernels(kernels):
+            ops.linear(x, layer)
+        assert bool(taken) == is_taken, (kernels, len(x))
+    with ops.set_kernels("auto"):
+        assert ops.settled_operations("cpu", torch.float32) == ("linear/float32/small",)
+    with ops.set_kernels("c", torch_operations=["linear/float32/large"]):
+        taken.clear()
+        ops.linear(large, layer)
+        assert not taken
+        assert ops.settled_operations("cpu", torch.float32) == ("linear/float32/large",)
+
+
+@pytest.mark.parametrize(("used", "part"), [("c", "KernelBlock"), ("onednn", "OneDNNBlock"), ("torch", "FoldedBlock")])
+def test_deployed_copies_are_made_of_what_is_fastest(monkeypatch, used, part):
+    found = Choices(by_name={"block": Choice(used=used, seconds={})}, origin="a test")
+    monkeypatch.setattr(deploying, "deployed_choices", lambda _: found)
+    model = create_model("gcvit_xxtiny", image_size=64).eval()
+    for block in model.backbone.block_modules():
+        # Only blocks with a layer scale can be folded.
+        block.scale1, block.scale2 = (nn.Parameter(torch.ones(block.norm1.normalized_shape)) for _ in range(2))
+    with ops.set_kernels("auto"):
+        deployed = model.deploy()
+    assert {type(block).__name__ for block in deployed.backbone.block_modules()} == {part}
+
+
+@pytest.mark.parametrize("name", ["linear", "linear/float32", "conv/float32/small", "linear/float16/small"])
+def test_unknown_operations_are_refused(name):
+    with pytest.raises(ValueError, match=f"torch_operations: '{name}': expected OPERATION/DTYPE/SIZE, of linear, "):
+        ops.set_kernels("c", torch_operations=[name])
+    assert ops.chosen_kernels() == "auto"
+
+
+def test_the_table_names_operations_that_exist():
+    for groups in json.loads(choices.TABLE.read_text()).values():
+        assert {group.split(" in ")[0] for group in groups} == {"operations", "deployed blocks"}
+        names = [name for group, found in groups.items() if group.startswith("operations") for name in found]
+        with ops.set_kernels("auto", torch_operations=names):
+            pass
