@@ -26,7 +26,7 @@ AVOIDED = {
     r"mends?|mended|mendable": "fix",
     r"unless given": "default: …",
     r"means nothing (?:for|with|to)": "requires …",
-    r"(?:is|are) no (?!longer|more|faster|slower|worse|better)": "is not a …; unknown …",
+    r"(?<!there )(?:is|are) no (?!longer|more|faster|slower|worse|better)": "is not a …; unknown …",
     r"came for|came; expected": "expected …, got …",
     r"told": "named, given",
     r"by lot": "at random",

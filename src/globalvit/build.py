@@ -365,7 +365,7 @@ def save_weights(model: Task, path: str | PathLike[str]) -> None:
         path: ends in `.safetensors`; the file is replaced atomically.
 
     Raises:
-        ValueError: a part of the model was replaced by one of another kind, or it is no task.
+        ValueError: a part of the model was replaced by one of another kind, or it is not a task.
         OSError: the disk is full or the folder cannot be written; a file that was there is kept.
     """
     if not isinstance(model, Task):

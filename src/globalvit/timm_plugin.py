@@ -50,7 +50,7 @@ class TimmHead(nn.Module):
         if global_pool not in POOLS:
             raise ValueError(f"global_pool={global_pool!r} is not one of {', '.join(map(repr, POOLS))}")
         if num_classes and not global_pool:
-            raise ValueError(f"global_pool='' leaves a map, which {num_classes} classes cannot be told from; pool it")
+            raise ValueError(f"global_pool='' leaves a map; num_classes={num_classes} requires global_pool='avg'")
         self.global_pool = global_pool
         self.linear = nn.Linear(self.channels, num_classes) if num_classes else nn.Identity()
         if isinstance(self.linear, nn.Linear):

@@ -42,5 +42,7 @@ def test_a_map_is_read_in_the_order_of_its_anchors():
 def test_maps_must_fit_the_strides():
     maps = [torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 3)]
     assert [len(one) for one in Anchors(strides=(4, 8), scales=(1.0,)).of_maps(maps)] == [48, 18]
-    with pytest.raises(ValueError, match=r"2 maps came for anchors of 5 strides \(4, 8, 16, 32, 64\)"):
+    with pytest.raises(
+        ValueError, match=r"expected one map for each of the anchors' strides \(4, 8, 16, 32, 64\), got 2"
+    ):
         RPN.of_maps(maps)

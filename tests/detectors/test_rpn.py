@@ -102,7 +102,7 @@ def test_losses_are_small_for_the_truth_and_large_for_its_contrary(how):
     right = rpn.losses(logits, deltas, [objects(box)], [(SIDE, SIDE)])
     wrong = rpn.losses([-one for one in logits], deltas, [objects(box)], [(SIDE, SIDE)])
     assert right["loss_rpn_cls"].shape == right["loss_rpn_bbox"].shape == (5,)
-    # Anchors a cell away are positive too, and are not told so here.
+    # Anchors a cell away are positive too, and are labeled negative here.
     assert right["loss_rpn_cls"].sum() < 0.2 < 8 < wrong["loss_rpn_cls"].sum()
     assert right["loss_rpn_bbox"].sum() < 0.01
 

@@ -60,7 +60,7 @@ def commands_of(text):
     for line in re.split(r"\n|&&|;", text.replace("\\\n", " ")):
         words = shlex.split(line, comments=True)
         starts = [i for i, word in enumerate(words) if word.split("/")[-1] == "globalvit"]
-        # `image: registry/globalvit` and the like are no commands: a command follows.
+        # `image: registry/globalvit` and the like are not commands: a command follows.
         if starts and starts[0] + 1 < len(words):
             yield words[starts[0] + 1 :]
 

@@ -178,7 +178,7 @@ MISTAKES = [
     ("gcvit", {"kind": "local", "region": (0, 0, 4, 4)}, "region=0,0,4,4 was cropped away"),
     ("gcvit", {"kind": "local", "region": (9, 9, 9, 20)}, "is not in the image; give left,top,right,bottom"),
     ("gcvit", {"kind": "local", "pixel": (40, 40), "region": (30, 30, 40, 40)}, "pixel and region were both given"),
-    ("gcvit", {"kind": "local", "target": 1}, "target means nothing for kind='local' here; it takes head,"),
+    ("gcvit", {"kind": "local", "target": 1}, "target does not apply to kind='local' here; use head,"),
     ("gpvit", {"kind": "groups", "group": 16}, "group=16 is not there; block 10 has groups 0 to 15"),
     ("gpvit", {"kind": "propagation", "group": 1, "pixel": (40, 40)}, "group and pixel or region were given"),
     ("gpvit", {"kind": "groups", "group": 1, "pixel": (40, 40)}, "a group is looked at from everywhere, leave one out"),

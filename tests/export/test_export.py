@@ -172,7 +172,7 @@ def test_a_file_that_differs_is_not_kept(tiny, tmp_path, monkeypatch):
         ("a.onnx", {"format": "torch"}, r"a\.onnx must end in \.pt2 to hold the format torch"),
         ("a.onnx", {"dynamic": ("size",), "image_size": 64}, "image_size=64 binds the file to one size and dynamic="),
         ("a.onnx", {"dynamic": ("width",)}, "dynamic='width' must be 'batch', 'size', both or neither"),
-        ("a.pt2", {"opset": 20}, r"opset=20 means nothing for a \.pt2 file; leave it out"),
+        ("a.pt2", {"opset": 20}, r"opset=20 does not apply to a \.pt2 file; leave it out"),
         ("a.onnx", {"image_size": 16}, "image_size=16 is too small; give 32 pixels or more"),
         ("a.onnx", {"preprocessing": "hwc"}, "preprocessing='hwc' must be 'nchw' or 'nhwc'"),
         ("a.onnx", {"score_threshold": 1.0}, "score_threshold=1.0 must be 0 or more and under 1"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# A part of the package → the parts it may import, besides itself and the foundations, which everybody may.
+# A part of the package → the parts it may import, apart from itself and the foundations, which everybody may.
 FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch")
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")

@@ -1,4 +1,4 @@
-"""Arguments that do not fit are refused as Keras refuses them; the license is told once."""
+"""Arguments that do not fit are refused as Keras refuses them; the license is shown once."""
 
 import logging
 import re

@@ -1,6 +1,6 @@
 """The tests marked `backends` again in a process whose Keras runs on JAX.
 
-TensorFlow is not among what the development environment installs: where it is at hand,
+TensorFlow is not among what the development environment installs: where it is installed,
 `KERAS_BACKEND=tensorflow pytest -m "backends" tests/keras` runs the same tests on it, and those of what only it has
 (`.ci/keras_tensorflow` does).
 """

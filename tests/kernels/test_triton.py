@@ -37,7 +37,7 @@ LARGE_CASES = [(14, 28, 14, 2, 32, True), (24, 24, 24, 1, 24, False), (32, 32, 3
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_interpreter():
-    """Leave out what makes the interpreter slow: checks of overflow, and preparing anew for each function called.
+    """Leave out what makes the interpreter slow: checks of overflow, and preparing again for each function called.
 
     And put right its products of bfloat16, which multiplies the bits as if they were integers.
     """

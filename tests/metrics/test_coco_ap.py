@@ -61,14 +61,14 @@ def ground_truth(random, image_id, total):
     }
 
 
-def perturbed(random, truth, noise=0.08):
+def perturbed(random, target, noise=0.08):
     """Detections near the objects, some twice, some of another class, and some of nothing; scores often equal."""
-    size, boxes = truth["size"], np.repeat(truth["boxes"], 2, axis=0)
+    size, boxes = target["size"], np.repeat(target["boxes"], 2, axis=0)
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     boxes = np.concatenate([boxes + random.normal(0, noise, boxes.shape) * sides, random_boxes(random, 3, size)])
     boxes = np.clip(boxes, 0, size[::-1] * 2)
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
-    labels = np.concatenate([np.repeat(truth["labels"], 2), random.integers(0, 4, 3)])
+    labels = np.concatenate([np.repeat(target["labels"], 2), random.integers(0, 4, 3)])
     return {
         "boxes": torch.tensor(boxes, dtype=torch.float32),
         "scores": torch.tensor(random.integers(1, 20, len(boxes)) / 20, dtype=torch.float32),
@@ -81,7 +81,7 @@ def made_set(seed):
     """Predictions and annotations of nine images: one without objects, one without detections."""
     random = np.random.default_rng(seed)
     annotations = [ground_truth(random, 10 * (9 - at), 0 if at == 2 else 6) for at in range(9)]
-    predictions = [perturbed(random, truth) for truth in annotations]
+    predictions = [perturbed(random, target) for target in annotations]
     predictions[4] = {key: value[:0] for key, value in predictions[4].items()}
     return predictions, annotations
 
@@ -93,13 +93,13 @@ def scored(predictions, annotations, **options):
 
 
 def as_json(annotations, names=CLASSES, category_ids=CATEGORY_IDS):
-    """The ground truth as a COCO file holds it."""
+    """The ground target as a COCO file holds it."""
     rows = []
-    for truth in annotations:
+    for target in annotations:
         for box, label, crowd, area, mask in zip(
-            *(truth[key] for key in ("boxes", "labels", "crowd", "areas", "masks")), strict=True
+            *(target[key] for key in ("boxes", "labels", "crowd", "areas", "masks")), strict=True
         ):
-            row = {"id": len(rows) + 1, "image_id": truth["image_id"], "category_id": category_ids[label]}
+            row = {"id": len(rows) + 1, "image_id": target["image_id"], "category_id": category_ids[label]}
             row |= {"bbox": [*box[:2], *(box[2:] - box[:2])], "area": area, "iscrowd": int(crowd)}
             rows.append(row | {"segmentation": mask})
     images = [{"id": t["image_id"], "height": t["size"][0], "width": t["size"][1]} for t in annotations]
@@ -114,10 +114,10 @@ def of_pycocotools(data, results, kind):
         # Otherwise it takes the area of the box.
         results = [{key: value for key, value in row.items() if key != "bbox"} for row in results]
     with redirect_stdout(StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(data)
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])
+        target = COCO()
+        target.dataset = copy.deepcopy(data)
+        target.createIndex()
+        evaluation = COCOeval(target, target.loadRes(results), {"box": "bbox", "mask": "segm"}[kind])
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -149,11 +149,11 @@ def test_on_real_objects_it_is_pycocotools_too():
         rows = [row for row in data["annotations"] if row["image_id"] == image["id"]]
         boxes = np.array([row["bbox"] for row in rows])
         boxes[:, 2:] += boxes[:, :2]
-        truth = {"image_id": image["id"], "size": (image["height"], image["width"]), "boxes": boxes}
-        truth |= {"labels": np.zeros(len(rows), int), "crowd": np.zeros(len(rows), bool)}
-        truth |= {"areas": [row["area"] for row in rows], "masks": [row["segmentation"] for row in rows]}
-        found = perturbed(random, truth, noise=0.05)
-        metric.update([found | {"labels": found["labels"] * 0}], [truth])
+        target = {"image_id": image["id"], "size": (image["height"], image["width"]), "boxes": boxes}
+        target |= {"labels": np.zeros(len(rows), int), "crowd": np.zeros(len(rows), bool)}
+        target |= {"areas": [row["area"] for row in rows], "masks": [row["segmentation"] for row in rows]}
+        found = perturbed(random, target, noise=0.05)
+        metric.update([found | {"labels": found["labels"] * 0}], [target])
     for kind in ("box", "mask"):
         expected = of_pycocotools(data, metric.results([1]), kind)
         assert figures_of(metric, kind) == pytest.approx(expected, abs=1e-6)
@@ -203,11 +203,11 @@ def test_bitmaps_run_lengths_and_json_are_the_same_masks():
 
 def test_perfect_detections_score_100_and_none_score_0():
     _, annotations = made_set(2)
-    perfect = [truth | {"scores": np.ones(len(truth["labels"]))} for truth in annotations]
+    perfect = [target | {"scores": np.ones(len(target["labels"]))} for target in annotations]
     scores = scored(perfect, annotations).compute()
     assert next(iter(scores)) == "ap_box"
     assert [scores[name] for name in ("ap_box", "ap_mask", "ap_box_50")] == pytest.approx([100.0] * 3)
-    nothing = [{key: truth[key][:0] for key in ("boxes", "scores", "labels", "masks")} for truth in perfect]
+    nothing = [{key: target[key][:0] for key in ("boxes", "scores", "labels", "masks")} for target in perfect]
     assert scored(nothing, annotations).compute()["ap_mask"] == 0.0
 
 
@@ -219,14 +219,14 @@ def test_rows_of_classes_average_to_the_whole_and_classes_without_objects_say_no
         f"ap_{kind}{at}": None for kind in ("box", "mask") for at in ("", "_50", "_75")
     }
     for name in ("ap_box", "ap_box_75", "ap_mask_50"):
-        told = [row[name] for row in rows if row["objects"]]
-        assert sum(told) / 3 == pytest.approx(metric.compute()[name])
+        known = [row[name] for row in rows if row["objects"]]
+        assert sum(known) / 3 == pytest.approx(metric.compute()[name])
 
 
 def test_figures_of_sizes_that_do_not_occur_are_left_out():
-    truth = ground_truth(np.random.default_rng(0), 1, 1)
-    truth |= {"areas": [2000.0], "crowd": [False]}
-    scores = scored([perturbed(np.random.default_rng(0), truth)], [truth]).compute()
+    target = ground_truth(np.random.default_rng(0), 1, 1)
+    target |= {"areas": [2000.0], "crowd": [False]}
+    scores = scored([perturbed(np.random.default_rng(0), target)], [target]).compute()
     assert {"ap_box_m", "ar_mask_m"} <= scores.keys()
     assert not {"ap_box_s", "ap_box_l", "ar_mask_s", "ar_mask_l"} & scores.keys()
 
@@ -246,6 +246,6 @@ def test_without_masks_only_boxes_are_scored():
 def test_nothing_to_score_is_an_error():
     with pytest.raises(ValueError, match="no image was scored; the validation split is empty or none of its files"):
         CocoAP(CLASSES).compute()
-    truth = ground_truth(np.random.default_rng(0), 1, 0)
+    target = ground_truth(np.random.default_rng(0), 1, 0)
     with pytest.raises(ValueError, match="none of the 1 images scored shows an object; give a set that has some"):
-        scored([perturbed(np.random.default_rng(0), truth)], [truth]).report()
+        scored([perturbed(np.random.default_rng(0), target)], [target]).report()

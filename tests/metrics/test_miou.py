@@ -92,5 +92,5 @@ def test_labels_above_the_classes_are_refused():
 
 
 def test_shapes_must_agree():
-    with pytest.raises(ValueError, match=r"predictions of shape \(2, 3\) came for labels of shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"expected predictions of the labels' shape \(3, 2\), got \(2, 3\)"):
         scored((torch.zeros(2, 3), torch.zeros(3, 2)))

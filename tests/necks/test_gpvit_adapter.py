@@ -108,7 +108,7 @@ def test_exports_as_one_graph():
 def test_values_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="depth=10 must be a multiple of the adapter's 4 interactions"):
         AdaptedGPViT(replace(TINY, depth=10, outputs=()))
-    with pytest.raises(ValueError, match="finest=16 is no stride the adapter begins with; give 4 or 8"):
+    with pytest.raises(ValueError, match="finest=16: expected 4 or 8, the strides"):
         AdaptedGPViT(TINY, finest=16)
     with pytest.raises(ValueError, match=r"expected images of shape \(batch, 3, height, width\), got \(2, 1, 64, 64\)"):
         adapted()(torch.zeros(2, 1, 64, 64))

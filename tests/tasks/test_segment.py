@@ -135,7 +135,7 @@ def test_class_weights_make_a_weighted_mean():
     torch.testing.assert_close(pixel_loss(logits, labels, weights), expected)
     model = segmenter()
     model.loss_options = SegmentLoss(class_weights=(1.0, 2.0))
-    with pytest.raises(ValueError, match="2 class_weights came for 4 classes; give one each"):
+    with pytest.raises(ValueError, match="class_weights: expected one for each of 4 classes, got 2"):
         model.losses(batch())
 
 

@@ -58,10 +58,10 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
 def test_the_results_file_has_the_file_own_ids_and_scores_as_it_says(config, toy, tmp_path, shapes):
     run = train(config(model="gcvit_xxtiny_mask_rcnn", **SIZES, epochs=1))
     assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path)]) == 0
-    truth = COCO(str(shapes / "annotations" / "instances_val.json"))
+    expected = COCO(str(shapes / "annotations" / "instances_val.json"))
     results = json.loads((tmp_path / "results.json").read_text())
     assert {row["category_id"] for row in results} <= {1, 3, 7}
-    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation = COCOeval(expected, expected.loadRes(results), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

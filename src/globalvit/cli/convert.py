@@ -209,7 +209,7 @@ def _report(options: ConvertOptions, weights: "Weights", found: "Resolved", writ
         yield f"left out by name: {kinds(weights.dropped)}"
     added = [name for name in written if gcvit_official.dropped(name)]
     if added:
-        yield f"written anew: {kinds(added)}"
+        yield f"computed and added: {kinds(added)}"
     if options.to == "timm" and not any(record.form == "timm" for record in catalog.records(spec.model)):
         yield f"timm has no {spec.model}; `import globalvit.timm_plugin` gives it globalvit_{spec.model}"
     if spec.backbone not in GPVIT:

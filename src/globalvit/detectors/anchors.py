@@ -48,7 +48,7 @@ class Anchors:
             ValueError: there are not as many maps as strides.
         """
         if len(maps) != len(self.strides):
-            raise ValueError(f"{len(maps)} maps came for anchors of {len(self.strides)} strides {self.strides}")
+            raise ValueError(f"expected one map for each of the anchors' strides {self.strides}, got {len(maps)}")
         return [self.of_level(level, *one.shape[-2:], device=one.device) for level, one in enumerate(maps)]
 
     def _cell(self, stride: int) -> Tensor:

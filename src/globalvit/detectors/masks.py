@@ -17,8 +17,8 @@ SMALLEST_SIDE = 1e-6
 def paste(masks_Nhw: Tensor, boxes_N4: Tensor, size: Size) -> Tensor:
     """Probabilities within boxes → masks of the whole image: (N, H, W) bool, true from 0.5 on.
 
-    Bilinear between the mask's cells, whose centers and the pixels' lie at + 0.5; zero outside the mask. Besides the
-    result, memory does not grow with the number of masks.
+    Bilinear between the mask's cells, whose centers and the pixels' lie at + 0.5; zero outside the mask.
+    Apart from the result, memory does not grow with the number of masks.
 
     Args:
         masks_Nhw: float, any grid.

@@ -16,7 +16,7 @@ from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Box
 from globalvit.tasks.inputs import as_image
 
-# Perceptually even, and its dark end leaves the image's own colors to be told apart.
+# Perceptually even, and its dark end leaves the image's own colors visible.
 COLORS = colormaps["inferno"]
 # What the model did not see keeps this part of its brightness.
 UNLIT = 0.25

@@ -59,7 +59,7 @@ def explain(
         image_size: size of the input in pixels, a side or (height, width), in place of the preprocessing's own.
 
     Raises:
-        ValueError: the model is a deployed copy; something is not there, means nothing for the kind, or lies outside
+        ValueError: the model is a deployed copy; something is missing, does not apply to the kind, or lies outside
             the image. The text says what there is.
     """
     if is_deployed(model):

@@ -12,7 +12,7 @@ from globalvit.tasks.task import Task
 
 KINDS = ("local", "global", "groups", "propagation", "rollout", "grad_cam")
 PLACES = {"pixel": "x, y", "region": "left, top, right, bottom"}
-# Choices, besides stage and block, that each kind knows; `place` kinds ask for a pixel or a region.
+# Choices, in addition to stage and block, that each kind knows; `place` kinds ask for a pixel or a region.
 CHOICES: dict[str, tuple[str, ...]] = {
     "local": ("head", "pixel", "region"),
     "global": ("head", "pixel"),
@@ -84,14 +84,14 @@ def find_view(model: Task, kind: str, stage: int | None, block: int | None, head
 
 
 def check_choices(view: View, given: dict[str, Any]) -> None:
-    """Refuse a choice that means nothing for a view.
+    """Refuse a choice that does not apply to a view.
 
     Raises:
         ValueError: one is given; the text says which ones the kind knows.
     """
     for name, value in given.items():
         if value is not None and name not in view.takes:
-            raise ValueError(f"{name} means nothing for kind={view.kind!r} here; it takes {', '.join(view.takes)}")
+            raise ValueError(f"{name} does not apply to kind={view.kind!r} here; use {', '.join(view.takes)}")
     for name, count in (("pixel", 2), ("region", 4)):
         value = given.get(name)
         if value is not None and (not isinstance(value, Sequence) or len(value) != count):

@@ -117,7 +117,7 @@ def _cascade(heads: CascadeHeads, features: Sequence[Tensor], boxes_BT4: Tensor,
 def _detect(probabilities_RK: Tensor, boxes_RK4: Tensor, proposals: Found, threshold: float) -> Found:
     """The best of every region and class."""
     regions, classes = proposals.scores.shape[1], probabilities_RK.shape[1]
-    # What stands for no proposal is no candidate.
+    # Padding in place of proposals is not a candidate.
     scores_BTK = probabilities_RK.unflatten(0, (-1, regions)) * (proposals.scores > 0)[..., None]
     best = _top(_above(scores_BTK.flatten(1), threshold), CANDIDATES)
     boxes_BS4 = boxes_RK4.unflatten(0, (-1, regions)).flatten(1, 2)

@@ -19,7 +19,7 @@ BATCHES = (1, 2, 3)
 SIZES = ((32, 32), (64, 64), (97, 131), (160, 96))
 # Largest difference as a part of the largest value.
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
-# Where answers are chosen, not computed, equal scores may be told apart either way.
+# Where answers are chosen, not computed, equal scores may be ordered either way.
 CHOSEN_LIMIT = 2e-2
 PIXELS = 0.5
 # Seconds beside which what a first run prepares counts for little.
@@ -141,7 +141,7 @@ def _count(expected: dict[str, Tensor]) -> int:
 
 
 def _differ_objects(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The share of the model's detections that the file lacks, or the difference of scores or masks if it is larger."""
+    """The share of the model's detections that the file misses, or the difference of scores or masks if larger."""
     scores = _differ(found["scores"], expected["scores"])
     real_BN = expected["scores"] > 0
     near_BNN = (found["boxes"][:, None] - expected["boxes"][:, :, None]).abs().amax(-1) <= PIXELS

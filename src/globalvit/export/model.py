@@ -89,7 +89,7 @@ def export_model(
         opset: of ONNX, 18 to 23.
         score_threshold: the score that an object has to exceed, with `postprocessing`.
         license: of the weights, for the file's metadata.
-        progress: is told each step.
+        progress: is called with the name of each step.
 
     Raises:
         ValueError: a value does not fit, or the file does not give what the model gives; nothing is written then.

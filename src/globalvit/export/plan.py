@@ -60,7 +60,7 @@ class Plan:
         if self.opset not in OPSETS:
             raise ValueError(f"opset={self.opset} must be {OPSETS[0]} to {OPSETS[-1]}")
         if self.format != "onnx" and self.opset != OPSETS[0]:
-            raise ValueError(f"opset={self.opset} means nothing for a .pt2 file; leave it out")
+            raise ValueError(f"opset={self.opset} does not apply to a .pt2 file; leave it out")
         if not 0 <= self.score_threshold < 1:
             raise ValueError(f"score_threshold={self.score_threshold} must be 0 or more and under 1")
 

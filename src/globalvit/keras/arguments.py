@@ -81,7 +81,7 @@ def read_classes(weights: Any, source: Source | None, classes: Any, activation: 
     """The number of classes; a head that published weights do not have is refused.
 
     Raises:
-        ValueError: `classes` is no positive number or not that of the weights, or the activation is another.
+        ValueError: `classes` is not a positive number or not that of the weights, or the activation is another.
     """
     if not isinstance(classes, Integral) or isinstance(classes, bool) or classes < 1:
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
@@ -113,7 +113,7 @@ def images(input_shape: Sequence[int | None] | None, input_tensor: Any, is_pretr
     """The model's input, made from `input_shape` or taken from `input_tensor`; None for both is images of any size.
 
     Raises:
-        ValueError: the shape is no image's, too small, of other channels than the weights', or the two disagree.
+        ValueError: the shape is not an image's, too small, of other channels than the weights', or the two disagree.
     """
     is_first = keras.config.image_data_format() == "channels_first"
     if input_tensor is None:

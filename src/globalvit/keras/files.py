@@ -44,7 +44,7 @@ def read_variables(path: Path) -> Arrays:
     """The variables of a `.weights.h5` file that a model of this package wrote: Keras paths → arrays.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is not such a file.
     """
     import h5py
 
@@ -97,7 +97,7 @@ def _read_safetensors(path: Path) -> Arrays:
 
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
     except (SafetensorError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged, cut short, or in a dtype such as bfloat16 that NumPy does not know ({error}); fetch "

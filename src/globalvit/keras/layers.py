@@ -40,7 +40,7 @@ def strided(shape: Shape, stride: int, channels: int) -> Shape:
 class HostNormal(keras.initializers.Initializer):
     """Normal numbers of deviation 0.02, drawn on the host: Linears, tables and tokens of both papers.
 
-    JAX compiles Keras' own initializers anew for every shape, half a minute for the smallest model. The published code
+    JAX compiles Keras' own initializers for every shape, half a minute for the smallest model. The published code
     truncates at ±2, a hundred deviations away; Keras' truncated normal would cut at two deviations.
     """
 

@@ -19,7 +19,7 @@ def sides(x_BHWC: Any) -> tuple[Any, Any]:
 
 
 def is_grid(x_BHWC: Any, height: int, width: int) -> bool:
-    """Whether a grid is known to have these sides; a scalar tensor of a graph has no truth value to compare by."""
+    """Whether a grid is known to have these sides; a scalar tensor of a graph cannot be used as a condition."""
     found = sides(x_BHWC)
     return all(isinstance(side, int) for side in found) and found == (height, width)
 

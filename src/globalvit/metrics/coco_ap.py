@@ -39,7 +39,7 @@ class _Found(NamedTuple):
     masks: list[bytes] | None
 
 
-class _Truth(NamedTuple):
+class _Target(NamedTuple):
     """Objects: float64 boxes xyxy, int64 labels, float64 areas, flags of crowds, compressed masks."""
 
     boxes: np.ndarray
@@ -52,17 +52,17 @@ class _Truth(NamedTuple):
 class _Image(NamedTuple):
     size: tuple[int, int]
     found: _Found
-    truth: _Truth
+    target: _Target
 
 
 class CocoAP(Metric):
-    """Detections and ground truth of every image, masks compressed as they come.
+    """Detections and ground target of every image, masks compressed as they come.
 
     An image counts once, however often it comes. What the figures are does not depend on the order of the images.
 
     Args:
         classes: names of the labels 0 … K−1.
-        with_masks: score masks too; they are left out nevertheless where the ground truth has none.
+        with_masks: score masks too; they are left out nevertheless where the ground target has none.
     """
 
     def __init__(self, classes: Sequence[str], *, with_masks: bool = True) -> None:
@@ -109,7 +109,7 @@ class CocoAP(Metric):
 
         All in percent: `ap_box`, `ap_box_50`, `ap_box_75`, by size `ap_box_s`, `ap_box_m`, `ap_box_l`; with 1, 10 and
         100 detections an image `ar_box_1`, `ar_box_10`, `ar_box_100`, by size `ar_box_s`, `ar_box_m`, `ar_box_l`;
-        likewise `ap_mask` and so on. A figure for which there are no objects is left out.
+        and `ap_mask` and so on for masks. A figure for which there are no objects is left out.
 
         Raises:
             ValueError: no image was scored, or none of them shows an object.
@@ -127,7 +127,7 @@ class CocoAP(Metric):
     def report(self) -> dict[str, Any]:
         """Rows `{label, name, objects, ap_box, ap_box_50, ap_box_75}`, likewise for masks; None without objects."""
         tables = self._evaluated()
-        labels = [image.truth.labels[~image.truth.crowd] for image in self._images.values()]
+        labels = [image.target.labels[~image.target.crowd] for image in self._images.values()]
         objects = np.bincount(np.concatenate(labels), minlength=len(self.classes)).tolist()
         rows = []
         for label, name in enumerate(self.classes):
@@ -170,7 +170,7 @@ class CocoAP(Metric):
             _array(prediction["scores"], np.float64),
             _compressed(masks),
         )
-        truth = _Truth(
+        target = _Target(
             _array(annotation["boxes"], np.float64).reshape(-1, 4),
             _array(annotation["labels"], np.int64),
             _array(annotation["areas"], np.float64),
@@ -178,7 +178,7 @@ class CocoAP(Metric):
             _compressed(annotation["masks"]) if self.with_masks else None,
         )
         height, width = annotation["size"]
-        return _Image((int(height), int(width)), found, truth)
+        return _Image((int(height), int(width)), found, target)
 
     def _evaluated(self) -> dict[Kind, Table]:
         """The evaluator's tables, kept until another image comes."""
@@ -186,9 +186,9 @@ class CocoAP(Metric):
             images = self._images.values()
             if not images:
                 raise ValueError("no image was scored; the validation split is empty or none of its files can be read")
-            if all(image.truth.crowd.all() for image in images):
+            if all(image.target.crowd.all() for image in images):
                 raise ValueError(f"none of the {len(images)} images scored shows an object; give a set that has some")
-            has_masks = self.with_masks and all(image.truth.masks is not None for image in images)
+            has_masks = self.with_masks and all(image.target.masks is not None for image in images)
             kinds: tuple[Kind, ...] = ("box", "mask") if has_masks else ("box",)
             self._tables = {kind: self._evaluate(kind) for kind in kinds}
         return self._tables
@@ -201,17 +201,17 @@ class CocoAP(Metric):
             "images": [{"id": at, "height": p.size[0], "width": p.size[1]} for at, p in enumerate(images)],
             "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
         }
-        truth = COCO(frame | {"annotations": _numbered([_truth_rows(p.truth, p.size, kind) for p in images])})
+        target = COCO(frame | {"annotations": _numbered([_target_rows(p.target, p.size, kind) for p in images])})
         found = COCO(frame | {"annotations": _numbered([_found_rows(p.found, p.size, kind) for p in images])})
-        evaluator = COCOeval_faster(truth, found, IOU_TYPES[kind])
+        evaluator = COCOeval_faster(target, found, IOU_TYPES[kind])
         evaluator.evaluate()
         evaluator.accumulate()
         return {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
 
 
-def _truth_rows(truth: _Truth, size: tuple[int, int], kind: Kind) -> list[Row]:
-    columns = {"area": truth.areas.tolist(), "iscrowd": truth.crowd.astype(int).tolist()}
-    return _rows(truth.boxes, truth.labels, columns | _segmentations(truth.masks, size, kind))
+def _target_rows(target: _Target, size: tuple[int, int], kind: Kind) -> list[Row]:
+    columns = {"area": target.areas.tolist(), "iscrowd": target.crowd.astype(int).tolist()}
+    return _rows(target.boxes, target.labels, columns | _segmentations(target.masks, size, kind))
 
 
 def _found_rows(found: _Found, size: tuple[int, int], kind: Kind) -> list[Row]:
@@ -256,8 +256,8 @@ def _recall(table: Table, area: int = ALL_AREAS, limit: int = MOST_DETECTIONS) -
 
 def _mean(values: np.ndarray) -> Figure:
     """Mean in percent of what is not −1, or None."""
-    told = values[values > -1]
-    return 100.0 * float(told.mean()) if told.size else None
+    known = values[values > -1]
+    return 100.0 * float(known.mean()) if known.size else None
 
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:

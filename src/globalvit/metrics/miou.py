@@ -18,8 +18,8 @@ IGNORE = 255
 class MeanIoU(Metric):
     """Counts of pixels over a whole set of images, as ADE20K is scored: the classes' counts first, then their ratios.
 
-    Pixels labeled IGNORE (255) are left out. A class that is neither in the truth nor in the predictions has no
-    ratio, and the means go over the others; a class without pixels in the truth has no accuracy.
+    Pixels labeled IGNORE (255) are left out. A class that is neither in the ground truth nor in the predictions has no
+    ratio, and the means go over the others; a class without pixels in the ground truth has no accuracy.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class MeanIoU(Metric):
         """
         if predictions_HW.shape != labels_HW.shape:
             raise ValueError(
-                f"predictions of shape {tuple(predictions_HW.shape)} came for labels of shape {tuple(labels_HW.shape)}"
+                f"expected predictions of the labels' shape {tuple(labels_HW.shape)}, got {tuple(predictions_HW.shape)}"
             )
         counted = labels_HW != IGNORE
         labels, predictions = labels_HW[counted].long(), predictions_HW[counted].long()
@@ -78,21 +78,21 @@ class MeanIoU(Metric):
     def report(self) -> dict[str, Any]:
         """Rows `{label, name, pixels, iou, accuracy, precision}` (percent, None where nothing can be said), the matrix.
 
-        `pixels` are those of the truth; `accuracy` is the part of them that was found, `precision` the part of the
-        predicted ones that is right.
+        `pixels` are those of the ground truth; `accuracy` is the part of them that was found, `precision` the part of
+        the predicted ones that is right.
         """
         return {"per_class": self._rows(), "confusion_matrix": self.confusion_KK.tolist()}
 
     def _rows(self) -> list[dict[str, Any]]:
         hits = self.confusion_KK.diagonal().tolist()
-        truth, predicted = self.confusion_KK.sum(1).tolist(), self.confusion_KK.sum(0).tolist()
+        labeled, predicted = self.confusion_KK.sum(1).tolist(), self.confusion_KK.sum(0).tolist()
         return [
             {
                 "label": label,
                 "name": name,
-                "pixels": truth[label],
-                "iou": _percent(hits[label], truth[label] + predicted[label] - hits[label]),
-                "accuracy": _percent(hits[label], truth[label]),
+                "pixels": labeled[label],
+                "iou": _percent(hits[label], labeled[label] + predicted[label] - hits[label]),
+                "accuracy": _percent(hits[label], labeled[label]),
                 "precision": _percent(hits[label], predicted[label]),
             }
             for label, name in enumerate(self.classes)

@@ -34,7 +34,7 @@ CHOICES: dict[str, Choice] = {
     "patch_merging": Choice(part="downsample", text="Swin's patch merging between stages"),
     "local_only": Choice(part="global blocks", text="local windows in every block"),
     "shifted": Choice(part="global blocks", text="Swin's windows, in every second block shifted by half a side"),
-    "learned_query": Choice(part="global blocks", text="a learned global query, the same for every image"),
+    "learned_query": Choice(part="global blocks", text="a learned global query, shared by all images"),
     "no_squeeze_excite": Choice(part="squeeze-excite", text="no squeeze-excite in any branch"),
 }
 

@@ -340,7 +340,7 @@ def attend_stripes(qkv_BHWC: Tensor, vertical: nn.Module, horizontal: nn.Module,
         qkv_BHWC: (B, H, W, 3C) with q, k and v, each of them its vertical half, then its horizontal one, and each half
             cut as heads × d. H and W are multiples of `stripe`.
         vertical: depthwise 3×3 convolution that sees one vertical stripe at a time, zero-padded at the stripe's edge.
-        horizontal: the same for horizontal stripes.
+        horizontal: the convolution that sees one horizontal stripe at a time.
         stripe: tokens across a stripe; vertical ones are H × stripe, horizontal ones stripe × W.
         heads: attention heads of each direction.
 

@@ -368,7 +368,7 @@ def choose_window(config: GCViTConfig, image_size: int | Size | None, window: Wi
     four sides, `"ratio"` for the proportion at any size, `"own"` for the variant's own at any size.
 
     Raises:
-        ValueError: `window` is neither four whole numbers from 1 up nor one of the words, or `image_size` is no size.
+        ValueError: `window` is neither four whole numbers from 1 up nor one of the words, or `image_size` is invalid.
     """
     size = as_size(config.image_size if image_size is None else image_size)
     if isinstance(window, str):

@@ -172,7 +172,7 @@ class AdaptedGPViT(GPViT):
             turns all of it off.
         finest: stride of the finest map, 4 or, as one-stage detectors want it, 8.
 
-    Images whose sides are no multiples of 32 are padded at the bottom and the right with zeros, as detectors do it with
+    Images whose sides are not multiples of 32 are padded at the bottom and the right with zeros, as detectors do with
     a batch, and the maps are cropped to ⌈H/stride⌉ × ⌈W/stride⌉.
 
     Raises:
@@ -184,7 +184,7 @@ class AdaptedGPViT(GPViT):
         if config.depth % INTERACTIONS:
             raise ValueError(f"depth={config.depth} must be a multiple of the adapter's {INTERACTIONS} interactions")
         if finest not in STRIDES[:2]:
-            raise ValueError(f"finest={finest} is no stride the adapter begins with; give 4 or 8")
+            raise ValueError(f"finest={finest}: expected 4 or 8, the strides that the adapter can begin with")
         self.strides = STRIDES[STRIDES.index(finest) :]
         self.channels = (config.width,) * len(self.strides)
         drop_path = min(DROP_PATH, config.drop_path)

@@ -53,7 +53,9 @@ class SegmentLoss:
         if self.class_weights is None:
             return None
         if len(self.class_weights) != num_classes:
-            raise ValueError(f"{len(self.class_weights)} class_weights came for {num_classes} classes; give one each")
+            raise ValueError(
+                f"class_weights: expected one for each of {num_classes} classes, got {len(self.class_weights)}"
+            )
         return torch.tensor(self.class_weights, dtype=torch.float32, device=device)
 
 

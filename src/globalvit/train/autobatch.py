@@ -167,7 +167,7 @@ def peak_memory(step: Callable[[int], None], batch_size: int) -> float:
 
 
 def _return_freed_memory() -> None:
-    """Give what earlier steps freed back to the system: a step that finds it at hand would seem to need nothing."""
+    """Give what earlier steps freed back to the system: a step that found it free would seem to need nothing."""
     gc.collect()
     with suppress(OSError, AttributeError):  # only glibc has the call
         ctypes.CDLL("libc.so.6").malloc_trim(0)

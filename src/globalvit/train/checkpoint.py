@@ -88,7 +88,7 @@ class Checkpoints:
                 former.rename(target)
 
     def rewind(self, step: int, best_step: int) -> bool:
-        """Forget what lies beyond `step`, which a run that goes on from there writes anew.
+        """Forget what lies beyond `step`, which a run that goes on from there writes again.
 
         Returns:
             Whether the best checkpoint of that time is still there.

@@ -66,7 +66,7 @@ class Engine:
 
     def __init__(self, config: TrainConfig) -> None:
         kind = choose_device(config.device)
-        # Without a GPU, Accelerate trains on one process only unless it is told to use the CPU. A process alone waits
+        # Without a GPU, Accelerate trains on one process only unless asked to use the CPU. A process alone waits
         # for nobody.
         limit = {"timeout": timedelta(seconds=config.dist_timeout)} if _world_size() > 1 else {}
         PartialState(cpu=kind == "cpu", **limit)
@@ -298,7 +298,7 @@ def start_engine(config: TrainConfig) -> Iterator[Engine]:
     """An engine that leaves its process group when it is done, also by an error.
 
     Raises:
-        ValueError: the device or precision asked for is not to be had here.
+        ValueError: the device or precision asked for is not available here.
         LostRankError: the other processes do not join in time.
     """
     _forget_accelerate()
@@ -398,7 +398,7 @@ def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 def optimizer_state(optimizer: Optimizer, names: dict[Tensor, str]) -> dict[str, Any]:
     """The optimizer's state by parameter name, and its groups, with whole tensors on the CPU.
 
-    It is the same for any number of processes.
+    It does not depend on the number of processes.
     """
     state = {names[parameter]: _whole_values(values) for parameter, values in optimizer.state.items()}
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

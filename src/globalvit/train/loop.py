@@ -35,7 +35,7 @@ def train(config: TrainConfig, recipe: str = "run", stop: StopSignal | None = No
         The run's folder.
 
     Raises:
-        ValueError, OSError: something asked for is not to be had, or a file cannot be read or written.
+        ValueError, OSError: something asked for is not available, or a file cannot be read or written.
         FloatingPointError: a loss or gradient is not finite; the parameters are still those of the step before.
         MemoryError: a batch is too large.
     """

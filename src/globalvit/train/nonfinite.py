@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: noticed before the optimizer step, and told with step, rank and files."""
+"""Losses and gradients that are not finite: noticed before the optimizer step, reported with step, rank and files."""
 
 import logging
 import math

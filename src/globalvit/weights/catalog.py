@@ -104,7 +104,7 @@ class WeightRecord:
         preprocessing: its evaluation transform.
         num_classes: outputs of its head.
         top1: accuracy in percent, None where none is published.
-        top5: the same for five guesses.
+        top5: percent of images whose class is among the first five.
     """
 
     model: str

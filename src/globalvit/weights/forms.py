@@ -1,4 +1,4 @@
-"""Whose names a state dict has, and which model it holds, told from its entries alone.
+"""Whose names a state dict has, and which model it holds, by its entries alone.
 
 Nothing heavy is imported: entries are anything with a `shape`.
 """

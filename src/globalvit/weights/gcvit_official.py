@@ -66,7 +66,7 @@ def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From our names to official ones, the index buffers written anew behind their tables.
+    """From our names to official ones, the index buffers computed and placed behind their tables.
 
     Raises:
         ValueError: entries that the official networks do not have.

@@ -1,4 +1,4 @@
-"""Which head the weights of a model are of, told from its entries in our names.
+"""Which head the weights of a model are of, by its entries in our names.
 
 Everything outside `backbone.` belongs to the head. No torch here: entries are anything with a `shape`. Another head is
 another line of `HEADS`.

@@ -37,7 +37,7 @@ def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_ours(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """From Keras paths and shapes to our names and shapes, the counters of batch norms written anew as 0."""
+    """From Keras paths and shapes to our names and shapes, the counters of batch norms set to 0."""
     state = dict(_to_ours(path, value) for path, value in variables.items())
     means = [name for name in state if name.endswith(".running_mean")]
     return state | {name.replace("running_mean", DROPPED): _zero() for name in means}

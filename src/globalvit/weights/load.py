@@ -93,7 +93,7 @@ class Resolved:
     Attributes:
         file: the weight file.
         weights: what it holds.
-        spec: the model it belongs to: saved with it, or told from its entries.
+        spec: the model it belongs to: saved with it, or recognized by its entries.
         classes: names of the labels 0 … K−1 saved with it, None where none were.
         preprocessing: the evaluation transform saved with it, or that of the published file, None for any other.
         record: the published file that it is by its name, None for any other.

@@ -41,7 +41,7 @@ def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From our names and shapes to these, GC ViT's index buffers written anew behind their tables.
+    """From our names and shapes to these, GC ViT's index buffers computed and placed behind their tables.
 
     Raises:
         ValueError: entries that such checkpoints do not have, such as a classifier's.

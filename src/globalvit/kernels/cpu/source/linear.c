@@ -50,7 +50,7 @@ void linear_pack(int64_t inputs, int64_t outputs, const void *weight, int64_t we
     }
 }
 
-/* The same for transposed weights (inputs, outputs), whose rows become steps as they are. */
+/* As linear_pack, for transposed weights (inputs, outputs), whose rows become steps as they are. */
 void linear_pack_transposed(int64_t inputs, int64_t outputs, const void *weight, int64_t weight_type, float *packed,
                             int64_t type) {
     int64_t depth = steps_of(inputs, type), pair = numbers_a_step(type);

@@ -14,7 +14,7 @@ typedef struct {
     int64_t a_row, a_step;
     const float *b; /* (depth, vectors * LANES) */
     int64_t b_step;
-    const float *begin; /* initial sums, (rows, vectors * LANES); the same for every row if begin_row is 0 */
+    const float *begin; /* initial sums, (rows, vectors * LANES); one row for all if begin_row is 0 */
     int64_t begin_row;
     void *c; /* (rows, vectors * LANES) */
     int64_t c_row, c_type;

@@ -131,7 +131,7 @@ INLINE vec pair_up(vec first, vec second) {
 #endif
 }
 
-/* The same for floats that are exact in bfloat16: such a float is its upper half. */
+/* For floats that are exact in bfloat16: such a float is its upper half. */
 INLINE vec join(vec first, vec second) {
 #if HAS_PAIRS
     return (vec)_mm512_or_si512(_mm512_srli_epi32((__m512i)first, 16), (__m512i)second);
