@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from globalvit.data.coco import open_coco
-from globalvit.data.palette import default_palette
+from globalvit.data.detection.dataset import open_coco
+from globalvit.drawing.palette import default_palette
 
 
 def main() -> None:

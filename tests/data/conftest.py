@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.coco import open_coco
-from globalvit.data.images import UnreadableImage
+from globalvit.data.common.images import UnreadableImage
+from globalvit.data.detection.dataset import open_coco
 
 
 @pytest.fixture

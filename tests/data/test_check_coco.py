@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.check_coco import annotation_files, check_coco
+from globalvit.data.detection.checks import annotation_files, check_coco
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}]
 

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.data.check import check_folder
-from globalvit.data.check_coco import check_coco
-from globalvit.data.check_masks import check_masks
-from globalvit.data.coco import open_coco
-from globalvit.data.splits import NoSplitError
+from globalvit.data.classification.checks import check_folder
+from globalvit.data.common.splits import NoSplitError
+from globalvit.data.detection.checks import check_coco
+from globalvit.data.detection.dataset import open_coco
+from globalvit.data.segmentation.checks import check_masks
 
 
 def texts(rows):

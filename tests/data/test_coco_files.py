@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from globalvit.data.coco import open_coco
+from globalvit.data.detection.dataset import open_coco
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])

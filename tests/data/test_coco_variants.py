@@ -8,8 +8,8 @@ import pytest
 from pycocotools import mask as tools
 
 from globalvit.cli.main import main
-from globalvit.data.check_coco import check_coco
-from globalvit.data.coco import open_coco
+from globalvit.data.detection.checks import check_coco
+from globalvit.data.detection.dataset import open_coco
 
 HEIGHT, WIDTH = 48, 64
 # x, y, width, height.

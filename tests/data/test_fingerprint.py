@@ -6,12 +6,12 @@ import shutil
 import pytest
 from PIL import Image
 
-from globalvit.data.coco import open_coco
-from globalvit.data.fingerprint import ANNOTATIONS, Fingerprint, difference, fingerprint
-from globalvit.data.holdout import Subset
-from globalvit.data.image_folder import ImageFolder, open_split
-from globalvit.data.lmdb_build import build
-from globalvit.data.mask_folder import open_masks
+from globalvit.data.classification.dataset import ImageFolder, open_split
+from globalvit.data.common.holdout import Subset
+from globalvit.data.detection.dataset import open_coco
+from globalvit.data.segmentation.dataset import open_masks
+from globalvit.data.storage.fingerprint import ANNOTATIONS, Fingerprint, difference, fingerprint
+from globalvit.data.storage.lmdb_build import build
 
 
 @pytest.fixture

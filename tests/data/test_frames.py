@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.check_coco import check_coco
-from globalvit.data.check_masks import check_masks
-from globalvit.data.coco import open_coco
-from globalvit.data.detect import collate_truths
-from globalvit.data.frames import rule_of, shown_frame
-from globalvit.data.mask_folder import open_masks
-from globalvit.data.orientation import UPRIGHT
-from globalvit.data.samples import Item
+from globalvit.data.common.orientation import UPRIGHT, rule_of, shown_frame
+from globalvit.data.common.samples import Item
+from globalvit.data.detection.checks import check_coco
+from globalvit.data.detection.dataset import open_coco
+from globalvit.data.detection.transforms import collate_ground_truth
+from globalvit.data.segmentation.checks import check_masks
+from globalvit.data.segmentation.dataset import open_masks
 
 ORIENTATIONS = range(1, 9)
 HEIGHT, WIDTH = 20, 32
@@ -60,7 +59,7 @@ def make_coco(folder, images, segmentation=True):
 
 def scored_with(source, index):
     """What detections in an image are compared with."""
-    return collate_truths(source, [Item(index, (None, None))])["annotations"][0]
+    return collate_ground_truth(source, [Item(index, (None, None))])["annotations"][0]
 
 
 def check_upright(source):

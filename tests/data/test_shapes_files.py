@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data.coco import open_coco
-from globalvit.data.image_folder import open_split
-from globalvit.data.mask_folder import open_masks
-from globalvit.data.shapes import ClassifyShapes, DetectShapes, SegmentShapes
-from globalvit.data.shapes_files import CATEGORY_IDS, outline_of, write_shapes
+from globalvit.data.built_in.shapes import ClassifyShapes, DetectShapes, SegmentShapes
+from globalvit.data.built_in.shapes_files import CATEGORY_IDS, outline_of, write_shapes
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.detection.dataset import open_coco
+from globalvit.data.segmentation.dataset import open_masks
 
 TOTALS = {"train": 7, "val": 3}
 

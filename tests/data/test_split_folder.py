@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data.coco import open_coco
-from globalvit.data.image_folder import open_split
-from globalvit.data.mask_folder import open_masks
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.detection.dataset import open_coco
+from globalvit.data.segmentation.dataset import open_masks
 from globalvit.data.split_folder import split_folder
 
 

@@ -143,7 +143,7 @@ def open_model(options: ModelOptions) -> "Task":
 
 
 def _check_crop(task: "Task", options: ModelOptions) -> None:
-    from globalvit.data.fit import FitTransform
+    from globalvit.data.common.transforms import FitTransform
 
     is_fitted = isinstance(task.preprocessing, FitTransform)
     meaningless = ("crop_pct", "crop_mode") if is_fitted else ("short_side", "long_side", "size_multiple")

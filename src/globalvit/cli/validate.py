@@ -12,12 +12,12 @@ from globalvit.cli.opening import ModelOptions, about, explained_memory, open_mo
 from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
 from globalvit.cli.scores import LAYOUTS
-from globalvit.data.imagenet import readable
+from globalvit.data.classification.imagenet import readable
 from globalvit.models.variants import Kind
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
-    from globalvit.data.imagenet_suites import SuiteImages
+    from globalvit.data.classification.suites import SuiteImages
     from globalvit.metrics.metric import Metric
     from globalvit.tasks.task import Task
     from globalvit.train.engine import Engine
@@ -174,7 +174,7 @@ def open_suite(task: "Task", options: ValidateOptions) -> "tuple[SuiteImages, Ca
         FileNotFoundError: the folder does not exist.
         ValueError: the model does not have ImageNet's classes, or the folder is not that set.
     """
-    from globalvit.data.imagenet_suites import SUITES, match_outputs, open_suite
+    from globalvit.data.classification.suites import SUITES, match_outputs, open_suite
     from globalvit.metrics.suites import RealAccuracy, SubsetAccuracy
 
     assert options.suite is not None

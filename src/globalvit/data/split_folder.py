@@ -11,14 +11,15 @@ from typing import Literal
 import numpy as np
 
 from globalvit import atomic
-from globalvit.data.class_folders import listed, scan_classes
-from globalvit.data.class_table import FILES as CLASS_FILES
-from globalvit.data.coco import open_table
-from globalvit.data.coco_folder import ANNOTATIONS, annotation_files
-from globalvit.data.holdout import hold_out
-from globalvit.data.mask_folder import Folders, MaskListing, flat_folders
-from globalvit.data.splits import role_of
-from globalvit.data.walk import visible_folders
+from globalvit.data.classification.formats import scan_classes
+from globalvit.data.common.folders import listed
+from globalvit.data.common.holdout import hold_out
+from globalvit.data.common.splits import role_of
+from globalvit.data.common.walk import visible_folders
+from globalvit.data.detection.dataset import open_table
+from globalvit.data.detection.formats import ANNOTATIONS, annotation_files
+from globalvit.data.segmentation.class_table import FILES as CLASS_FILES
+from globalvit.data.segmentation.dataset import Folders, MaskListing, flat_folders
 
 Way = Literal["copy", "link"]
 SPLITS = ("train", "val")
