@@ -8,7 +8,7 @@ from PIL import Image
 
 from globalvit.data.classification.dataset import ImageFolder, open_split
 from globalvit.data.common.holdout import Subset
-from globalvit.data.detection.dataset import open_coco
+from globalvit.data.detection.dataset import open_detection
 from globalvit.data.segmentation.dataset import open_masks
 from globalvit.data.storage.fingerprint import ANNOTATIONS, Fingerprint, difference, fingerprint
 from globalvit.data.storage.lmdb_build import build
@@ -91,11 +91,12 @@ def test_label_maps_and_annotations_count(tmp_path):
     }
     table = tmp_path / "annotations" / "instances_train.json"
     table.write_text(json.dumps(content))
-    before = fingerprint(open_coco(tmp_path, "train"))
+    before = fingerprint(open_detection(tmp_path, "train"))
     content["annotations"][0]["bbox"] = [2, 1, 9, 9]
     table.write_text(json.dumps(content))
     assert (
-        difference(before, fingerprint(open_coco(tmp_path, "train"))) == f"1 files ('{ANNOTATIONS}' has other content)"
+        difference(before, fingerprint(open_detection(tmp_path, "train")))
+        == f"1 files ('{ANNOTATIONS}' has other content)"
     )
 
 

@@ -72,8 +72,8 @@ KNOWN_BY = {
     "fastapi": {"demo/server.py"},
     "lmdb": {"data/storage/lmdb.py"},
     "simplejpeg": {"data/storage/lmdb_decode.py"},
-    "pycocotools": {"metrics/coco_ap.py", "data/detection/dataset.py"},
-    "faster_coco_eval": {"metrics/coco_ap.py", "data/detection/dataset.py"},
+    "pycocotools": {"metrics/coco_ap.py", "data/detection/run_lengths.py"},
+    "faster_coco_eval": {"metrics/coco_ap.py", "data/detection/run_lengths.py"},
 }
 
 

@@ -45,6 +45,14 @@ class ValidateOptions(ModelOptions):
             "split",
         ),
     )
+    format: str | None = field(
+        default=None,
+        metadata=about(DATA, "format of the data, such as coco, yolo or voc (default: the one that the folder fits)"),
+    )
+    val_annotations: str | None = field(
+        default=None,
+        metadata=about(DATA, "COCO annotations to measure with, below --data-dir or anywhere (default: found)"),
+    )
     suite: Literal["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-real"] | None = field(
         default=None,
         metadata=about(

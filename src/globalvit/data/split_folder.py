@@ -16,8 +16,8 @@ from globalvit.data.common.folders import listed
 from globalvit.data.common.holdout import hold_out
 from globalvit.data.common.splits import role_of
 from globalvit.data.common.walk import visible_folders
-from globalvit.data.detection.dataset import open_table
-from globalvit.data.detection.formats import ANNOTATIONS, annotation_files
+from globalvit.data.detection.coco import ANNOTATIONS, annotation_files
+from globalvit.data.detection.coco_json import read_coco
 from globalvit.data.segmentation.class_table import FILES as CLASS_FILES
 from globalvit.data.segmentation.dataset import Folders, MaskListing, flat_folders
 
@@ -158,7 +158,7 @@ def _plan_masks(source: Path, folders: Folders, fraction: float, seed: int) -> P
 
 
 def _plan_coco(source: Path, path: Path, fraction: float, seed: int) -> Plan:
-    table = open_table(path)
+    table = read_coco(path)
     names = [table.names[index] for index in range(len(table.names))]
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:

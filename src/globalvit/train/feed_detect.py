@@ -8,7 +8,7 @@ from PIL import Image
 from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.data.common.plans import AspectPlan
 from globalvit.data.common.transforms import FitTransform
-from globalvit.data.detection.dataset import open_coco
+from globalvit.data.detection.dataset import open_detection
 from globalvit.data.detection.instances import DetectSource
 from globalvit.data.detection.transforms import (
     DetectEvalTransform,
@@ -31,18 +31,26 @@ class DetectFeed(Feed[FitTransform]):
     kind = "detect"
 
     def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> DetectSource:
-        """See `data.detection.dataset.open_coco`; images without objects may be left out of training."""
+        """See `open_detection`; images without objects may be left out of training."""
         config = self.config
         assert config.data_dir is not None
-        return open_coco(
+        return open_detection(
             config.data_dir,
             split,
             classes=classes,
+            form=config.format,
+            annotations=self._annotations(split),
             need_masks=ModelSpec(model=config.model).head not in BOXES_ONLY,
             crowd_as_instances=config.crowd_as_instances,
             with_empty=config.keep_empty or is_whole or split != config.train_split,
             exact=self.is_named(split),
         )
+
+    def _annotations(self, split: str) -> str | None:
+        """The file of annotations that the config names for a split."""
+        if split == self.config.train_split:
+            return self.config.train_annotations
+        return self.config.val_annotations
 
     def augmentation(self, transform: FitTransform) -> DetectTrainTransform:
         """Resized and cropped as the config says, for images of the sides of evaluation."""

@@ -1,6 +1,8 @@
 """The folders of a data set, whichever task it is for."""
 
 import logging
+import os
+import re
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,6 +19,7 @@ BUILT_IN = (DIGITS, SHAPES)
 MOST_NAMED = 10
 # COCO has it at the end of the names of splits.
 YEAR = "2017"
+_DRIVE = re.compile(r"[A-Za-z]:/")
 # The file in the folder of an LMDB database.
 DATABASE = "data.mdb"
 
@@ -105,3 +108,32 @@ def images_of_split(data_dir: Path, split: str) -> Path:
             root = base / folders[chosen]
             return root / "images" if (root / "images").is_dir() else root
     raise NoSplitError(f"no folder of the split {split!r} in {data_dir}; it holds {listed(names) or 'none'}")
+
+
+def placed(root: Path, name: str) -> Path:
+    """Return where an image lies; a backslash in its name parts folders, unless a file has it in its own name."""
+    path = root / name
+    return path if "\\" not in name or path.is_file() else root / name.replace("\\", "/")
+
+
+def is_below(folder: Path, path: Path) -> bool:
+    """Whether a path lies in a folder, as it is written: links in the folder are the user's own."""
+    base, inner = (Path(os.path.abspath(one)) for one in (folder, path))  # noqa: PTH100 (links stay as they are)
+    return inner.is_relative_to(base)
+
+
+def leaves(data_dir: Path, root: Path, name: str) -> bool:
+    """Whether a file name leads out of a folder; links that lie in the folder are the user's own.
+
+    Args:
+        data_dir: the folder.
+        root: the folder below it that the name is relative to.
+        name: with slashes or backslashes.
+    """
+    plain = name.replace("\\", "/")
+    if not (plain.startswith("/") or ".." in plain or plain[1:2] == ":"):
+        return False
+    if _DRIVE.match(plain):
+        return True
+    base, path = os.path.abspath(data_dir), os.path.abspath(root / plain)  # noqa: PTH100 (links stay as they are)
+    return os.path.commonpath([base, path]) != base

@@ -5,7 +5,7 @@ block of bytes is shared between forked processes and quickly sent to spawned on
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -20,6 +20,9 @@ class Names:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):

@@ -1,4 +1,4 @@
-"""Check a COCO data set: what contradicts itself, objects nobody can see, images that are not what was stated.
+"""Check images with objects: what contradicts itself, objects nobody can see, images that are not what was labeled.
 
 Every image is read whole, as training reads it.
 """
@@ -6,6 +6,7 @@ Every image is read whole, as training reads it.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,18 @@ from globalvit.data.common.checks import (
     frame_problems,
     in_processes,
 )
-from globalvit.data.common.folders import listed
+from globalvit.data.common.folders import listed, split_folders
+from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import OversizedImage, UnreadableImage, look
 from globalvit.data.common.orientation import Sight, is_ambiguous, shown_frame
 from globalvit.data.common.splits import role_of
+from globalvit.data.detection.coco import ANNOTATIONS, given_file, open_file
 from globalvit.data.detection.coco_json import CocoTable
-from globalvit.data.detection.dataset import CocoSource, CompressedMask, OtherSize, image_folder, open_table, read_sized
-from globalvit.data.detection.formats import ANNOTATIONS, annotation_files
+from globalvit.data.detection.coco_values import LabelsError
+from globalvit.data.detection.dataset import CocoSource, OtherSize, read_sized
+from globalvit.data.detection.formats import Annotated
+from globalvit.data.detection.registry import FORMATS
+from globalvit.data.detection.run_lengths import CompressedMask
 
 # Errors of an image → the kind of problem they are; the first that fits counts.
 KINDS = {
@@ -64,19 +70,23 @@ class Stated:
     stated_by: str
 
 
-def check_coco(
+def check_detection(
     data_dir: Path,
     *,
+    form: str | None = None,
+    annotations: Mapping[str, str] | None = None,
     crowd_as_instances: bool = False,
     split: str | None = None,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
     on_image: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Look over all splits of a COCO data set.
+    """Look over all splits of a set of images with objects.
 
     Args:
-        data_dir: a folder with `annotations/instances_SPLIT.json`.
+        data_dir: a folder in one of the formats in `registry`.
+        form: name of the format; None finds it.
+        annotations: files of COCO's annotations by split, in place of those that are found.
         crowd_as_instances: read annotations with `iscrowd` 1 as single objects.
         split: the only one to look over.
         workers: processes that read images; 0 reads in this one.
@@ -85,36 +95,59 @@ def check_coco(
 
     Raises:
         FileNotFoundError, NotADirectoryError: the folder does not exist.
-        ValueError: it holds no annotations.
+        ValueError: it holds no annotations, or fits several formats.
         OSError: a reading process died.
     """
-    files = annotation_files(data_dir)
-    if not files:
-        raise ValueError(f"{data_dir} holds no annotations; expected {data_dir}/{ANNOTATIONS}/instances_train.json")
     report = Report()
+    opened = _files_given(data_dir, annotations or {}, crowd_as_instances)
+    if not opened:
+        split_folders(data_dir)
+        chosen = choose_format(FORMATS, data_dir, form)
+        if chosen is None:
+            raise ValueError(f"{data_dir} holds no annotations; expected {data_dir}/{ANNOTATIONS}/instances_train.json")
+        report.notes.append(Problem("format", f"{chosen.name}, {chosen.describe(data_dir)}"))
+        opened = {
+            name: partial(chosen.open, data_dir, name, crowd_as_instances=crowd_as_instances)
+            for name in chosen.splits(data_dir)
+        }
     images: list[Stated] = []
     classes: dict[str, set[str]] = {}
-    for name in chosen_splits(list(files), split, data_dir, report):
-        path = files[name]
+    for name in chosen_splits(list(opened), split, data_dir, report):
         try:
-            table = open_table(path, crowd_as_instances=crowd_as_instances)
+            found = opened[name]()
         except (ValueError, OSError) as error:
-            report.problems.append(Problem("annotations", str(error), (str(path),)))
+            files = (error.path,) if isinstance(error, LabelsError) else ()
+            report.problems.append(Problem("annotations", str(error), files))
             continue
-        classes[name] = set(table.classes)
-        _judge(name, table, report)
-        images += _images(data_dir, name, table, report)
+        classes[name] = set(found.table.classes)
+        _judge(name, found.table, report)
+        images += _images(name, found, report)
     report.problems += differing_classes(classes)
     on_start(len(images))
     _read_all(images, workers, report, on_image)
     return report
 
 
+def _files_given(
+    data_dir: Path, annotations: Mapping[str, str], crowd_as_instances: bool
+) -> dict[str, Callable[[], Annotated]]:
+    """What opens the files of annotations that the user named, by split."""
+    files = {split: given_file(data_dir, Path(name)) for split, name in annotations.items()}
+    return {
+        split: partial(open_file, path, data_dir, split, crowd_as_instances=crowd_as_instances)
+        for split, path in files.items()
+    }
+
+
 def _judge(split: str, table: CocoTable, report: Report) -> None:
     """What is odd about the annotations of a file that can be read."""
     path = (str(table.path),)
     report.problems += [Problem("left out", f"{table.path}: {text}", path) for text in table.dropped]
-    tool = _writer_of(table.path)
+    without = sum(not source for source in table.sources or ())
+    if without:
+        text = f"{split}: {without} of {len(table.names)} images have no file of labels and show no objects"
+        report.notes.append(Problem("no label file", text))
+    tool = _writer_of(table.path) if table.path.is_file() else None
     if tool:
         report.notes.append(Problem("tool", f"{split} was written by {tool}", path))
     if not len(table.ids):
@@ -141,11 +174,12 @@ def _writer_of(path: Path) -> str | None:
     return next((name for mark, name in TOOLS.items() if mark in head), None)
 
 
-def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> list[Stated]:
+def _images(split: str, found: Annotated, report: Report) -> list[Stated]:
     """The images of a split; damaged masks are problems."""
+    table = found.table
     report.splits.append(Split(split, len(table.classes), len(table.image_ids), 0))
     try:
-        root = image_folder(data_dir, split, table)
+        root = found.find_root()
     except (FileNotFoundError, ValueError) as error:
         kind = "no images" if isinstance(error, FileNotFoundError) else "annotations"
         report.problems.append(Problem(kind, str(error), (str(table.path),)))
@@ -154,7 +188,7 @@ def _images(data_dir: Path, split: str, table: CocoTable, report: Report) -> lis
     report.problems += _damaged_masks(table, source)
     sizes = np.asarray(source.sizes).tolist()
     return [
-        Stated(Image(split, "", source.name(index)), (height, width), str(table.path))
+        Stated(Image(split, "", source.name(index)), (height, width), table.stated_by(index))
         for index, (height, width) in enumerate(sizes)
     ]
 

@@ -11,7 +11,7 @@ Legend: `I` images · `A` annotations.
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,9 +20,17 @@ import numpy as np
 from globalvit.data.common.folders import listed
 from globalvit.data.common.names import Names
 from globalvit.data.detection import coco_values
-from globalvit.data.detection.coco_masks import Compress, read_masks
-from globalvit.data.detection.coco_plausible import Boxes, Question, asked_of_boxes, asked_of_rows, check_boxes
-from globalvit.data.detection.coco_values import BrokenError, Owners, shown
+from globalvit.data.detection.coco_masks import read_masks
+from globalvit.data.detection.coco_plausible import (
+    COCO_WORDS,
+    Boxes,
+    Question,
+    Words,
+    asked_of_boxes,
+    asked_of_rows,
+    check_boxes,
+)
+from globalvit.data.detection.coco_values import BrokenError, LabelsError, Owners, shown
 from globalvit.data.detection.packed_masks import PackedMasks
 
 logger = logging.getLogger(__name__)
@@ -50,6 +58,8 @@ class CocoTable:
         masks: polygons or run lengths of each annotation.
         dropped: what was left out, and why.
         questions: what may be meant otherwise.
+        words: what messages call boxes and crowds.
+        sources: the files that state each image's objects, where that is not `path`.
     """
 
     path: Path
@@ -67,6 +77,17 @@ class CocoTable:
     masks: PackedMasks
     dropped: tuple[str, ...]
     questions: tuple[Question, ...]
+    words: Words = COCO_WORDS
+    sources: Names | None = None
+
+    def stated_by(self, image: int) -> str:
+        """The file that states the objects of image number `image`."""
+        source = "" if self.sources is None else self.sources[image]
+        return source or str(self.path)
+
+    def image_of(self, annotation: int) -> int:
+        """The number of the image that annotation number `annotation` is of."""
+        return int(np.searchsorted(self.first, annotation, "right")) - 1
 
     def for_classes(self, classes: Sequence[str]) -> Self:
         """The same with other labels: positions in `classes`.
@@ -79,6 +100,41 @@ class CocoTable:
         labels_of[order] = np.arange(len(order))
         category_ids = tuple(self.category_ids[label] for label in order)
         return replace(self, classes=tuple(classes), category_ids=category_ids, labels=labels_of[self.labels])
+
+
+@dataclass(slots=True)
+class Labels:
+    """Images and objects as a format of many files states them.
+
+    Attributes:
+        classes: names of the labels 0 … K−1.
+        images: rows of COCO's `images`.
+        annotations: rows of COCO's `annotations`; `category_id` is the label.
+        places: file and line of each annotation.
+        sources: the file of labels of each image; empty where it has none.
+    """
+
+    classes: Sequence[str]
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+
+    def add_image(self, name: str, size: tuple[int, int], source: str) -> None:
+        """Add an image of height and width `size`; the objects added next are in it."""
+        number = len(self.images) + 1
+        self.images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
+        self.sources.append(source)
+
+    def add_object(self, place: str, row: dict[str, Any]) -> None:
+        """Add an object of the last image: `category_id`, `bbox` and what else COCO's annotations have."""
+        self.annotations.append(row | {"id": len(self.annotations) + 1, "image_id": len(self.images)})
+        self.places.append(place)
+
+    def content(self) -> dict[str, Any]:
+        """All of it as COCO's JSON has it."""
+        categories = [{"id": label, "name": name} for label, name in enumerate(self.classes)]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
 
 def label_order(found: Sequence[str], expected: Sequence[str], where: str) -> list[int]:
@@ -98,12 +154,11 @@ def label_order(found: Sequence[str], expected: Sequence[str], where: str) -> li
     return [found.index(name) for name in expected]
 
 
-def read_coco(path: Path, compress: Compress, *, crowd_as_instances: bool = False) -> CocoTable:
+def read_coco(path: Path, *, crowd_as_instances: bool = False) -> CocoTable:
     """Read a file of COCO's form.
 
     Args:
         path: of the file.
-        compress: makes COCO's compressed run lengths of plain ones (of a mask of a height and width).
         crowd_as_instances: read annotations with `iscrowd` 1 as single objects.
 
     Raises:
@@ -111,9 +166,21 @@ def read_coco(path: Path, compress: Compress, *, crowd_as_instances: bool = Fals
         ValueError: it is not COCO's JSON, or contradicts itself.
     """
     try:
-        return _table(path, _load(path), compress, crowd_as_instances)
+        return table_of(path, _load(path), crowd_as_instances=crowd_as_instances)
     except BrokenError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise LabelsError(path, f"{path}: {error}") from None
+
+
+def read_labels(path: Path, labels: Labels, words: Words, *, crowd_as_instances: bool = False) -> CocoTable:
+    """Make a table of what another format says, brought into COCO's form.
+
+    Args:
+        path: what messages call the whole.
+        labels: what its files say.
+        words: what messages call boxes and crowds.
+        crowd_as_instances: read crowds as single objects.
+    """
+    return table_of(path, labels.content(), crowd_as_instances=crowd_as_instances, words=words, labels=labels)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -140,7 +207,19 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _table(path: Path, content: dict[str, Any], compress: Compress, crowd_as_instances: bool) -> CocoTable:
+def table_of(
+    path: Path,
+    content: dict[str, Any],
+    *,
+    crowd_as_instances: bool,
+    words: Words = COCO_WORDS,
+    labels: Labels | None = None,
+) -> CocoTable:
+    """Make a table of what a file holds.
+
+    Raises:
+        BrokenError: it contradicts itself.
+    """
     category_ids, classes = _categories(content)
     images = coco_values.rows(content, "images", ("id", "file_name", "height", "width"))
     if not images:
@@ -149,15 +228,16 @@ def _table(path: Path, content: dict[str, Any], compress: Compress, crowd_as_ins
     names, sizes = coco_values.file_names(images, image_ids), coco_values.sizes(images, image_ids)
     rows = coco_values.rows(content, "annotations", ("id", "image_id", "category_id", "bbox"))
     ids, where = coco_values.ids(rows, "annotation"), coco_values.positions(rows, "image_id", image_ids)
-    owners = Owners(ids, where, image_ids, names)
-    labels = _labels(rows, owners, category_ids)
+    owners = Owners(ids, where, image_ids, names, labels and labels.places)
+    positions = _labels(rows, owners, category_ids)
     xywh, stated_areas = coco_values.boxes(rows, owners), coco_values.areas(rows, owners)
     crowd = coco_values.crowds(rows, owners) & (not crowd_as_instances)
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
     known = np.flatnonzero(where >= 0)
     parts = owners.chosen(known), xywh[known], sizes[where[known]], stated_areas[known]
     found = Boxes([rows[at] for at in known], *parts)
-    check_boxes(found)
+    if labels is None:
+        check_boxes(found)
     is_seen, dropped = _seen(rows, owners, boxes, sizes, where)
     _warn(path, dropped)
     kept = np.flatnonzero(is_seen)
@@ -173,12 +253,14 @@ def _table(path: Path, content: dict[str, Any], compress: Compress, crowd_as_ins
         first=np.searchsorted(where[kept], np.arange(len(images) + 1)),
         ids=ids[kept],
         boxes=boxes[kept],
-        labels=labels[kept],
+        labels=positions[kept],
         areas=np.where(np.isnan(stated_areas), xywh[:, 2] * xywh[:, 3], stated_areas)[kept],
         crowd=crowd[kept],
-        masks=read_masks([rows[at] for at in kept], owners.chosen(kept), image_sizes, compress),
+        masks=read_masks([rows[at] for at in kept], owners.chosen(kept), image_sizes),
         dropped=tuple(dropped),
-        questions=(*asked_of_boxes(found), *asked_of_rows(crowd[kept], image_ids.tolist(), names)),
+        questions=(*asked_of_boxes(found, words), *asked_of_rows(crowd[kept], image_ids.tolist(), names, words)),
+        words=words,
+        sources=None if labels is None else Names(labels.sources),
     )
 
 

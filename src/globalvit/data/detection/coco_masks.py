@@ -11,30 +11,27 @@ from typing import Any
 from globalvit.data.common.orientation import Size
 from globalvit.data.detection.coco_values import BrokenError, Owners, Row, shown, whole
 from globalvit.data.detection.packed_masks import PackedMasks
+from globalvit.data.detection.run_lengths import compress
 
 # Rasterizing takes time and memory with the length of an outline.
 FARTHEST = 100_000
 FEWEST_NUMBERS = 6
-Compress = Callable[[list[int], Size], bytes]
 
 
-def read_masks(
-    annotations: Sequence[Row], owners: Owners, image_sizes: Sequence[Size], compress: Compress
-) -> PackedMasks:
+def read_masks(annotations: Sequence[Row], owners: Owners, image_sizes: Sequence[Size]) -> PackedMasks:
     """Read `segmentation` of every annotation.
 
     Args:
         annotations: the rows.
         owners: what errors call each of them.
         image_sizes: height and width of each one's image.
-        compress: makes COCO's compressed run lengths of plain ones (of a mask of a height and width).
 
     Raises:
         BrokenError: one is neither polygons in pixels nor run lengths of its image's size.
     """
     pairs = zip(annotations, image_sizes, strict=True)
     try:
-        packed = PackedMasks(_named(owners, at, row, size, compress) for at, (row, size) in enumerate(pairs))
+        packed = PackedMasks(_named(owners, at, row, size) for at, (row, size) in enumerate(pairs))
     except (TypeError, OverflowError):
         # Something in a polygon is not a number; only now is it worth the time to look for it.
         at = _first(annotations, lambda value: not _is_number(value))
@@ -54,20 +51,20 @@ def read_masks(
     return packed
 
 
-def _named(owners: Owners, at: int, row: Row, size: Size, compress: Compress) -> list[list[float]] | bytes | None:
+def _named(owners: Owners, at: int, row: Row, size: Size) -> list[list[float]] | bytes | None:
     try:
-        return _mask(row, size, compress)
+        return _mask(row, size)
     except BrokenError as error:
         raise BrokenError(f"{owners[at]} {error}") from None
 
 
-def _mask(row: Row, size: Size, compress: Compress) -> list[list[float]] | bytes | None:
+def _mask(row: Row, size: Size) -> list[list[float]] | bytes | None:
     """Polygons of three points or more, or compressed run lengths, or None."""
     segmentation = row.get("segmentation")
     if not segmentation:
         return None
     if isinstance(segmentation, dict):
-        return _runs(row, segmentation, size, compress)
+        return _runs(row, segmentation, size)
     if isinstance(segmentation, list) and all(map(_is_number, segmentation)):
         # One polygon without the list of polygons around it.
         segmentation = [segmentation]
@@ -83,7 +80,7 @@ def _mask(row: Row, size: Size, compress: Compress) -> list[list[float]] | bytes
     return polygons
 
 
-def _runs(row: Row, runs: Row, size: Size, compress: Compress) -> bytes | None:
+def _runs(row: Row, runs: Row, size: Size) -> bytes | None:
     stated, counts = runs.get("size"), runs.get("counts")
     sides = [whole(side) for side in stated] if isinstance(stated, list) else stated
     if sides != list(size):

@@ -28,6 +28,17 @@ MANY_THIN = 0.05
 CROWD_REMEDY = "CVAT marks every brush mask so; if they are single objects, --crowd-as-instances reads them as such"
 
 
+class Words(NamedTuple):
+    """What a format calls its boxes and its crowds in messages, and what to do about many crowds."""
+
+    box: str
+    crowd: str
+    crowd_remedy: str
+
+
+COCO_WORDS = Words("[x, y, width, height] in pixels", "iscrowd 1", CROWD_REMEDY)
+
+
 @dataclass(frozen=True, slots=True)
 class Boxes:
     """What a file says of its boxes.
@@ -126,7 +137,7 @@ def _has_outlines_of_corners(found: Boxes) -> bool:
     return bool(votes) and float(np.mean(votes)) >= FITTING
 
 
-def asked_of_boxes(found: Boxes) -> list[Question]:
+def asked_of_boxes(found: Boxes, words: Words = COCO_WORDS) -> list[Question]:
     """Return what may be meant otherwise: boxes over the edge and boxes thinner than a pixel."""
     _, _, wide, high = found.xywh.T
     is_seen = (wide > 0) & (high > 0)
@@ -147,7 +158,7 @@ def asked_of_boxes(found: Boxes) -> list[Question]:
         if chosen.any():
             at = int(chosen.argmax())
             height, width = found.sizes[at].tolist()
-            remedy = "; expected [x, y, width, height] in pixels" if is_grave else ""
+            remedy = f"; expected {words.box}" if is_grave else ""
             text = (
                 f"{chosen.sum()} of {len(chosen)} boxes {text}; the first: {found.owners[at]} has bbox "
                 f"{shown(found.rows[at]['bbox'])} in an image of {width}×{height}{remedy}"
@@ -165,13 +176,15 @@ def _reaches_over(found: Boxes, part: float) -> np.ndarray:
     return is_over & (left < width) & (top < height) & (left + wide > 0) & (top + high > 0)
 
 
-def asked_of_rows(crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[str]) -> list[Question]:
+def asked_of_rows(
+    crowd: np.ndarray, image_ids: Sequence[int], names: Sequence[str], words: Words = COCO_WORDS
+) -> list[Question]:
     """Return what may be meant otherwise: crowds, and files that several images share."""
     asked: list[Question] = []
     if crowd.any():
-        text = f"{crowd.sum()} of {len(crowd)} annotations have iscrowd 1, so they are not learned"
+        text = f"{crowd.sum()} of {len(crowd)} annotations have {words.crowd}, so they are not learned"
         is_grave = bool(crowd.mean() >= MANY_CROWDS)
-        asked.append(Question("crowds", f"{text}: {CROWD_REMEDY}" if is_grave else text, is_grave))
+        asked.append(Question("crowds", f"{text}: {words.crowd_remedy}" if is_grave else text, is_grave))
     shared = [name for name, times in Counter(names).items() if times > 1]
     if shared:
         holders = [str(one) for one, name in zip(image_ids, names, strict=True) if name == shared[0]]

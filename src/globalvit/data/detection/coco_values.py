@@ -27,34 +27,47 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 3, 6, 6, 80, 80
 
 
+class LabelsError(ValueError):
+    """Labels that cannot be used; `path` is the file they are in."""
+
+    def __init__(self, path: object, text: str) -> None:
+        super().__init__(text)
+        self.path = str(path)
+
+
 class BrokenError(Exception):
     """What is wrong with a file, without its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """What errors call each annotation: its id and, where the file has it, its image.
+    """What errors call each annotation: its id and, where the file has it, its image; or where it is written.
 
     Attributes:
         ids: of the annotations, (A,).
         where: position of each one's image, (A,), −1 where the file does not list it.
         image_ids: of the images, (I,).
         names: the images' files.
+        places: file and line of each annotation, in formats without ids.
     """
 
     ids: np.ndarray
     where: np.ndarray
     image_ids: np.ndarray
     names: Sequence[str]
+    places: Sequence[str] | None = None
 
     def __getitem__(self, at: int) -> str:
+        if self.places is not None:
+            return self.places[at]
         place = self.where[at]
         image = f" (image {self.image_ids[place]}, {shown(self.names[place])})" if place >= 0 else ""
         return f"annotation {self.ids[at]}{image}"
 
     def chosen(self, positions: np.ndarray) -> Self:
         """Return the names of some of the annotations."""
-        return replace(self, ids=self.ids[positions], where=self.where[positions])
+        places = self.places and [self.places[at] for at in positions.tolist()]
+        return replace(self, ids=self.ids[positions], where=self.where[positions], places=places)
 
 
 def shown(value: Any) -> str:

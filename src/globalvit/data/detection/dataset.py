@@ -1,6 +1,6 @@
-"""Object detection and instance segmentation data in COCO's form: JSON and folders of images.
+"""Images with objects for detection and instance segmentation, in any of the formats in `registry`.
 
-Decided here: labels 0 … K−1 are the categories in the order of their ids, which come back in results; boxes are clipped
+Decided here: labels 0 … K−1 are the classes in the order of their ids, which come back in results; boxes are clipped
 to the image in training and stay as they are where detections are scored with them, as COCO's own evaluation has it;
 images are upright, and boxes and masks drawn on stored pixels that EXIF turns are turned with them; see
 `data.common.orientation`.
@@ -9,67 +9,47 @@ Legend: `N` objects of an image.
 """
 
 import logging
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from globalvit.data.built_in.shapes import DetectShapes
-from globalvit.data.common.folders import SHAPES, listed, split_folders
+from globalvit.data.common.folders import SHAPES, listed, placed, split_folders
+from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import OversizedImage, UnreadableImage, look, read_oriented
 from globalvit.data.common.orientation import AS_STORED, UPRIGHT, Frame, Size, Turn, rule_of, shown_frame, turn_of
-from globalvit.data.common.splits import NoSplitError, choose_split, names_of
-from globalvit.data.detection.coco_json import CocoTable, label_order, read_coco
-from globalvit.data.detection.coco_plausible import CROWD_REMEDY
-from globalvit.data.detection.formats import ANNOTATIONS, BESIDE, annotation_files
+from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
+from globalvit.data.detection.coco import ANNOTATIONS, CocoFormat, given_file, open_file
+from globalvit.data.detection.coco_json import CocoTable, label_order
+from globalvit.data.detection.formats import DetectionFormat
 from globalvit.data.detection.instances import DetectSource, GroundTruth, Instances, ground_truth_of
-from globalvit.data.detection.packed_masks import Polygons
+from globalvit.data.detection.registry import FORMATS
+from globalvit.data.detection.run_lengths import CompressedMask
 
 logger = logging.getLogger(__name__)
-
-IMAGES = "images"
-YEARS = ("2017", "")
-# So many images, from the first to the last of the file, are looked for in a folder before another is tried.
-MOST_TRIED = 20
-DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 class OtherSize(UnreadableImage):
     """An image that has not the size its annotations are for; skipped and counted like an unreadable one."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedMask:
-    """A mask as COCO's compressed run lengths: `size` is its height and width."""
-
-    size: tuple[int, int]
-    counts: bytes
-
-    def bitmap(self) -> np.ndarray:
-        """uint8 (H, W): 1 where the object is, else 0."""
-        return coco_mask.decode({"size": list(self.size), "counts": self.counts})
-
-
 class CocoSource:
-    """The images of one COCO file.
+    """The images of one split.
 
     Args:
-        table: what the file holds.
+        table: what the labels say.
         root: the folder of the images.
         with_empty: keep images without objects other than crowds; in evaluation they count, training may do without.
 
     Attributes:
         classes: names of the labels 0 … K−1.
         category_ids: the file's own id of each label.
-        annotations: the JSON file.
+        annotations: the JSON file, or the file of labels of every image that has one.
         sizes: int32 (len, 2): height and width of every image as the file states them.
         has_masks: whether every object has a mask.
         dropped: annotations that were left out, and why.
@@ -78,7 +58,7 @@ class CocoSource:
     def __init__(self, table: CocoTable, root: Path, *, with_empty: bool = True) -> None:
         self.classes, self.category_ids = table.classes, table.category_ids
         self.root, self.dropped = root, table.dropped
-        self.annotations = table.path
+        self.annotations = (table.path,) if table.sources is None else tuple(filter(None, table.sources))
         self.has_masks = bool(table.masks.present.all())
         self._table = table
         self._chosen = np.arange(len(table.image_ids)) if with_empty else _with_objects(table)
@@ -101,7 +81,7 @@ class CocoSource:
             OversizedImage, OSError: as `read_image` says.
         """
         name, size = self.name(index), self._size(index)
-        image, orientation = read_sized(name, name, size, str(self._table.path))
+        image, orientation = read_sized(name, name, size, self._table.stated_by(int(self._chosen[index])))
         turn = self._keep_turn(index, orientation, UPRIGHT[orientation].size((image.height, image.width)))
         return image, _clipped(_turned(self.annotated(index), turn, size), image.height, image.width)
 
@@ -171,7 +151,7 @@ class CocoSource:
         packed = self._table.masks[row]
         assert packed is not None
         if not isinstance(packed, bytes):
-            return CompressedMask(size, _rasterised(packed, size))
+            return CompressedMask.of_polygons(packed, size)
         mask = CompressedMask(size, packed)
         try:
             mask.bitmap()
@@ -180,91 +160,99 @@ class CocoSource:
         return mask
 
 
-def open_coco(
+def open_detection(
     data_dir: str | PathLike[str],
     split: str,
     *,
     classes: Sequence[str] | None = None,
+    form: str | None = None,
     annotations: str | PathLike[str] | None = None,
     need_masks: bool = False,
     with_empty: bool = True,
     crowd_as_instances: bool = False,
     exact: bool = False,
 ) -> DetectSource:
-    """Open one split of a COCO data set.
+    """Open one split of a set of images with objects.
 
     Args:
-        data_dir: a folder with `annotations/instances_SPLIT2017.json` or `instances_SPLIT.json` and the images in
-            `SPLIT2017/`, `SPLIT/`, below `images/`, or in that itself; or `shapes`.
+        data_dir: a folder in one of the formats in `registry`, or `shapes`.
         split: `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
-        classes: names of the categories in the order of their labels, such as those of the training split; None takes
-            the file's, in the order of their ids.
-        annotations: another file, below `data_dir` or anywhere.
+        classes: names of the classes in the order of their labels, such as those of the training split; None takes
+            the data's, in the order of their ids.
+        form: name of the format; None finds it.
+        annotations: a file of COCO's annotations for this split, below `data_dir` or anywhere.
         need_masks: refuse a set in which an object has no mask.
         with_empty: keep images without objects.
-        crowd_as_instances: read annotations with `iscrowd` 1 as single objects, as CVAT means them.
+        crowd_as_instances: read annotations with `iscrowd` or `difficult` 1 as single objects.
         exact: the user named this split, so that it is taken though others may be meant too.
 
     Raises:
-        NoSplitError: no annotations of this split; the text says what there is.
+        NoSplitError: no labels of this split; the text says what there is.
         FileNotFoundError: no such file, or none of its images; the text says what was looked for.
-        ValueError: not COCO's JSON, or one that contradicts itself; no objects; no masks where they are needed; other
-            classes than those expected.
+        ValueError: the format is not clear; labels that cannot be read, or that contradict themselves; no objects; no
+            masks where they are needed; other classes than those expected.
     """
     if str(data_dir) == SHAPES:
         shapes = DetectShapes(split)
         label_order(shapes.classes, classes or shapes.classes, shapes.name(0))
         return shapes
     root = Path(data_dir)
-    path = _annotation_file(root, split, annotations, exact=exact)
-    table = open_table(path, crowd_as_instances=crowd_as_instances)
-    if classes is not None:
-        table = table.for_classes(classes)
+    if annotations is not None:
+        title, path = CocoFormat.name, given_file(root, Path(annotations))
+        found = open_file(path, root, split, crowd_as_instances=crowd_as_instances)
+    else:
+        chosen, name = find_format(root, split, form, exact=exact)
+        title = chosen.name
+        found = chosen.open(root, name, classes, crowd_as_instances=crowd_as_instances)
+    table = found.table if classes is None else found.table.for_classes(classes)
     if table.crowd.all():
-        raise ValueError(f"{path} holds no objects{_why_none(table)}; give a file with annotations of objects")
+        raise ValueError(f"{table.path} holds no objects{_why_none(table)}; give a file with annotations of objects")
     if need_masks:
         _check_masks(table)
-    source = CocoSource(table, image_folder(root, split, table), with_empty=with_empty)
+    source = CocoSource(table, found.find_root(), with_empty=with_empty)
     for asked in table.questions:
         if asked.is_grave:
-            logger.warning("%s: %s", path, asked.text)
+            logger.warning("%s: %s", table.path, asked.text)
     crowds = int(table.crowd.sum())
-    logger.info("%s: %d images, %d objects, %d crowds", path, len(source), len(table.ids) - crowds, crowds)
+    counts = (len(source), len(table.ids) - crowds, crowds)
+    logger.info("%s (format %s): %d images, %d objects, %d crowds", table.path, title, *counts)
     return source
+
+
+def find_format(
+    data_dir: Path, split: str, form: str | None = None, *, exact: bool = False
+) -> tuple[DetectionFormat, str]:
+    """Return the format of a folder, and what it calls a split.
+
+    Raises:
+        NoSplitError: it holds no labels of this split; the text says what there is.
+        ValueError: several formats fit, or several splits may be meant.
+    """
+    folders = split_folders(data_dir)
+    chosen = choose_format(FORMATS, data_dir, form)
+    splits = [] if chosen is None else chosen.splits(data_dir)
+    name = choose_split(split, splits, data_dir, exact=exact)
+    if chosen is not None and name is not None:
+        return chosen, name
+    if chosen is not None:
+        raise NoSplitError(
+            f"no annotations of {split!r} in {data_dir} ({chosen.describe(data_dir)}); it has {listed(splits)}; "
+            f"{flag_of(split)} takes another name"
+        )
+    there = f"it holds {listed(folders)}" if folders else "it holds no folders"
+    raise NoSplitError(
+        f"no annotations of {split!r} in {data_dir}; {there}. Expected {data_dir}/{ANNOTATIONS}/instances_{split}.json "
+        "as COCO has it, data.yaml and labels/ of YOLO, or Annotations/ of Pascal VOC"
+    )
 
 
 def _why_none(table: CocoTable) -> str:
     """What became of a file's annotations when no objects are left."""
     if len(table.crowd):
-        return f": all {len(table.crowd)} annotations have iscrowd 1; {CROWD_REMEDY}"
+        return f": all {len(table.crowd)} annotations have {table.words.crowd}; {table.words.crowd_remedy}"
     if table.dropped:
         return f": all {len(table.dropped)} annotations were left out, the first: {table.dropped[0]}"
     return ", its list of annotations is empty"
-
-
-def _annotation_file(data_dir: Path, split: str, annotations: str | PathLike[str] | None, *, exact: bool) -> Path:
-    folders = split_folders(data_dir)
-    if annotations is not None:
-        tried = [data_dir / annotations, data_dir / ANNOTATIONS / annotations, Path(annotations)]
-        found = next((path for path in tried if path.is_file()), None)
-    else:
-        tried = [data_dir / ANNOTATIONS / f"instances_{split}{year}.json" for year in YEARS]
-        files = annotation_files(data_dir)
-        chosen = choose_split(split, files, data_dir, exact=exact)
-        found = None if chosen is None else files[chosen]
-    if found is not None:
-        return found
-    if ANNOTATIONS in folders:
-        there = f"{ANNOTATIONS}/ holds {listed(sorted(p.name for p in (data_dir / ANNOTATIONS).iterdir()))}"
-    else:
-        there = f"it holds {listed(folders)}" if folders else "it holds no folders"
-    names = " or ".join(str(path) for path in tried[:2])
-    raise NoSplitError(f"no annotations of {split!r} in {data_dir}; {there}. Expected {names}")
-
-
-def open_table(path: Path, *, crowd_as_instances: bool = False) -> CocoTable:
-    """Read a file of annotations; raises what `read_coco` raises."""
-    return read_coco(path, _compressed, crowd_as_instances=crowd_as_instances)
 
 
 def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tuple[Image.Image, int]:
@@ -290,68 +278,14 @@ def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tu
     return image, orientation
 
 
-def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
-    """Return the first of the usual folders in which one of the images lies.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: a file name leads out of `data_dir`.
-    """
-    below = [f"{name}{year}" for name in dict.fromkeys((split, *names_of(split))) for year in YEARS]
-    # Folders that differ from these in case count too.
-    alike = [name for name in split_folders(data_dir) if name.casefold() in below and name not in below]
-    beside = [table.path.parent] if table.path.name == BESIDE else []
-    named = [data_dir / name for name in (*alike, *below)]
-    folders = [*beside, *named, *(data_dir / IMAGES / path.name for path in named), data_dir / IMAGES, data_dir]
-    tried = np.linspace(0, len(table.names) - 1, MOST_TRIED, dtype=int)
-    names = [table.names[index] for index in np.unique(tried).tolist()]
-    for folder in folders:
-        if any(not _leaves(data_dir, folder, name) and placed(folder, name).is_file() for name in names):
-            _check_names(data_dir, folder, table)
-            return folder
-    _check_names(data_dir, folders[0], table)
-    raise FileNotFoundError(
-        f"none of the {len(names)} images of {table.path} looked for is there, such as {names[0]!r}; looked in "
-        f"{', '.join(map(str, folders))}"
-    )
-
-
-def placed(root: Path, name: str) -> Path:
-    """Return where an image lies; a backslash in its name parts folders, unless a file has it in its own name."""
-    path = root / name
-    return path if "\\" not in name or path.is_file() else root / name.replace("\\", "/")
-
-
-def _check_names(data_dir: Path, root: Path, table: CocoTable) -> None:
-    """Refuse file names that lead out of the data set's folder: a file of annotations must not open other files."""
-    for at in range(len(table.names)):
-        name = table.names[at]
-        if _leaves(data_dir, root, name):
-            raise ValueError(
-                f"{table.path}: image {table.image_ids[at]} has file_name {name!r}, which leads out of {data_dir}; "
-                "expected a path below the folder of the images: make it relative, or give the folder that holds "
-                "all as --data-dir"
-            )
-
-
-def _leaves(data_dir: Path, root: Path, name: str) -> bool:
-    """Whether a file name leads out of a folder; links that lie in the folder are the user's own."""
-    plain = name.replace("\\", "/")
-    if not (plain.startswith("/") or ".." in plain or plain[1:2] == ":"):
-        return False
-    if DRIVE.match(plain):
-        return True
-    base, path = os.path.abspath(data_dir), os.path.abspath(root / plain)  # noqa: PTH100 (links stay as they are)
-    return os.path.commonpath([base, path]) != base
-
-
 def _check_masks(table: CocoTable) -> None:
     missing = np.flatnonzero(~table.masks.present)
     if len(missing):
+        where = f" (in {table.stated_by(table.image_of(int(missing[0])))})" if table.sources else ""
         raise ValueError(
             f"{len(missing)} of {len(table.ids)} annotations of {table.path} have no mask, the first is annotation "
-            f"{table.ids[missing[0]]}; this model learns masks: add `segmentation`, or take one that needs boxes only, "
-            "such as a retinanet"
+            f"{table.ids[missing[0]]}{where}; this model learns masks: add outlines, or take one that needs "
+            "boxes only, such as a retinanet"
         )
 
 
@@ -373,16 +307,5 @@ def _turned(instances: Instances, turn: Turn, size: Size) -> Instances:
         return instances
     masks = instances.masks
     if masks is not None:
-        bitmaps = [np.asfortranarray(turn.pixels(mask.bitmap())) for mask in masks]
-        masks = tuple(CompressedMask(turn.size(size), coco_mask.encode(one)["counts"]) for one in bitmaps)
+        masks = tuple(CompressedMask.of(turn.pixels(mask.bitmap())) for mask in masks)
     return replace(instances, boxes=turn.boxes(instances.boxes, size), masks=masks)
-
-
-def _rasterised(polygons: Polygons, size: tuple[int, int]) -> bytes:
-    parts: Any = coco_mask.frPyObjects([polygon.tolist() for polygon in polygons], *size)
-    return coco_mask.merge(parts)["counts"]
-
-
-def _compressed(counts: list[int], size: tuple[int, int]) -> bytes:
-    runs: Any = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
-    return runs["counts"]

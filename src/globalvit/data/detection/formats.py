@@ -1,30 +1,45 @@
-"""Where a COCO data set keeps its annotations: one file per split."""
+"""What every format of images with objects offers; `registry` lists them."""
 
-import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from globalvit.data.common.folders import YEAR, split_folders
-
-ANNOTATIONS = "annotations"
-_FILE = re.compile(rf"instances_(?P<split>.+?)(?:{YEAR})?\.json")
-# Roboflow writes this file beside the images of each split.
-BESIDE = "_annotations.coco.json"
+from globalvit.data.common.formats import Format
+from globalvit.data.detection.coco_json import CocoTable
 
 
-def annotation_files(data_dir: Path) -> dict[str, Path]:
-    """Return the file of annotations of each split; of `instances_train2017.json` and `instances_train.json` the first.
+class Annotated(NamedTuple):
+    """The labels of one split.
 
-    Raises:
-        FileNotFoundError, NotADirectoryError: the folder does not exist.
+    Attributes:
+        table: what they say.
+        find_root: finds the folder that the images' names are relative to; raises what `DetectionFormat.open` does.
     """
-    files: dict[str, Path] = {}
-    folders = split_folders(data_dir)
-    for name in folders:
-        if (data_dir / name / BESIDE).is_file():
-            files[name] = data_dir / name / BESIDE
-    if ANNOTATIONS in folders:
-        for path in sorted((data_dir / ANNOTATIONS).iterdir(), reverse=True):
-            match = _FILE.fullmatch(path.name)
-            if match and path.is_file() and not path.name.startswith("."):
-                files[match["split"]] = path
-    return dict(sorted(files.items()))
+
+    table: CocoTable
+    find_root: Callable[[], Path]
+
+
+class DetectionFormat(Format, Protocol):
+    """A format of images with boxes and, perhaps, masks."""
+
+    def splits(self, folder: Path) -> Sequence[str]:
+        """Names of the splits in a folder that matches."""
+        ...
+
+    def open(
+        self, folder: Path, split: str, classes: Sequence[str] | None = None, *, crowd_as_instances: bool = False
+    ) -> Annotated:
+        """Read the labels of one split.
+
+        Args:
+            folder: of the data set.
+            split: one of `splits`.
+            classes: names of the labels; a format whose files name only the classes that occur takes these.
+            crowd_as_instances: read regions that are to be ignored as single objects.
+
+        Raises:
+            FileNotFoundError: none of its images is found.
+            ValueError: the labels cannot be used; the text names file and line or id.
+        """
+        ...

@@ -43,6 +43,9 @@ LAYOUTS = (
     ("{}", "{}annot"),
 )
 LABEL_SUFFIX = ".png"
+# Labels of objects, one file per image: data for a detector.
+OBJECT_SUFFIXES = (".txt", ".xml")
+MOST_LOOKED_AT = 100
 LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")
 
 
@@ -311,8 +314,17 @@ def find_splits(data_dir: Path) -> list[str]:
     return [
         name
         for name in candidates
-        if any(images.is_dir() and labels.is_dir() for images, labels in _layouts(data_dir, name))
+        if any(images.is_dir() and _may_hold_maps(labels) for images, labels in _layouts(data_dir, name))
     ]
+
+
+def _may_hold_maps(folder: Path) -> bool:
+    """Whether a folder of labels exists and does not hold text files in their place, as YOLO's and VOC's do."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        suffixes = {Path(entry.name).suffix.lower() for _, entry in zip(range(MOST_LOOKED_AT), entries, strict=False)}
+    return suffixes.isdisjoint(OBJECT_SUFFIXES) or LABEL_SUFFIX in suffixes
 
 
 def label_file(image: str) -> str:

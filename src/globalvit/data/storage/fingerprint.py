@@ -74,8 +74,8 @@ def fingerprint(source: Any) -> Fingerprint:
         sums[label] = (sums[label] + int.from_bytes(digest, "little")) % _WRAP
     groups = {name: (count, f"{total:016x}") for name, count, total in zip(names, counts, sums, strict=True)}
     annotations = getattr(source, "annotations", None)
-    if isinstance(annotations, Path):
-        groups[ANNOTATIONS] = 1, _content(annotations)
+    if annotations:
+        groups[ANNOTATIONS] = len(annotations), _content(annotations)
         ordered.update(groups[ANNOTATIONS][1].encode())
     return Fingerprint(len(source), ordered.hexdigest(), groups)
 
@@ -167,11 +167,12 @@ def _packed_sizes(source: Any) -> list[str] | None:
     return [str(size) for size in sizes[source.order].tolist()]
 
 
-def _content(path: Path) -> str:
+def _content(paths: Iterable[str | Path]) -> str:
     digest = blake2b(digest_size=8)
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:  # noqa: PTH123 (a million)
+            while block := file.read(2**20):
+                digest.update(block)
     return digest.hexdigest()
 
 
