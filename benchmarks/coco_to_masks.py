@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from globalvit.data.coco import open_coco
-from globalvit.data.palette import default_palette
+from globalvit.data.detection.dataset import open_detection
+from globalvit.drawing.palette import default_palette
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
 
 def write_split(source: Path, out: Path, split: str) -> tuple[str, ...]:
     """Write the images and labels of a split; returns the names of the objects' classes."""
-    data = open_coco(source, split, need_masks=True)
+    data = open_detection(source, split, need_masks=True)
     for part in ("images", "annotations"):
         (out / part / split).mkdir(parents=True)
     for index in range(len(data)):

@@ -21,8 +21,8 @@ from typing import Any
 
 import lmdb
 
-from globalvit.data.image_folder import open_split
-from globalvit.data.lmdb_verify import verify
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.storage.lmdb_verify import verify
 
 CLASSES, LARGEST = 10, 20_000
 TRANSACTIONS = 40
@@ -32,7 +32,7 @@ LONGEST_WAIT = 0.4
 BUILD = """
 import sys
 from pathlib import Path
-from globalvit.data import lmdb_build
+from globalvit.data.storage import lmdb_build
 src, dst, lmdb_build.BATCH_IMAGES = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 print("started", flush=True)
 lmdb_build.build(src, dst)

@@ -28,13 +28,13 @@ import numpy as np
 import torch
 
 from globalvit.benchmark.loader import make_images
-from globalvit.data.image_folder import ImageFolder
-from globalvit.data.lmdb import forget, located
-from globalvit.data.lmdb_build import build
-from globalvit.data.lmdb_decode import has_direct
-from globalvit.data.lmdb_source import LmdbImages, open_database
-from globalvit.data.loading import train_loader
-from globalvit.data.transforms import TrainTransform
+from globalvit.data.classification.dataset import ImageFolder
+from globalvit.data.classification.transforms import TrainTransform
+from globalvit.data.common.loading import train_loader
+from globalvit.data.storage.lmdb import forget, located
+from globalvit.data.storage.lmdb_build import build
+from globalvit.data.storage.lmdb_decode import has_direct
+from globalvit.data.storage.lmdb_source import LmdbImages, open_database
 
 BATCH = 64
 Sources = dict[str, Callable[[], ImageFolder | LmdbImages]]

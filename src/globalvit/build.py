@@ -9,9 +9,9 @@ from typing import Any, Literal
 from torch import nn
 
 from globalvit.closest import suggest
-from globalvit.data.fit import FitTransform
-from globalvit.data.imagenet import imagenet_names
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.imagenet import imagenet_names
+from globalvit.data.classification.transforms import EvalTransform
+from globalvit.data.common.transforms import FitTransform
 from globalvit.models.ablations import check_ablation
 from globalvit.models.backbone import Backbone
 from globalvit.models.gcvit import GCViT

@@ -13,7 +13,7 @@ def run_folder(tmp_path_factory):
     import torch
 
     from globalvit.build import create_model
-    from globalvit.data.transforms import EvalTransform
+    from globalvit.data.classification.transforms import EvalTransform
     from globalvit.train.config import to_yaml
     from globalvit.train.fields import TrainConfig
     from globalvit.weights.load import save_weights
@@ -37,7 +37,7 @@ def fit_head(task, samples=600):
     """Solve for the last layer on features of some training digits; the random backbone stays as it is."""
     import torch
 
-    from globalvit.data.image_folder import open_split
+    from globalvit.data.classification.dataset import open_split
 
     source = open_split("digits", "train")
     images = torch.stack([task.preprocessing(source.read(i)) for i in range(samples)])

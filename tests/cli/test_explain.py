@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.data.image_folder import open_split
+from globalvit.data.classification.dataset import open_split
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from globalvit.cli import tables
 from globalvit.cli.images import LONGEST_NAME, Source, Writer
 from globalvit.cli.main import main
-from globalvit.data.class_table import read_class_file
+from globalvit.data.segmentation.class_table import read_class_file
 from globalvit.printable import printable
 from globalvit.train.config import load_config
 from globalvit.train.plots import plot_confusion

@@ -11,8 +11,8 @@ from PIL import Image
 
 from globalvit.cli.main import main
 from globalvit.cli.opening import ModelOptions, _check_crop
-from globalvit.data.fit import FitTransform
-from globalvit.data.image_folder import open_split
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.common.transforms import FitTransform
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.data.imagenet import imagenet_names, imagenet_synsets
-from globalvit.data.imagenet_suites import SUITES, match_folders, match_outputs, read_real_labels
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.imagenet import imagenet_names, imagenet_synsets
+from globalvit.data.classification.suites import SUITES, match_folders, match_outputs, read_real_labels
+from globalvit.data.classification.transforms import EvalTransform
 from globalvit.metrics.suites import RealAccuracy, SubsetAccuracy
 
 A_CLASSES = SUITES["imagenet-a"].classes

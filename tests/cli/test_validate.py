@@ -46,8 +46,8 @@ def small_checkpoint(path, classes, num_classes=None):
 
 def test_the_settings_of_the_run_give_the_scores_of_its_own_evaluation(run_folder, measured):
     from globalvit.build import open_checkpoint
-    from globalvit.data.image_folder import open_split
-    from globalvit.data.loading import eval_loader
+    from globalvit.data.classification.dataset import open_split
+    from globalvit.data.common.loading import eval_loader
     from globalvit.train.evaluate import evaluate
 
     task = open_checkpoint(run_folder)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.coco import open_coco
-from globalvit.data.images import UnreadableImage
+from globalvit.data.common.images import UnreadableImage
+from globalvit.data.detection.dataset import open_detection
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def refused():
 
     def text_of(folder):
         with pytest.raises(ValueError, match="instances_train") as caught:
-            open_coco(folder, "train")
+            open_detection(folder, "train")
         text = str(caught.value)
         assert text.startswith(str(folder / "annotations" / "instances_train.json"))
         assert "\n" not in text

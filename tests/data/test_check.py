@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from globalvit.data.check import check_folder, default_workers
+from globalvit.data.classification.checks import check_folder
+from globalvit.data.common.checks import default_workers
 
 
 def kinds(report):
@@ -53,14 +54,14 @@ def test_processes_find_the_same(make_folder, monkeypatch):
     data = make_folder({"train": {"a": 3}, "val": {"a": 2}})
     (data / "val" / "a" / "001.png").write_bytes(b"no image")
     alone = check_folder(data)
-    monkeypatch.setattr("globalvit.data.check.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("globalvit.data.common.checks.FEWEST_FOR_PROCESSES", 1)
     assert check_folder(data, workers=2) == alone
     assert kinds(alone) == ["unreadable"]
 
 
 def test_an_oversized_image_is_a_problem_of_its_own(make_folder, monkeypatch):
     data = make_folder({"train": {"a": 1}})
-    monkeypatch.setattr("globalvit.data.images.MOST_PIXELS", 100)
+    monkeypatch.setattr("globalvit.data.common.images.MOST_PIXELS", 100)
     assert kinds(check_folder(data)) == ["oversized"]
 
 
@@ -78,8 +79,8 @@ def test_a_reading_process_that_dies_is_explained(make_folder, tmp_path, monkeyp
     (tmp_path / "deadly.py").write_text("import os\ndef read(path):\n    os._exit(9)\n")
     monkeypatch.syspath_prepend(tmp_path)
     data = make_folder({"train": {"a": 3}})
-    monkeypatch.setattr("globalvit.data.check.FEWEST_FOR_PROCESSES", 1)
-    monkeypatch.setattr("globalvit.data.check._read_one", import_module("deadly").read)
+    monkeypatch.setattr("globalvit.data.common.checks.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("globalvit.data.classification.checks._read_one", import_module("deadly").read)
     with pytest.raises(OSError, match="a reading process died, most often for want of memory; lower --workers"):
         check_folder(data, workers=1)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.check_coco import annotation_files, check_coco
+from globalvit.data.detection.checks import check_detection
+from globalvit.data.detection.coco import annotation_files
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 5, "name": "dog"}]
 
@@ -43,7 +44,9 @@ def found(report):
 
 def test_a_sound_set_has_no_problems(make_sets):
     seen = []
-    report = check_coco(make_sets(), on_start=lambda total: seen.append(total), on_image=lambda: seen.append("one"))
+    report = check_detection(
+        make_sets(), on_start=lambda total: seen.append(total), on_image=lambda: seen.append("one")
+    )
     assert not report.problems
     assert seen == [6, *["one"] * 6]
     splits = [(split.name, split.classes, split.images) for split in report.splits]
@@ -55,7 +58,7 @@ def test_annotations_that_are_wrong_are_named(make_sets):
     damaged = [annotation(1, 3), annotation(2, 4, 5, segmentation={"size": [20, 30], "counts": "c26"})]
     eels = {"categories": [*CATEGORIES, {"id": 9, "name": "eel"}]}
     data = make_sets(train2017={"annotations": rows}, val2017={"annotations": damaged} | eels)
-    report = check_coco(data)
+    report = check_detection(data)
     problems = found(report)
     assert list(problems) == ["left out", "no mask", "damaged mask", "other classes"]
     assert problems["left out"].endswith("annotation 1 (image 0, '0.png'): its box [5, 5, 0, 3] has no area")
@@ -70,7 +73,7 @@ def test_images_that_are_wrong_are_named(make_sets):
     (data / "train2017" / "1.png").unlink()
     Image.new("RGB", (20, 30)).save(data / "train2017" / "2.png")
     (data / "val2017" / "4.png").write_bytes((data / "val2017" / "3.png").read_bytes())
-    report = check_coco(data)
+    report = check_detection(data)
     kinds = [problem.kind for problem in report.problems]
     assert kinds == ["unreadable", "unreadable", "other size"]
     assert report.problems[2].text.startswith(f"{data}/train2017/2.png has 20×30 pixels, but {data}/annotations/")
@@ -83,7 +86,7 @@ def test_files_that_cannot_be_used_are_problems_and_the_rest_is_checked(make_set
     (data / "annotations" / "instances_train2017.json").write_text("{")
     for at in (3, 4, 5):
         (data / "val2017" / f"{at}.png").unlink()
-    problems = found(check_coco(data))
+    problems = found(check_detection(data))
     assert "instances_train2017.json: this is not JSON" in problems["annotations"]
     assert "none of the 3 images of" in problems["no images"]
 
@@ -91,7 +94,7 @@ def test_files_that_cannot_be_used_are_problems_and_the_rest_is_checked(make_set
 def test_the_same_image_in_two_splits(make_sets):
     data = make_sets()
     (data / "val2017" / "3.png").write_bytes((data / "train2017" / "0.png").read_bytes())
-    (problem,) = check_coco(data).problems
+    (problem,) = check_detection(data).problems
     assert (problem.kind, problem.text) == ("leak", "the same image is in train and val")
     assert problem.files == (f"{data}/train2017/0.png", f"{data}/val2017/3.png")
 
@@ -99,6 +102,6 @@ def test_the_same_image_in_two_splits(make_sets):
 def test_folders_without_annotations(tmp_path):
     assert annotation_files(tmp_path) == {}
     with pytest.raises(ValueError, match=r"holds no annotations; expected .*/annotations/instances_train\.json"):
-        check_coco(tmp_path)
+        check_detection(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        check_coco(tmp_path / "gone")
+        check_detection(tmp_path / "gone")

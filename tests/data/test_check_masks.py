@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.data.check_masks import check_masks, is_mask_set
-from globalvit.data.lmdb_build import build
+from globalvit.data.segmentation.checks import check_masks, is_mask_set
+from globalvit.data.storage.lmdb_build import build
 
 
 def kinds(report):
@@ -106,5 +106,5 @@ def test_the_command_looks_label_maps_over(make_masks, capsys):
 def test_processes_find_the_same(make_masks, monkeypatch):
     data = make_masks({"train": 4})
     (data / "images" / "train" / "002.jpg").write_bytes(b"")
-    monkeypatch.setattr("globalvit.data.check.FEWEST_FOR_PROCESSES", 1)
+    monkeypatch.setattr("globalvit.data.common.checks.FEWEST_FOR_PROCESSES", 1)
     assert check_masks(data, workers=1) == check_masks(data)

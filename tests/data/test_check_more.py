@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.data.check import check_folder
-from globalvit.data.check_coco import check_coco
-from globalvit.data.check_masks import check_masks
-from globalvit.data.coco import open_coco
-from globalvit.data.splits import NoSplitError
+from globalvit.data.classification.checks import check_folder
+from globalvit.data.common.splits import NoSplitError
+from globalvit.data.detection.checks import check_detection
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.segmentation.checks import check_masks
 
 
 def texts(rows):
@@ -227,26 +227,26 @@ def make_coco(tmp_path):
     ],
 )
 def test_objects_are_judged_as_a_whole(make_coco, rows, where, kind, text):
-    report = check_coco(make_coco(rows, "exported with Roboflow"))
+    report = check_detection(make_coco(rows, "exported with Roboflow"))
     assert text in texts(getattr(report, where))[kind]
 
 
 def test_training_warns_of_boxes_that_cannot_be_in_pixels(make_coco, caplog):
-    open_coco(make_coco([box(at, at, [2, 2, 0.3, 9]) for at in range(4)]), "train")
+    open_detection(make_coco([box(at, at, [2, 2, 0.3, 9]) for at in range(4)]), "train")
     assert "instances_train.json: 4 of 4 boxes are thinner than a pixel and are hardly learned; the" in caplog.text
 
 
 def test_a_few_odd_objects_are_a_note(make_coco, caplog):
     rows = [box(at, at % 4, [2, 2, 9, 9]) for at in range(1, 40)] + [box(40, 0, [29, 2, 0.5, 19.5], iscrowd=1)]
     data = make_coco(rows)
-    report, path = check_coco(data), data / "annotations" / "instances_train.json"
+    report, path = check_detection(data), data / "annotations" / "instances_train.json"
     assert not report.problems
     notes = texts(report.notes)
     assert notes["crowds"] == f"{path}: 1 of 40 annotations have iscrowd 1, so they are not learned"
     first = "the first: annotation 40 (image 0, '0.png') has bbox [29, 2, 0.5, 19.5] in an image of 30×20"
     assert notes["thin boxes"] == f"{path}: 1 of 40 boxes are thinner than a pixel and are hardly learned; {first}"
     assert notes["over the edge"] == f"{path}: 1 of 40 boxes reach beyond their images and are clipped; {first}"
-    open_coco(data, "train")
+    open_detection(data, "train")
     assert "boxes" not in caplog.text
 
 
@@ -262,6 +262,6 @@ def test_all_files_refused_is_no_crash(make_coco, capsys):
 def test_annotations_beside_the_images_are_found(make_coco):
     data = make_coco([box(0, 0, [2, 2, 9, 9])])
     (data / "annotations" / "instances_train.json").rename(data / "train" / "_annotations.coco.json")
-    report = check_coco(data)
+    report = check_detection(data)
     assert [(split.name, split.images) for split in report.splits] == [("train", 4)]
     assert not report.problems

@@ -2,9 +2,9 @@
 
 import pytest
 
-from globalvit.data.class_folders import match_classes, order_folders, scan_classes
-from globalvit.data.image_folder import ImageFolder, open_split
-from globalvit.data.imagenet import imagenet_names
+from globalvit.data.classification.dataset import ImageFolder, open_split
+from globalvit.data.classification.formats import match_classes, order_folders, scan_classes
+from globalvit.data.classification.imagenet import imagenet_names
 
 
 def test_numbers_are_ordered_by_value(make_folder, caplog):

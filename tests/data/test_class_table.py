@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from globalvit.data.class_table import ade20k_classes, read_class_file, resolve_classes
-from globalvit.data.palette import default_palette
+from globalvit.data.segmentation.class_table import ade20k_classes, read_class_file, resolve_classes
+from globalvit.drawing.palette import default_palette
 
 OBJECT_INFO = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t2\t3\t1\twall\n2\t0.1\t2\t3\t1\tbuilding, edifice\n"
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as tools
 
-from globalvit.data.coco import open_coco
-from globalvit.data.images import UnreadableImage
-from globalvit.data.packed_masks import PackedMasks
+from globalvit.data.common.images import UnreadableImage
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.detection.packed_masks import PackedMasks
 from globalvit.metrics.coco_ap import CocoAP
 
 # Ids with gaps, out of order in the file.
@@ -66,7 +66,7 @@ def test_every_form_of_a_mask(make_coco):
         annotation(7, image_id=1, segmentation=crowd | {"counts": crowd["counts"].decode()}, iscrowd=1),
         annotation(6, image_id=2, category_id=3, segmentation=plain, bbox=[2, 0, 1, 3], area=3),
     ]
-    source = open_coco(make_coco(content(rows)), "train", need_masks=True)
+    source = open_detection(make_coco(content(rows)), "train", need_masks=True)
     assert (source.classes, source.category_ids) == (("cat", "dog", "eel"), (3, 18, 90))
     image, instances = source.read(1)
     assert image.getpixel((0, 0)) == (2, 0, 0)
@@ -85,21 +85,21 @@ def test_polygons_are_rasterised_as_the_coco_tools_do(make_coco):
     random = np.random.default_rng(0)
     polygons = [random.uniform(-5, 65, 2 * points).round(2).tolist() for points in (3, 5, 9, 40)]
     rows = [annotation(number, segmentation=[polygon]) for number, polygon in enumerate(polygons, 1)]
-    truth = open_coco(make_coco(content(rows)), "train").truth(0)
-    for polygon, mask in zip(polygons, truth["masks"], strict=True):
+    ground_truth = open_detection(make_coco(content(rows)), "train").ground_truth(0)
+    for polygon, mask in zip(polygons, ground_truth["masks"], strict=True):
         assert mask["counts"] == tools.merge(tools.frPyObjects([polygon], 40, 60))["counts"]
 
 
 def test_truth_and_metric_give_the_files_own_ids_back(make_coco):
     rows = [annotation(1, category_id=90, bbox=[1.37, 5.11, 70.03, 15.91]), annotation(2, image_id=2, category_id=3)]
-    source = open_coco(make_coco(content(rows)), "train")
+    source = open_detection(make_coco(content(rows)), "train")
     metric = CocoAP(source.classes)
     for index in range(2):
-        truth = source.truth(index)
-        metric.update([dict(truth) | {"scores": [0.5]}], [truth])
+        ground_truth = source.ground_truth(index)
+        metric.update([dict(ground_truth) | {"scores": [0.5]}], [ground_truth])
     assert [(row["image_id"], row["category_id"]) for row in metric.results(source.category_ids)] == [(1, 90), (2, 3)]
-    # The truth keeps what reaches over the edge; training does not.
-    assert source.truth(0)["boxes"].tolist() == [[1.37, 5.11, 1.37 + 70.03, 5.11 + 15.91]]
+    # The ground_truth keeps what reaches over the edge; training does not.
+    assert source.ground_truth(0)["boxes"].tolist() == [[1.37, 5.11, 1.37 + 70.03, 5.11 + 15.91]]
     assert source.read(0)[1].boxes[0, 2] == 60
     assert metric.compute()["ap_mask"] == pytest.approx(100)
 
@@ -107,25 +107,25 @@ def test_truth_and_metric_give_the_files_own_ids_back(make_coco):
 def test_images_without_objects_are_kept_unless_told_otherwise(make_coco):
     data = content([annotation(1), annotation(2, 3, iscrowd=1)], [make_image(1), make_image(2), make_image(3)])
     folder = make_coco(data)
-    source = open_coco(folder, "train")
+    source = open_detection(folder, "train")
     assert [len(source.read(index)[1]) for index in range(3)] == [1, 0, 1]
-    assert source.truth(1)["boxes"].shape == (0, 4)
-    with_objects = open_coco(folder, "train", with_empty=False)
+    assert source.ground_truth(1)["boxes"].shape == (0, 4)
+    with_objects = open_detection(folder, "train", with_empty=False)
     assert [with_objects.name(index) for index in range(len(with_objects))] == [source.name(0)]
 
 
 def test_a_set_with_boxes_only(make_coco):
     rows = [annotation(1), annotation(4, segmentation=[]), annotation(9, segmentation=None)]
     folder = make_coco(content(rows))
-    source = open_coco(folder, "train")
+    source = open_detection(folder, "train")
     assert not source.has_masks
     assert source.read(0)[1].masks is None
-    assert source.truth(0)["masks"] is None
+    assert source.ground_truth(0)["masks"] is None
     message = (
         r"2 of 3 annotations of .*instances_train\.json have no mask, the first is annotation 4; this model learns"
     )
     with pytest.raises(ValueError, match=message):
-        open_coco(folder, "train", need_masks=True)
+        open_detection(folder, "train", need_masks=True)
 
 
 @pytest.mark.parametrize(
@@ -139,34 +139,37 @@ def test_a_set_with_boxes_only(make_coco):
 )
 def test_places_of_files(make_coco, file, images):
     folder = make_coco(content(), images=images, file=file)
-    assert open_coco(folder, "val").read(0)[0].size == (60, 40)
+    assert open_detection(folder, "val").read(0)[0].size == (60, 40)
     elsewhere = (folder / "annotations" / file).rename(folder / "mine.json")
-    assert len(open_coco(folder, "val", annotations="mine.json")) == 2
-    assert len(open_coco(folder, "val", annotations=elsewhere)) == 2
+    assert len(open_detection(folder, "val", annotations="mine.json")) == 2
+    assert len(open_detection(folder, "val", annotations=elsewhere)) == 2
 
 
 def test_labels_follow_the_classes_expected(make_coco):
     folder = make_coco(content())
-    source = open_coco(folder, "train", classes=("eel", "dog", "cat"))
+    source = open_detection(folder, "train", classes=("eel", "dog", "cat"))
     assert source.category_ids == (90, 18, 3)
     assert source.read(0)[1].labels.tolist() == [1]
-    message = r"are not the 3 classes expected: it lacks 'cow' and has 'eel' besides; give every split the categories"
+    message = r"are not the 3 classes expected: missing 'cow', unexpected 'eel'; give every split the categories"
     with pytest.raises(ValueError, match=message):
-        open_coco(folder, "train", classes=("dog", "cat", "cow"))
+        open_detection(folder, "train", classes=("dog", "cat", "cow"))
 
 
 def test_the_built_in_shapes():
-    source = open_coco("shapes", "val", classes=("circle", "square", "triangle"))
+    source = open_detection("shapes", "val", classes=("circle", "square", "triangle"))
     image, instances = source.read(3)
-    truth = source.truth(3)
-    assert source.sizes[3].tolist() == list(truth["size"]) == [image.height, image.width]
-    assert truth["boxes"].tolist() == instances.boxes.tolist()
+    ground_truth = source.ground_truth(3)
+    assert source.sizes[3].tolist() == list(ground_truth["size"]) == [image.height, image.width]
+    assert ground_truth["boxes"].tolist() == instances.boxes.tolist()
     metric = CocoAP(source.classes)
     masks = [mask.bitmap() for mask in instances.masks]
-    metric.update([dict(truth) | {"scores": [0.5] * len(masks), "masks": np.array(masks)}], [truth])
+    metric.update([dict(ground_truth) | {"scores": [0.5] * len(masks), "masks": np.array(masks)}], [ground_truth])
     assert (source.has_masks, metric.compute()["ap_mask"]) == (True, pytest.approx(100))
-    with pytest.raises(ValueError, match=r"the categories of shapes/val/0 are not the 1 classes expected: it has "):
-        open_coco("shapes", "val", classes=("circle",))
+    with pytest.raises(
+        ValueError,
+        match=r"the categories of shapes/val/0 are not the 1 classes expected: unexpected 'square', 'triangle'; give",
+    ):
+        open_detection("shapes", "val", classes=("circle",))
 
 
 def test_images_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_coco):
@@ -174,7 +177,7 @@ def test_images_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_c
     folder = make_coco(content([annotation(1), damaged], [make_image(1), make_image(2), make_image(3)]))
     Image.new("RGB", (50, 40)).save(folder / "images" / "0001.png")
     (folder / "images" / "0002.png").unlink()
-    source = open_coco(folder, "train")
+    source = open_detection(folder, "train")
     with pytest.raises(
         UnreadableImage, match=r"0001\.png has 50×40 pixels, but .*train\.json says 60×40; its boxes are"
     ):
@@ -188,32 +191,32 @@ def test_images_that_are_not_what_the_file_says_are_skipped_by_the_loader(make_c
 def test_missing_files_are_told_with_what_was_looked_for(make_coco, tmp_path):
     folder = make_coco(content(), "val")
     message = (
-        r"no annotations of 'train' in .*; annotations/ holds 'instances_val\.json'\. Expected .*instances_train2017"
+        r"no annotations of 'train' in .* \(COCO's JSON, annotations/instances_val\.json\); it has 'val'; --train-split"
     )
     with pytest.raises(FileNotFoundError, match=message):
-        open_coco(folder, "train")
+        open_detection(folder, "train")
     with pytest.raises(FileNotFoundError, match=r"no annotations of 'train' in .*; it holds no folders\. Expected"):
-        open_coco(folder / "images", "train")
+        open_detection(folder / "images", "train")
     with pytest.raises(FileNotFoundError, match=r"data folder .*gone does not exist"):
-        open_coco(tmp_path / "gone", "train")
+        open_detection(tmp_path / "gone", "train")
     for path in (folder / "images").iterdir():
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"none of the 2 images of .* looked for is there, such as '0001.png'"):
-        open_coco(folder, "val")
+        open_detection(folder, "val")
 
 
 def test_areas_that_are_not_stated_are_those_of_the_boxes(make_coco):
     row = annotation(1)
     del row["area"], row["iscrowd"]
-    source = open_coco(make_coco(content([row])), "train")
-    assert source.truth(0)["areas"].tolist() == [300]
-    assert source.truth(0)["crowd"].tolist() == [False]
+    source = open_detection(make_coco(content([row])), "train")
+    assert source.ground_truth(0)["areas"].tolist() == [300]
+    assert source.ground_truth(0)["crowd"].tolist() == [False]
 
 
 def test_sources_go_to_other_processes_whole(make_coco):
-    source = open_coco(make_coco(content()), "train")
+    source = open_detection(make_coco(content()), "train")
     other = pickle.loads(pickle.dumps(source))
-    assert other.truth(0)["masks"] == source.truth(0)["masks"]
+    assert other.ground_truth(0)["masks"] == source.ground_truth(0)["masks"]
     assert other.classes == source.classes
 
 

@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from globalvit.data.coco import open_coco
+from globalvit.data.detection.dataset import open_detection
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_other_unicode_encodings_are_read(write, encoding, content):
     content["categories"][0]["name"] = "grün"
     data = json.dumps(content, ensure_ascii=False).encode(encoding)
-    assert open_coco(write(data), "train").classes == ("grün", "blue")
+    assert open_detection(write(data), "train").classes == ("grün", "blue")
 
 
 NO_JSON = {
@@ -51,10 +51,10 @@ def test_links_in_the_data_folder_may_lead_out_of_it(write, folder, content):
     if not link.exists():
         link.symlink_to(folder / "train" / "1.png")
     content["images"][0]["file_name"] = "link.png"
-    assert open_coco(write(content), "train").read(0)[0].size == (64, 48)
+    assert open_detection(write(content), "train").read(0)[0].size == (64, 48)
 
 
 def test_an_absolute_path_in_the_data_folder_is_read(write, folder, content):
     for row in content["images"]:
         row["file_name"] = str(folder / "train" / row["file_name"])
-    assert open_coco(write(content), "train").read(2)[0].getpixel((0, 0)) == (3, 0, 0)
+    assert open_detection(write(content), "train").read(2)[0].getpixel((0, 0)) == (3, 0, 0)

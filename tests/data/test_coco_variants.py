@@ -8,8 +8,8 @@ import pytest
 from pycocotools import mask as tools
 
 from globalvit.cli.main import main
-from globalvit.data.check_coco import check_coco
-from globalvit.data.coco import open_coco
+from globalvit.data.detection.checks import check_detection
+from globalvit.data.detection.dataset import open_detection
 
 HEIGHT, WIDTH = 48, 64
 # x, y, width, height.
@@ -143,7 +143,7 @@ READ_RIGHT = {
 @pytest.mark.parametrize("name", READ_RIGHT)
 def test_what_can_only_mean_one_thing_is_read_right(write, name, content):
     READ_RIGHT[name](content)
-    source = open_coco(write(content), "train", need_masks=True)
+    source = open_detection(write(content), "train", need_masks=True)
     assert source.classes == ("red", "blue")
     assert len(source) == 4
     for at in range(4):
@@ -161,7 +161,7 @@ def test_what_can_only_mean_one_thing_is_read_right(write, name, content):
 @pytest.mark.parametrize("value", [1, 1.0, True, "1", "true", " True "])
 def test_crowds_in_every_form(write, value, content):
     content["annotations"][2]["iscrowd"] = value
-    source = open_coco(write(content), "train")
+    source = open_detection(write(content), "train")
     assert [source.read(at)[1].is_crowd.tolist() for at in range(4)] == [[False], [False], [True], [False]]
 
 
@@ -396,7 +396,7 @@ def test_what_nobody_can_know_is_refused_in_one_line(write, refused, name, conte
     folder = write(content)
     assert message in refused(folder)
     # The check goes on and says the same.
-    kinds = [problem.kind for problem in check_coco(folder).problems]
+    kinds = [problem.kind for problem in check_detection(folder).problems]
     assert kinds
     assert "RecursionError" not in str(kinds)
 
@@ -416,7 +416,7 @@ def test_objects_that_cannot_be_seen_are_left_out_counted_and_named(write, caplo
     content["annotations"][1]["bbox"] = box
     content["annotations"].append(copy.deepcopy(content["annotations"][0]) | {"id": 99, "image_id": 98})
     with caplog.at_level(logging.WARNING):
-        source = open_coco(write(content), "train")
+        source = open_detection(write(content), "train")
     (record,) = caplog.records
     assert record.getMessage().endswith(
         "instances_train.json: left out 2 annotations, which `globalvit data check` lists; the first: annotation 12 "
@@ -430,7 +430,7 @@ def test_boxes_that_reach_over_the_edge_are_clipped_and_asked_about(write, caplo
     content["annotations"][1]["bbox"] = [40, 30, 30, 25]
     content["annotations"][2]["bbox"] = [5, 5, 62, 30]
     with caplog.at_level(logging.WARNING):
-        source = open_coco(write(content), "train")
+        source = open_detection(write(content), "train")
     assert [source.read(at)[1].boxes[0].tolist()[2] for at in (1, 2)] == [64, 64]
     # 3 pixels are rounding; 6 are not.
     (record,) = caplog.records
@@ -442,7 +442,7 @@ def test_boxes_that_reach_over_the_edge_are_clipped_and_asked_about(write, caplo
 
 def test_boxes_thinner_than_a_pixel_are_asked_about(write, content):
     content["annotations"][3]["bbox"] = [0.2, 0.3, 0.4, 0.5]
-    (problem,) = check_coco(write(content)).problems
+    (problem,) = check_detection(write(content)).problems
     assert problem.kind == "thin boxes"
     assert (
         "1 of 4 boxes are thinner than a pixel and are hardly learned; the first: annotation 14 (image 4"
@@ -454,16 +454,16 @@ def test_crowds_are_asked_about_and_read_as_objects_when_told_so(write, caplog, 
     for row in content["annotations"][1:]:
         row.update(iscrowd=1, segmentation=run_lengths(row))
     with caplog.at_level(logging.INFO):
-        source = open_coco(write(content), "train", with_empty=False)
+        source = open_detection(write(content), "train", with_empty=False)
     assert len(source) == 1
     warning, counts = (record.getMessage() for record in caplog.records)
     assert (
         "instances_train.json: 3 of 4 annotations have iscrowd 1, so they are not learned: CVAT marks every" in warning
     )
-    assert counts.endswith("instances_train.json: 1 images, 1 objects, 3 crowds")
+    assert counts.endswith("instances_train.json (format coco): 1 images, 1 objects, 3 crowds")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        source = open_coco(write(content), "train", with_empty=False, crowd_as_instances=True)
+        source = open_detection(write(content), "train", with_empty=False, crowd_as_instances=True)
     assert not caplog.records
     assert [source.read(at)[1].is_crowd.tolist() for at in range(4)] == [[False]] * 4
 

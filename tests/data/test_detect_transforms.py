@@ -7,18 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from globalvit.data.detect import (
+from globalvit.data.built_in.shapes import DetectShapes
+from globalvit.data.common.loading import eval_loader, train_loader
+from globalvit.data.common.plans import AspectPlan, TrainPlan
+from globalvit.data.common.transforms import FitTransform
+from globalvit.data.detection.instances import Instances, RunLengths
+from globalvit.data.detection.placement import Placement
+from globalvit.data.detection.transforms import (
     DetectEvalTransform,
     DetectTrainTransform,
+    collate_ground_truth,
     collate_targets,
-    collate_truths,
 )
-from globalvit.data.fit import FitTransform
-from globalvit.data.instances import Instances, RunLengths
-from globalvit.data.loading import eval_loader, train_loader
-from globalvit.data.placement import Placement
-from globalvit.data.plans import AspectPlan, TrainPlan
-from globalvit.data.shapes import DetectShapes
 
 POLICIES = {
     "resize": DetectTrainTransform(short_side=96, long_side=200),
@@ -229,11 +229,11 @@ def test_batches_are_lists_of_what_the_detectors_take():
 
 def test_evaluation_gives_resized_images_and_truths_in_the_images_own_pixels():
     fit = FitTransform(short_side=64, long_side=100)
-    loader = eval_loader(SHAPES, fit, batch_size=3, make=DetectEvalTransform(fit), collate=collate_truths)
+    loader = eval_loader(SHAPES, fit, batch_size=3, make=DetectEvalTransform(fit), collate=collate_ground_truth)
     batch = next(iter(loader))
     assert [image.shape for image in batch["images"]] == [(3, 64, 64)] * 3
     assert batch["sizes"] == [(128, 128)] * 3
-    assert [truth["image_id"] for truth in batch["annotations"]] == [0, 1, 2]
+    assert [ground_truth["image_id"] for ground_truth in batch["annotations"]] == [0, 1, 2]
     assert batch["annotations"][1]["boxes"].tolist() == SHAPES.read(1)[1].boxes.tolist()
 
 

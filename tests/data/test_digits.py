@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from globalvit.data.image_folder import open_split
+from globalvit.data.classification.dataset import open_split
 
 
 def test_the_splits_have_their_sizes_and_share_nothing():

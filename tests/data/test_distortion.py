@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.distortion import distort
-from globalvit.data.shapes import draw_scene
+from globalvit.data.built_in.shapes import draw_scene
+from globalvit.data.segmentation.distortion import distort
 
 
 def distorted(image, strength, total=40):

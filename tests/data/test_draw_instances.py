@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.data.detect import DetectTrainTransform, collate_targets
-from globalvit.data.draw_instances import draw_instances, instance_sheet
-from globalvit.data.loading import to_device, train_loader
-from globalvit.data.palette import default_palette
-from globalvit.data.preview import MARGIN
-from globalvit.data.shapes import DetectShapes
+from globalvit.data.built_in.shapes import DetectShapes
+from globalvit.data.common.loading import to_device, train_loader
+from globalvit.data.detection.transforms import DetectTrainTransform, collate_targets
+from globalvit.drawing.instances import draw_instances, instance_sheet
+from globalvit.drawing.palette import default_palette
+from globalvit.drawing.samples import MARGIN
 
 NAMES = ("circle", "square", "triangle")
 COLORS = default_palette(4)[1:].astype(int)

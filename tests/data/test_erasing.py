@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from globalvit.data.erasing import Box, Erasure, draw_erasure, erase
+from globalvit.data.classification.erasing import Box, Erasure, draw_erasure, erase
 
 
 def records(number=2000, probability=0.25, count=1, size=(32, 48)):
@@ -38,7 +38,7 @@ def test_the_share_of_boxes_equals_timms():
     """The mean and spread of the erased area over many images are those of timm's implementation."""
     from timm.data.random_erasing import RandomErasing
 
-    from globalvit.data.randomness import seeded
+    from globalvit.data.common.randomness import seeded
 
     with seeded(0):
         theirs = (

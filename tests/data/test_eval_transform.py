@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.data.classification.transforms import EvalTransform, TrainTransform
 
 
 def noise(width, height, seed=0):
@@ -56,7 +56,7 @@ def test_very_long_images_cost_no_memory(size):
 def test_cropping_first_or_last_gives_nearly_the_same(monkeypatch):
     transform, image = EvalTransform(image_size=(32, 40), crop_ratio=0.8), noise(90, 50)
     last = transform.to_uint8(image).int()
-    monkeypatch.setattr("globalvit.data.transforms.MOST_ENLARGED", 0)
+    monkeypatch.setattr("globalvit.data.classification.transforms.MOST_ENLARGED", 0)
     first = transform.to_uint8(image).int()
     assert (last - first).abs().max() <= 1
 
@@ -115,7 +115,7 @@ def test_plain_values_rebuild_it():
         ({"crop_ratio": 1.2}, "crop_ratio=1.2 must be above 0"),
         ({"crop_mode": "border"}, "crop_mode='border' must be 'center' or 'squash'"),
         ({"interpolation": "cubic"}, "interpolation='cubic' must be one of nearest, bilinear, bicubic"),
-        ({"mean": (0.5,)}, r"mean=\(0.5,\) and std=\(.*\) need one value a channel each"),
+        ({"mean": (0.5,)}, r"mean=\(0.5,\) and std=\(.*\) need one value per channel each"),
         ({"std": (0.5, 0.5, 0.0)}, "std above 0"),
         ({"image_size": 0}, "image_size=0 must be 1 pixel or more"),
     ],

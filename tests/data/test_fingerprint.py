@@ -6,12 +6,12 @@ import shutil
 import pytest
 from PIL import Image
 
-from globalvit.data.coco import open_coco
-from globalvit.data.fingerprint import ANNOTATIONS, Fingerprint, difference, fingerprint
-from globalvit.data.holdout import Subset
-from globalvit.data.image_folder import ImageFolder, open_split
-from globalvit.data.lmdb_build import build
-from globalvit.data.mask_folder import open_masks
+from globalvit.data.classification.dataset import ImageFolder, open_split
+from globalvit.data.common.holdout import Subset
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.segmentation.dataset import open_masks
+from globalvit.data.storage.fingerprint import ANNOTATIONS, Fingerprint, difference, fingerprint
+from globalvit.data.storage.lmdb_build import build
 
 
 @pytest.fixture
@@ -91,11 +91,12 @@ def test_label_maps_and_annotations_count(tmp_path):
     }
     table = tmp_path / "annotations" / "instances_train.json"
     table.write_text(json.dumps(content))
-    before = fingerprint(open_coco(tmp_path, "train"))
+    before = fingerprint(open_detection(tmp_path, "train"))
     content["annotations"][0]["bbox"] = [2, 1, 9, 9]
     table.write_text(json.dumps(content))
     assert (
-        difference(before, fingerprint(open_coco(tmp_path, "train"))) == f"1 files ('{ANNOTATIONS}' has other content)"
+        difference(before, fingerprint(open_detection(tmp_path, "train")))
+        == f"1 files ('{ANNOTATIONS}' has other content)"
     )
 
 

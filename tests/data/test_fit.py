@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.data.fit import FitTransform
+from globalvit.data.common.transforms import FitTransform
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.check_coco import check_coco
-from globalvit.data.check_masks import check_masks
-from globalvit.data.coco import open_coco
-from globalvit.data.detect import collate_truths
-from globalvit.data.frames import rule_of, shown_frame
-from globalvit.data.mask_folder import open_masks
-from globalvit.data.orientation import UPRIGHT
-from globalvit.data.samples import Item
+from globalvit.data.common.orientation import UPRIGHT, rule_of, shown_frame
+from globalvit.data.common.samples import Item
+from globalvit.data.detection.checks import check_detection
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.detection.transforms import collate_ground_truth
+from globalvit.data.segmentation.checks import check_masks
+from globalvit.data.segmentation.dataset import open_masks
 
 ORIENTATIONS = range(1, 9)
 HEIGHT, WIDTH = 20, 32
@@ -60,7 +59,7 @@ def make_coco(folder, images, segmentation=True):
 
 def scored_with(source, index):
     """What detections in an image are compared with."""
-    return collate_truths(source, [Item(index, (None, None))])["annotations"][0]
+    return collate_ground_truth(source, [Item(index, (None, None))])["annotations"][0]
 
 
 def check_upright(source):
@@ -83,19 +82,19 @@ def check_upright(source):
 def test_boxes_and_masks_follow_the_frame_that_the_file_shows(tmp_path, frame):
     images = [(orientation, frame, (HEIGHT, WIDTH)) for orientation in ORIENTATIONS]
     images += [(orientation, frame, (24, 24)) for orientation in ORIENTATIONS]
-    source = open_coco(make_coco(tmp_path, images), "train", need_masks=True)
+    source = open_detection(make_coco(tmp_path, images), "train", need_masks=True)
     check_upright(source)
     # Scoring alone finds the frame as well.
-    check_upright(open_coco(tmp_path, "train", with_empty=False))
+    check_upright(open_detection(tmp_path, "train", with_empty=False))
     assert source.frame == frame
-    unread = open_coco(tmp_path, "train")
+    unread = open_detection(tmp_path, "train")
     assert [scored_with(unread, index)["boxes"].tolist() for index in range(16)] == [[list(OBJECT)]] * 16
 
 
 def test_without_an_image_that_shows_it_annotations_are_for_the_upright_image_and_the_check_says_so(tmp_path):
     images = [(orientation, "upright", (HEIGHT, WIDTH)) for orientation in (1, 2, 3, 4)] + [(6, "upright", (24, 24))]
-    check_upright(open_coco(make_coco(tmp_path, images), "train"))
-    (problem,) = check_coco(tmp_path).problems
+    check_upright(open_detection(make_coco(tmp_path, images), "train"))
+    (problem,) = check_detection(tmp_path).problems
     assert problem.kind == "unclear frame"
     assert problem.text.startswith("EXIF turns or mirrors 4 images without changing their size, such as ")
     assert "no image turned by 90° shows whether the annotations of " in problem.text
@@ -106,15 +105,15 @@ def test_without_an_image_that_shows_it_annotations_are_for_the_upright_image_an
 def test_a_file_of_both_kinds_follows_most_of_its_images_and_the_check_says_so(tmp_path):
     size = (HEIGHT, WIDTH)
     images = [(6, "stored", size), (8, "stored", size), (5, "upright", size), (3, "stored", size)]
-    check_upright(open_coco(make_coco(tmp_path, images), "train"))
-    (problem,) = check_coco(tmp_path).problems
+    check_upright(open_detection(make_coco(tmp_path, images), "train"))
+    (problem,) = check_detection(tmp_path).problems
     assert problem.kind == "mixed frames"
     assert "are for the stored pixels of 2 images that EXIF turns and for the upright pixels of 1" in problem.text
 
 
 def test_annotations_that_show_their_frame_are_no_problem(tmp_path):
     size = (HEIGHT, WIDTH)
-    assert not check_coco(make_coco(tmp_path, [(6, "stored", size), (3, "stored", size)])).problems
+    assert not check_detection(make_coco(tmp_path, [(6, "stored", size), (3, "stored", size)])).problems
 
 
 def make_masks(folder, images):

@@ -1,11 +1,11 @@
-"""Folders of labeled images, and what a user is told when they are not as expected."""
+"""Folders of labeled images, and what users read when they are not as expected."""
 
 import pickle
 
 import pytest
 
-from globalvit.data.image_folder import ImageFolder, open_split
-from globalvit.data.names import Names
+from globalvit.data.classification.dataset import ImageFolder, open_split
+from globalvit.data.common.names import Names
 
 
 def test_classes_are_sorted_by_code_point_and_images_by_path(make_folder):

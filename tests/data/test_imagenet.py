@@ -1,6 +1,6 @@
 """ImageNet's class names, which ship with the package."""
 
-from globalvit.data.imagenet import imagenet_names, imagenet_synsets, readable
+from globalvit.data.classification.imagenet import imagenet_names, imagenet_synsets, readable
 
 
 def test_there_are_a_thousand_different_names_in_the_usual_order():

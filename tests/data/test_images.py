@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from globalvit.data.images import OversizedImage, UnreadableImage, read_image, to_rgb
+from globalvit.data.common.images import OversizedImage, UnreadableImage, read_image, to_rgb
 
 # Sizes that differ, so that a lost rotation shows.
 WIDTH, HEIGHT = 24, 16

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from globalvit.data.instances import Instances, RunLengths
+from globalvit.data.detection.instances import Instances, RunLengths
 
 
 def some_instances(total, **changed):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels
-from globalvit.data.label_images import LabelReader, read_labeled
+from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongLabels
+from globalvit.data.segmentation.label_images import LabelReader, read_labeled
 
 LABELS = np.array([[0, 1, 2], [3, 255, 0]], np.uint8)
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))

@@ -9,14 +9,14 @@ import lmdb
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data import lmdb as storage
-from globalvit.data import lmdb_build
-from globalvit.data.image_folder import open_split
-from globalvit.data.lmdb import Database
-from globalvit.data.lmdb_build import build
-from globalvit.data.lmdb_index import DONE
-from globalvit.data.lmdb_splits import find_splits
-from globalvit.data.lmdb_verify import verify
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.storage import lmdb as storage
+from globalvit.data.storage import lmdb_build
+from globalvit.data.storage.lmdb import Database
+from globalvit.data.storage.lmdb_build import build
+from globalvit.data.storage.lmdb_index import DONE
+from globalvit.data.storage.lmdb_splits import find_splits
+from globalvit.data.storage.lmdb_verify import verify
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_files_that_are_no_images_are_counted(data, dst, caplog):
     (data / "train" / "a" / "notes.txt").touch()
     with caplog.at_level("INFO", logger="globalvit"):
         build(data, dst)
-    assert f"{data}/train: 1 files that are no images are left out" in caplog.text
+    assert f"{data}/train: 1 files that are not images are left out" in caplog.text
 
 
 def test_a_name_over_511_bytes_is_an_error_before_anything_is_written(data, dst):

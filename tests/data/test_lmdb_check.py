@@ -10,10 +10,10 @@ import lmdb
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data.image_folder import open_split
-from globalvit.data.lmdb_build import build
-from globalvit.data.lmdb_check import BRANCH, LEAF, Content, DamagedDatabase, check_file
-from globalvit.data.lmdb_verify import verify
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.storage.lmdb_build import build
+from globalvit.data.storage.lmdb_check import BRANCH, LEAF, Content, DamagedDatabase, check_file
+from globalvit.data.storage.lmdb_verify import verify
 
 PAGE = 4096
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data import lmdb_decode
-from globalvit.data.images import OversizedImage, UnreadableImage, read_image
-from globalvit.data.lmdb_decode import decode, has_direct, is_ordinary_jpeg
+from globalvit.data.common.images import OversizedImage, UnreadableImage, read_image
+from globalvit.data.storage import lmdb_decode
+from globalvit.data.storage.lmdb_decode import decode, has_direct, is_ordinary_jpeg
 
 SIZES = [(1, 1), (7, 5), (16, 16), (33, 50), (91, 75)]
 WAYS = [

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data import lmdb_build
-from globalvit.data.class_table import ClassTable
-from globalvit.data.image_folder import open_split
-from globalvit.data.lmdb_build import build
-from globalvit.data.lmdb_verify import verify
-from globalvit.data.loading import train_loader
-from globalvit.data.mask_folder import LAYOUTS, open_masks
-from globalvit.data.segment import SegmentTrainTransform, collate_crops
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.common.loading import train_loader
+from globalvit.data.segmentation.class_table import ClassTable
+from globalvit.data.segmentation.dataset import LAYOUTS, open_masks
+from globalvit.data.segmentation.transforms import SegmentTrainTransform, collate_crops
+from globalvit.data.storage import lmdb_build
+from globalvit.data.storage.lmdb_build import build
+from globalvit.data.storage.lmdb_verify import verify
 
 
 @pytest.fixture
@@ -96,9 +96,11 @@ def test_both_kinds_of_database_are_told_apart(make_masks, make_folder, dst):
         open_split(dst / "masks", "train")
     with pytest.raises(ValueError, match=r"holds classes of images, and no label maps for segmentation"):
         open_masks(dst / "classes", "train")
-    with pytest.raises(ValueError, match=r"holds images with label maps, unlike the folder to pack; give a new"):
+    with pytest.raises(
+        ValueError, match=r"holds images with label maps, but the folder to pack differs in this; give a new"
+    ):
         build(classes, dst / "masks")
-    with pytest.raises(ValueError, match=r"holds images without label maps, unlike the folder to pack"):
+    with pytest.raises(ValueError, match=r"holds images without label maps, but the folder to pack differs in this"):
         build(masks, dst / "classes")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.image_folder import open_split
+from globalvit.data.classification.dataset import open_split
 
 NAMES = {"n1/x_1.JPEG": 0, "n1/x_2.JPEG": 0, "n2/y_1.JPEG": 1}
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.data.check import check_folder
-from globalvit.data.image_folder import open_split
-from globalvit.data.images import UnreadableImage
-from globalvit.data.lmdb import Database, forget, located, value
-from globalvit.data.lmdb_build import build
-from globalvit.data.lmdb_index import HEADER, Header, Keys, pack_keys
-from globalvit.data.lmdb_source import LmdbImages, open_database
-from globalvit.data.loading import eval_loader, train_loader
-from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.data.classification.checks import check_folder
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.classification.transforms import EvalTransform, TrainTransform
+from globalvit.data.common.images import UnreadableImage
+from globalvit.data.common.loading import eval_loader, train_loader
+from globalvit.data.storage.lmdb import Database, forget, located, value
+from globalvit.data.storage.lmdb_build import build
+from globalvit.data.storage.lmdb_index import HEADER, Header, Keys, pack_keys
+from globalvit.data.storage.lmdb_source import LmdbImages, open_database
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 HEADLESS = "import sys; sys.modules['lmdb'] = None; from globalvit.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -4,8 +4,8 @@ import lmdb
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data.lmdb_build import build
-from globalvit.data.lmdb_verify import verify
+from globalvit.data.storage.lmdb_build import build
+from globalvit.data.storage.lmdb_verify import verify
 
 
 @pytest.fixture
@@ -93,7 +93,9 @@ def test_what_cannot_be_compared(data, dst, tmp_path):
         verify(tmp_path / "nowhere", data)
     (tmp_path / "old" / "train").mkdir(parents=True)
     put(tmp_path / "old" / "train", b"total", b"0")
-    with pytest.raises(ValueError, match=r"train has the old published form, whose JPEGs were encoded anew; only what"):
+    with pytest.raises(
+        ValueError, match=r"train has the old published form, whose JPEGs were encoded again; only what"
+    ):
         verify(tmp_path / "old", data, splits=("train",))
 
 

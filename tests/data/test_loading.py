@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from globalvit.data.image_folder import open_split
-from globalvit.data.images import OversizedImage
-from globalvit.data.loading import eval_loader, to_device, train_loader
-from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.classification.transforms import EvalTransform, TrainTransform
+from globalvit.data.common.images import OversizedImage
+from globalvit.data.common.loading import eval_loader, to_device, train_loader
 
 TRAIN = TrainTransform(image_size=16, reprob=0.5, color_jitter=None)
 EVAL = EvalTransform(image_size=16)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.images import UnreadableImage, WrongLabels
-from globalvit.data.mask_folder import LAYOUTS, find_splits, open_masks
-from globalvit.data.shapes import SegmentShapes
+from globalvit.data.built_in.shapes import SegmentShapes
+from globalvit.data.common.images import UnreadableImage, WrongLabels
+from globalvit.data.segmentation.dataset import LAYOUTS, find_splits, open_masks
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.mask_folder import open_masks
+from globalvit.data.segmentation.dataset import open_masks
 
 SIZE = (12, 8)  # width, height
 OBJECT = np.zeros(SIZE[::-1], np.uint8)

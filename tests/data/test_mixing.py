@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from globalvit.data.mixing import Mixing
+from globalvit.data.classification.mixing import Mixing
 
 
 def batch(size=6, classes=5):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.data.image_folder import open_split
-from globalvit.data.images import look, read_image, read_oriented, to_rgb
-from globalvit.data.lmdb_build import build
-from globalvit.data.loading import eval_loader
-from globalvit.data.mask_folder import open_masks
-from globalvit.data.orientation import UPRIGHT
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.classification.transforms import EvalTransform
+from globalvit.data.common.images import look, read_image, read_oriented, to_rgb
+from globalvit.data.common.loading import eval_loader
+from globalvit.data.common.orientation import UPRIGHT
+from globalvit.data.segmentation.dataset import open_masks
+from globalvit.data.storage.lmdb_build import build
 from globalvit.demo.images import receive
 from globalvit.explain.scene import Scene
 from globalvit.tasks.inputs import as_image

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.data.loading import to_device
-from globalvit.data.overlay import draw_legend, label_sheet, overlay_labels
-from globalvit.data.palette import default_palette
-from globalvit.data.preview import PAPER
-from globalvit.data.segment import SegmentTrainTransform
+from globalvit.data.common.loading import to_device
+from globalvit.data.segmentation.transforms import SegmentTrainTransform
+from globalvit.drawing.overlay import draw_legend, label_sheet, overlay_labels
+from globalvit.drawing.palette import default_palette
+from globalvit.drawing.samples import PAPER
 
 PALETTE = default_palette(3)
 PAPER_RGB = tuple(int(PAPER[place : place + 2], 16) for place in (1, 3, 5))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from globalvit.data.preview import _caption, sample_sheet
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.transforms import EvalTransform
+from globalvit.drawing.samples import _caption, sample_sheet
 
 CLASSES = ("apple", "pear", "a very long name of a class that does not fit below its image")
 

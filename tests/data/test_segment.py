@@ -5,11 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.data.fit import FitTransform
-from globalvit.data.loading import eval_loader, to_device, train_loader
-from globalvit.data.mask_folder import open_masks
-from globalvit.data.segment import SegmentEvalTransform, SegmentTrainTransform, collate_crops, collate_images
-from globalvit.data.shapes import SegmentShapes
+from globalvit.data.built_in.shapes import SegmentShapes
+from globalvit.data.common.loading import eval_loader, to_device, train_loader
+from globalvit.data.common.transforms import FitTransform
+from globalvit.data.segmentation.dataset import open_masks
+from globalvit.data.segmentation.transforms import (
+    SegmentEvalTransform,
+    SegmentTrainTransform,
+    collate_crops,
+    collate_images,
+)
 
 COLORS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [230, 230, 20]], np.uint8)
 PLAIN = {"distortion": 0.0, "max_share": 1.0}

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from globalvit.data.image_folder import open_split
-from globalvit.data.shapes import KINDS, ClassifyShapes, DetectShapes, SegmentShapes, draw_scene
+from globalvit.data.built_in.shapes import KINDS, ClassifyShapes, DetectShapes, SegmentShapes, draw_scene
+from globalvit.data.classification.dataset import open_split
 
 
 def test_a_image_is_a_function_of_seed_split_and_number():

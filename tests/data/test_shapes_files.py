@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data.coco import open_coco
-from globalvit.data.image_folder import open_split
-from globalvit.data.mask_folder import open_masks
-from globalvit.data.shapes import ClassifyShapes, DetectShapes, SegmentShapes
-from globalvit.data.shapes_files import CATEGORY_IDS, outline_of, write_shapes
+from globalvit.data.built_in.shapes import ClassifyShapes, DetectShapes, SegmentShapes
+from globalvit.data.built_in.shapes_files import CATEGORY_IDS, outline_of, write_shapes
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.segmentation.dataset import open_masks
 
 TOTALS = {"train": 7, "val": 3}
 
@@ -73,7 +73,7 @@ def test_objects_are_those_drawn_as_the_coco_tools_read_them(folder, split):
 
 @pytest.mark.parametrize("split", TOTALS)
 def test_objects_read_back_are_those_drawn(folder, split):
-    drawn, read = DetectShapes(split, TOTALS[split], seed=5, side=64), open_coco(folder, split, need_masks=True)
+    drawn, read = DetectShapes(split, TOTALS[split], seed=5, side=64), open_detection(folder, split, need_masks=True)
     assert (read.classes, len(read)) == (drawn.classes, len(drawn))
     for index in range(len(drawn)):
         (image, wanted), (same_image, found) = drawn.read(index), read.read(index)
@@ -134,7 +134,8 @@ def test_labels_and_objects_of_the_folder_are_checked(folder, tmp_path, capsys):
     )
     out = capsys.readouterr().out
     assert "label maps" in out
-    assert "COCO annotations" in out
+    assert "objects" in out
+    assert "note: format: coco, COCO's JSON, annotations/instances_train.json" in out
     assert "nothing is wrong" in out
     splits = json.loads((tmp_path / "found.json").read_text())["splits"]
     assert sorted((split["name"], split["classes"], split["images"]) for split in splits) == [

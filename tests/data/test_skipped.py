@@ -2,9 +2,9 @@
 
 import pytest
 
-from globalvit.data.loading import eval_loader, train_loader
-from globalvit.data.skipped import SkippedFiles, most_unreadable
-from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.data.classification.transforms import EvalTransform, TrainTransform
+from globalvit.data.common.loading import eval_loader, train_loader
+from globalvit.data.common.samples import SkippedFiles, most_unreadable
 
 TRAIN = TrainTransform(image_size=8, color_jitter=None)
 EVAL = EvalTransform(image_size=8)

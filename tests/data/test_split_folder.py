@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from globalvit.cli.main import main
-from globalvit.data.coco import open_coco
-from globalvit.data.image_folder import open_split
-from globalvit.data.mask_folder import open_masks
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.segmentation.dataset import open_masks
 from globalvit.data.split_folder import split_folder
 
 
@@ -85,7 +85,7 @@ def test_annotations_are_split_with_their_images(tmp_path):
         (root / "images" / name).parent.mkdir(exist_ok=True)
         (root / "images" / name).write_bytes(name.encode())
     assert split_folder(root, tmp_path / "new", fraction=0.2, seed=0).counts == {"train": 8, "val": 2}
-    val = open_coco(tmp_path / "new", "val")
+    val = open_detection(tmp_path / "new", "val")
     assert len(val) == 2
     assert {Path(val.name(index)).parents[1] for index in range(2)} == {tmp_path / "new" / "val"}
     content = json.loads((tmp_path / "new" / "annotations" / "instances_train.json").read_text())

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from globalvit.data.holdout import Subset, hold_out
-from globalvit.data.image_folder import open_split
-from globalvit.data.splits import choose_split
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.common.holdout import Subset, hold_out
+from globalvit.data.common.splits import choose_split
 from globalvit.train.config import load_config
 from globalvit.train.inputs import open_held_out, open_splits
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from globalvit.data.augment import build_pipeline
-from globalvit.data.randomness import Purpose, derive, seeded
-from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.data.classification.augment import build_pipeline
+from globalvit.data.classification.transforms import EvalTransform, TrainTransform
+from globalvit.data.common.randomness import Purpose, derive, seeded
 
 PUBLISHED = TrainTransform(image_size=32, aa="rand-m9-mstd0.5-inc1", reprob=0.25)
 
@@ -90,7 +90,7 @@ def test_posterising_keeps_at_least_one_bit(image, name, magnitude):
     assert pipeline(image).size == (16, 16)
     from timm.data.auto_augment import LEVEL_TO_ARG
 
-    from globalvit.data.augment import _posterize
+    from globalvit.data.classification.augment import _posterize
 
     bits = LEVEL_TO_ARG[name](magnitude, {})[0]
     every_value = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from globalvit.cli.images import find_images
-from globalvit.data.walk import search
+from globalvit.data.common.walk import search
 
 
 def touch(root, *names):

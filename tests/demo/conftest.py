@@ -38,6 +38,6 @@ def given(tmp_path_factory):
 @pytest.fixture(scope="session")
 def photo():
     """An image with something in it, not square."""
-    from globalvit.data.shapes import draw_scene
+    from globalvit.data.built_in.shapes import draw_scene
 
     return draw_scene("val", 0).image.resize((192, 128))

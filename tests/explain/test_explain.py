@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from globalvit.build import create_model
-from globalvit.data.images import read_image
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.transforms import EvalTransform
+from globalvit.data.common.images import read_image
 from globalvit.explain import contact_sheet, explain, find_class, overlay, views
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Scene

@@ -29,7 +29,7 @@ LIGHT = (
     "globalvit.models.ablations",
     "globalvit.models.complexity",
     "globalvit.models.variants",
-    "globalvit.data.imagenet",
+    "globalvit.data.classification.imagenet",
     "globalvit.weights.catalog",
     "globalvit.weights.gcvit_official",
     "globalvit.weights.openmmlab",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, apart from itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch")
+FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch", "drawing")
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "locks": (),
     "printable": (),
     "hardware": (),
+    "drawing": (),
     "variants": (),
     "pytorch": (),
     "kernels": ("ops", "layers"),
@@ -49,6 +50,16 @@ MAY_IMPORT = {
     "cli": (*BUILD, "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo", "doctor"),
     "__main__": ("cli",),
 }
+# The same inside of `data`: a package of it → the others it may import.
+DATA_MAY_IMPORT = {
+    "common": ("storage",),  # looked up lazily, for images in databases
+    "built_in": ("common", "detection"),
+    "classification": ("common", "built_in", "storage"),
+    "segmentation": ("common", "built_in", "storage"),
+    "detection": ("common", "built_in"),
+    "storage": ("common", "classification", "segmentation"),
+    "split_folder": ("common", "classification", "segmentation", "detection"),
+}
 # Packages that users import from: their names stand in `__init__`.
 PUBLIC_PACKAGES = ("keras", "explain", "export")
 # A library → the only files that may know it.
@@ -59,10 +70,10 @@ KNOWN_BY = {
     "gradio": {"demo/page.py", "demo/server.py"},
     "uvicorn": {"demo/server.py"},
     "fastapi": {"demo/server.py"},
-    "lmdb": {"data/lmdb.py"},
-    "simplejpeg": {"data/lmdb_decode.py"},
-    "pycocotools": {"metrics/coco_ap.py", "data/coco.py"},
-    "faster_coco_eval": {"metrics/coco_ap.py", "data/coco.py"},
+    "lmdb": {"data/storage/lmdb.py"},
+    "simplejpeg": {"data/storage/lmdb_decode.py"},
+    "pycocotools": {"metrics/coco_ap.py", "data/detection/run_lengths.py"},
+    "faster_coco_eval": {"metrics/coco_ap.py", "data/detection/run_lengths.py"},
 }
 
 
@@ -114,6 +125,28 @@ def test_every_import_within_the_package_is_in_the_table(package):
     assert not wrong, "\n".join(wrong)
 
 
+def test_imports_within_data_are_in_its_table(package):
+    wrong = []
+    for module, path in modules(package / "data"):
+        part = module.split(".")[1] if "." in module else ""
+        for name in imported(path) if part else ():
+            other = name.removeprefix("globalvit.data.").split(".")[0]
+            if name.startswith("globalvit.data.") and other not in {part, *DATA_MAY_IMPORT[part]}:
+                wrong.append(f"{module} imports {name}, but {part} may import only {DATA_MAY_IMPORT[part]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_of_data_import_each_other_in_a_circle(package):
+    imports = {
+        f"globalvit.{module}": {name for name in imported(path) if name.startswith("globalvit.data.")}
+        for module, path in modules(package / "data")
+    }
+    # Take away, again and again, the files that import none of the others: a circle is what is left.
+    while leaves := {module for module, names in imports.items() if not names & imports.keys()}:
+        imports = {module: names for module, names in imports.items() if module not in leaves}
+    assert not imports
+
+
 def test_the_table_lists_only_parts_that_the_rules_know(package):
     parts = {part_of(module) for module, _ in modules(package)}
     assert parts <= set(MAY_IMPORT)
@@ -163,7 +196,7 @@ import sys
 for name in ("lmdb", "keras", "gradio"):
     sys.modules[name] = None  # importing it fails
 import globalvit.cli.train, globalvit.cli.validate, globalvit.cli.predict, globalvit.cli.explain, globalvit.cli.data
-import globalvit.train.session, globalvit.train.evaluate, globalvit.data.fingerprint, globalvit.doctor
+import globalvit.train.session, globalvit.train.evaluate, globalvit.data.storage.fingerprint, globalvit.doctor
 """
 
 

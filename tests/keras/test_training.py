@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import globalvit.keras as gk
-from globalvit.data.digits import Digits
+from globalvit.data.built_in.digits import Digits
 from globalvit.keras.layers import DropPath
 
 SIDE = 32

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import globalvit as gv
-from globalvit.data.coco import open_coco
-from globalvit.data.detect import DetectEvalTransform, collate_truths
-from globalvit.data.fit import FitTransform
-from globalvit.data.loading import eval_loader
-from globalvit.data.shapes import draw_scene
+from globalvit.data.built_in.shapes import draw_scene
+from globalvit.data.common.loading import eval_loader
+from globalvit.data.common.transforms import FitTransform
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.detection.transforms import DetectEvalTransform, collate_ground_truth
 from globalvit.detectors import retinanet, roi, rpn
 from globalvit.detectors.assign import Sampler
 from globalvit.models.variants import VARIANTS
@@ -424,9 +424,9 @@ def test_validation_and_prediction_agree_on_upright_boxes(tmp_path, frame):
     categories = [{"id": at, "name": name} for at, name in enumerate(CLASSES)]
     content = {"images": images, "annotations": rows, "categories": categories}
     (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(content))
-    source = open_coco(tmp_path, "train")
+    source = open_detection(tmp_path, "train")
     make_item = DetectEvalTransform(model.preprocessing)
-    loader = eval_loader(source, model.preprocessing, batch_size=1, make=make_item, collate=collate_truths)
+    loader = eval_loader(source, model.preprocessing, batch_size=1, make=make_item, collate=collate_ground_truth)
     found = evaluate(model, loader, model.preprocessing, torch.device("cpu")).results(source.category_ids)
     for orientation in (6, 3):
         (answer,) = model.predict(tmp_path / "train" / f"{orientation}.png")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import globalvit as gv
-from globalvit.data.fit import FitTransform
+from globalvit.data.common.transforms import FitTransform
 from globalvit.heads.fcn import FCNHead
 from globalvit.heads.segformer import SegFormerHead
 from globalvit.heads.upernet import UPerNetHead

@@ -14,7 +14,7 @@ import torch
 from toy import TOYS, narrow
 
 from globalvit.build import create_model
-from globalvit.data.shapes import draw_scene
+from globalvit.data.built_in.shapes import draw_scene
 from globalvit.detectors.assign import Sampler
 from globalvit.models.variants import VARIANTS
 from globalvit.tasks.reduce import counted

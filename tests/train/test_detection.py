@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from globalvit.cli.main import main
-from globalvit.data.shapes_files import write_shapes
+from globalvit.data.built_in.shapes_files import write_shapes
 from globalvit.train.loop import train
 
 # Nothing that depends on the process: float32, SGD, no drop path, frozen batch norms.

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.data.lmdb_build import build
+from globalvit.data.storage.lmdb_build import build
 from globalvit.train.loop import train
 
 pytestmark = [pytest.mark.usefixtures("toy"), pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from globalvit.data import loading
+from globalvit.data.common import loading
 from globalvit.tasks.classify import Classifier
 from globalvit.train import evaluate as evaluation
 from globalvit.train.config import load_config
@@ -80,7 +80,7 @@ def test_the_checkpoint_repeats_the_score_of_the_summary(config):
 
 
 def loading_source(run):
-    from globalvit.data.image_folder import open_split
+    from globalvit.data.classification.dataset import open_split
 
     return open_split(run.data_dir, "val")
 

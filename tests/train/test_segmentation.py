@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.data.shapes_files import write_shapes
+from globalvit.data.built_in.shapes_files import write_shapes
 from globalvit.train.loop import train
 
 # Nothing that depends on the process: float32, SGD, no drop path, frozen batch norms.

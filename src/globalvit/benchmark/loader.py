@@ -13,7 +13,7 @@ from PIL import Image
 
 from globalvit.benchmark.cells import Size
 from globalvit.build import preprocessing
-from globalvit.data.loading import Batch, TrainLoader
+from globalvit.data.common.loading import Batch, TrainLoader
 from globalvit.models.variants import ModelSpec
 from globalvit.train.config import load_config
 from globalvit.train.feeds import feed_for

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from globalvit.data.imagenet import readable
+from globalvit.data.classification.imagenet import readable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,8 +139,8 @@ class Areas(Answers):
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
         """The image colored by class, with a legend."""
-        from globalvit.data.overlay import overlay_labels
-        from globalvit.data.palette import default_palette
+        from globalvit.drawing.overlay import overlay_labels
+        from globalvit.drawing.palette import default_palette
 
         names = prediction["names"]
         return overlay_labels(image, prediction["mask"].numpy(), default_palette(len(names)), names=names)
@@ -149,7 +149,7 @@ class Areas(Answers):
         """Labels as the values of an indexed image, in the size of the image that was given."""
         from PIL import Image
 
-        from globalvit.data.palette import default_palette
+        from globalvit.drawing.palette import default_palette
 
         raster = Image.fromarray(prediction["mask"].numpy())
         raster.putpalette(default_palette(len(prediction["names"])).tobytes())
@@ -175,7 +175,7 @@ class Objects(Answers):
 
     def to_json(self, prediction: Answer) -> Answer:
         """Objects, best first; masks as COCO's uncompressed run lengths."""
-        from globalvit.data.instances import RunLengths
+        from globalvit.data.detection.instances import RunLengths
 
         plain = zip(
             prediction["labels"].tolist(), prediction["names"], prediction["scores"].tolist(),
@@ -202,7 +202,7 @@ class Objects(Answers):
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
         """The image with boxes, names, scores and masks."""
-        from globalvit.data.draw_instances import draw_instances
+        from globalvit.drawing.instances import draw_instances
 
         return draw_instances(
             image,

@@ -133,7 +133,7 @@ def _expected(found: "Resolved", weights: "Weights") -> "Task":
 
 
 def _write_ours(target: Path, weights: "Weights", found: "Resolved", task: "Task") -> dict[str, "Tensor"]:
-    from globalvit.data.imagenet import imagenet_names
+    from globalvit.data.classification.imagenet import imagenet_names
     from globalvit.weights.load import save_weights
 
     record, saved = found.record, weights.opened.metadata

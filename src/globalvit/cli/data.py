@@ -20,7 +20,7 @@ from globalvit.train.fields import AUGMENTATION, DETECTION, LAYOUTS, SEGMENTATIO
 if TYPE_CHECKING:
     from PIL import Image
 
-    from globalvit.data.check import Problem, Report
+    from globalvit.data.common.checks import Problem, Report
 
 SUMMARY = "Check a data folder, preview what training sees, pack images into LMDB databases, or draw a small set"
 COMMANDS = {
@@ -36,7 +36,7 @@ MOST_EXAMPLES = 3
 UNNAMED = ("leak", "two labels")
 # Settings of training, beside augmentation, that decide about its images.
 SHOWN = (
-    *("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "num_classes"),
+    *("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "num_classes", "format"),
     *("short_side", "long_side", "mean", "std", "seed"),
 )
 
@@ -66,6 +66,16 @@ class CheckOptions:
     )
     crowd_as_instances: bool = field(
         default=False, metadata={"help": "read COCO annotations with iscrowd 1 as single objects, as CVAT means them"}
+    )
+    format: str | None = field(
+        default=None,
+        metadata={"help": "format of detection data, coco, yolo or voc (default: the one that the folder fits)"},
+    )
+    train_annotations: str | None = field(
+        default=None, metadata={"help": "COCO annotations of the images to train on (default: found)"}
+    )
+    val_annotations: str | None = field(
+        default=None, metadata={"help": "COCO annotations of the images to evaluate on (default: found)"}
     )
     workers: int | None = field(
         default=None, metadata={"help": "processes that read (default: one per processor), 0 reads in this one"}
@@ -165,24 +175,31 @@ def _preview_flags() -> type:
 
 def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
     """What looks the folder over, by the kind of data it holds; one folder may serve several tasks."""
-    from globalvit.data.check import check_folder
-    from globalvit.data.check_masks import check_masks, is_mask_set
-    from globalvit.data.coco_folder import annotation_files
+    from globalvit.data.classification.checks import check_folder
+    from globalvit.data.detection.registry import holds_objects
+    from globalvit.data.segmentation.checks import check_masks, is_mask_set
 
     checks: dict[str, Callable[..., Report]] = {}
     if options.data_dir.is_dir() and is_mask_set(options.data_dir):
         names = ("num_classes", "reduce_zero_label", "class_file", "ignore_label")
         checks["label maps"] = partial(check_masks, **{name: getattr(options, name) for name in names})
-    if options.data_dir.is_dir() and annotation_files(options.data_dir):
-        from globalvit.data.check_coco import check_coco
+    given = {"train": options.train_annotations, "val": options.val_annotations}
+    annotations = {split: name for split, name in given.items() if name is not None}
+    if annotations or (options.data_dir.is_dir() and holds_objects(options.data_dir, options.format)):
+        from globalvit.data.detection.checks import check_detection
 
-        checks["COCO annotations"] = partial(check_coco, crowd_as_instances=options.crowd_as_instances)
+        checks["objects"] = partial(
+            check_detection,
+            form=options.format,
+            annotations=annotations,
+            crowd_as_instances=options.crowd_as_instances,
+        )
     return checks or {"class folders": partial(check_folder, nested=options.nested_classes)}
 
 
 def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":
     """Check with a progress bar, which starts once the images are counted."""
-    from globalvit.data.check import default_workers
+    from globalvit.data.common.checks import default_workers
 
     with ExitStack() as stack:
         bars: list[Progress] = []
@@ -197,7 +214,7 @@ def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report
 
 def _joined(reports: "Sequence[Report]") -> "Report":
     """Everything that several checks found."""
-    from globalvit.data.check import Report
+    from globalvit.data.common.checks import Report
 
     return Report(
         [split for report in reports for split in report.splits],

@@ -11,8 +11,8 @@ from globalvit.cli.options import choose, parse
 from globalvit.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from globalvit.data.lmdb_build import Packed
-    from globalvit.data.lmdb_verify import Comparison
+    from globalvit.data.storage.lmdb_build import Packed
+    from globalvit.data.storage.lmdb_verify import Comparison
 
 SUMMARY = "Pack an image folder into LMDB databases, or compare them with the folder"
 COMMANDS = {
@@ -72,7 +72,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 def run_build(argv: Sequence[str], prog: str) -> int:
     """Pack a folder."""
     options = parse(BuildOptions, argv, prog, COMMANDS["build"], positional=("src", "dst"))
-    from globalvit.data.lmdb_build import build
+    from globalvit.data.storage.lmdb_build import build
 
     with _bar("packing") as calls:
         packed = build(options.src, options.dst, splits=options.splits, readers=options.workers, **calls)
@@ -84,7 +84,7 @@ def run_build(argv: Sequence[str], prog: str) -> int:
 def run_verify(argv: Sequence[str], prog: str) -> int:
     """Compare; the exit status is 1 if anything is wrong."""
     options = parse(VerifyOptions, argv, prog, COMMANDS["verify"], positional=("dst", "src"))
-    from globalvit.data.lmdb_verify import verify
+    from globalvit.data.storage.lmdb_verify import verify
 
     with _bar("comparing") as calls:
         found = verify(options.dst, options.src, splits=options.splits, readers=options.workers, **calls)

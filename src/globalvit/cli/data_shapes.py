@@ -43,7 +43,7 @@ class ShapesOptions:
 def run(argv: Sequence[str], prog: str) -> int:
     """Write the set and say what can be done with it."""
     options = parse(ShapesOptions, argv, prog, SUMMARY, positional=("out",))
-    from globalvit.data.shapes_files import write_shapes
+    from globalvit.data.built_in.shapes_files import write_shapes
 
     totals = {"train": options.train, "val": options.val}
     with ExitStack() as stack:

@@ -63,6 +63,6 @@ def fit(image: "Image.Image") -> "Image.Image":
 
 def font() -> "ImageFont.FreeTypeFont":
     """The font of the panel."""
-    from globalvit.data import fonts
+    from globalvit.drawing import fonts
 
     return fonts.font(TEXT)

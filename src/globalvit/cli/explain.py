@@ -211,19 +211,19 @@ def _write(
 
 def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.Image, str]]]":
     """What the model says of the source: a caption, and drawn where its answer lies in the source."""
-    from globalvit.data.imagenet import readable
+    from globalvit.data.classification.imagenet import readable
 
     (answer,) = task.predict([image])
     if task.kind == "classify":
         (name,), score = readable(answer["names"][:1]), answer["scores"][0]
         return f"{name} {100 * score:.0f} %", []
     if task.kind == "segment":
-        from globalvit.data.overlay import overlay_labels
-        from globalvit.data.palette import default_palette
+        from globalvit.drawing.overlay import overlay_labels
+        from globalvit.drawing.palette import default_palette
 
         drawn = overlay_labels(image, answer["mask"].numpy(), default_palette(len(answer["names"])))
         return "image", [(drawn, ", ".join(answer["areas"]))]
-    from globalvit.data.draw_instances import draw_instances
+    from globalvit.drawing.instances import draw_instances
 
     kept = (answer["scores"] > SHOWN_FROM).nonzero()[:, 0]
     drawn = draw_instances(image, answer["boxes"][kept], answer["labels"][kept], task.class_names)

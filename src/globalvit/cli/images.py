@@ -51,7 +51,7 @@ class Source:
             UnreadableImage: it is not an image, or a damaged one.
             OversizedImage: it has more than 179 megapixels.
         """
-        from globalvit.data.images import read_image
+        from globalvit.data.common.images import read_image
 
         if not self.is_address:
             check_regular(self.name)
@@ -214,8 +214,8 @@ def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
 
 def _search(folder: Path, failures: list[Failure]) -> Iterator[Source]:
     """Yield the images below a folder, links to folders followed once; what cannot be searched goes to `failures`."""
-    from globalvit.data.images import SUFFIXES
-    from globalvit.data.walk import search
+    from globalvit.data.common.images import SUFFIXES
+    from globalvit.data.common.walk import search
 
     found = search(folder, once=True)
     replace(found, unreadable=[]).warn()

@@ -23,6 +23,7 @@ MODEL, RUNNING, DEVICE = "model", "running (default: as in the checkpoint's run)
 SETTINGS = (
     *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "precision", "device"),
     *("data_dir", "val_split", "workers", "reduce_zero_label", "ignore_label", "class_file"),
+    *("format", "val_annotations"),
     *("short_side", "long_side", "size_multiple", "eval_mode", "eval_stride", "eval_scales", "eval_flip"),
 )
 CROP = "preprocessing (default: the weights' own)"
@@ -143,7 +144,7 @@ def open_model(options: ModelOptions) -> "Task":
 
 
 def _check_crop(task: "Task", options: ModelOptions) -> None:
-    from globalvit.data.fit import FitTransform
+    from globalvit.data.common.transforms import FitTransform
 
     is_fitted = isinstance(task.preprocessing, FitTransform)
     meaningless = ("crop_pct", "crop_mode") if is_fitted else ("short_side", "long_side", "size_multiple")

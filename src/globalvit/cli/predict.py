@@ -86,7 +86,7 @@ def _words(options: PredictOptions, prog: str) -> list[str]:
     """The images named, and the folder of the split asked for."""
     words = list(options.images)
     if options.split is not None:
-        from globalvit.data.image_folder import images_of_split
+        from globalvit.data.common.folders import images_of_split
 
         data_dir = options.settings().data_dir
         if data_dir is None:

@@ -12,12 +12,12 @@ from globalvit.cli.opening import ModelOptions, about, explained_memory, open_mo
 from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
 from globalvit.cli.scores import LAYOUTS
-from globalvit.data.imagenet import readable
+from globalvit.data.classification.imagenet import readable
 from globalvit.models.variants import Kind
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
-    from globalvit.data.imagenet_suites import SuiteImages
+    from globalvit.data.classification.suites import SuiteImages
     from globalvit.metrics.metric import Metric
     from globalvit.tasks.task import Task
     from globalvit.train.engine import Engine
@@ -44,6 +44,14 @@ class ValidateOptions(ModelOptions):
             "split to measure on, such as test (default: val, valid or validation, or what the run held out)",
             "split",
         ),
+    )
+    format: str | None = field(
+        default=None,
+        metadata=about(DATA, "format of the data, such as coco, yolo or voc (default: the one that the folder fits)"),
+    )
+    val_annotations: str | None = field(
+        default=None,
+        metadata=about(DATA, "COCO annotations to measure with, below --data-dir or anywhere (default: found)"),
     )
     suite: Literal["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-real"] | None = field(
         default=None,
@@ -174,7 +182,7 @@ def open_suite(task: "Task", options: ValidateOptions) -> "tuple[SuiteImages, Ca
         FileNotFoundError: the folder does not exist.
         ValueError: the model does not have ImageNet's classes, or the folder is not that set.
     """
-    from globalvit.data.imagenet_suites import SUITES, match_outputs, open_suite
+    from globalvit.data.classification.suites import SUITES, match_outputs, open_suite
     from globalvit.metrics.suites import RealAccuracy, SubsetAccuracy
 
     assert options.suite is not None

@@ -11,14 +11,15 @@ from typing import Literal
 import numpy as np
 
 from globalvit import atomic
-from globalvit.data.class_folders import listed, scan_classes
-from globalvit.data.class_table import FILES as CLASS_FILES
-from globalvit.data.coco import open_table
-from globalvit.data.coco_folder import ANNOTATIONS, annotation_files
-from globalvit.data.holdout import hold_out
-from globalvit.data.mask_folder import Folders, MaskListing, flat_folders
-from globalvit.data.splits import role_of
-from globalvit.data.walk import visible_folders
+from globalvit.data.classification.formats import scan_classes
+from globalvit.data.common.folders import listed
+from globalvit.data.common.holdout import hold_out
+from globalvit.data.common.splits import role_of
+from globalvit.data.common.walk import visible_folders
+from globalvit.data.detection.coco import ANNOTATIONS, annotation_files
+from globalvit.data.detection.coco_json import read_coco
+from globalvit.data.segmentation.class_table import FILES as CLASS_FILES
+from globalvit.data.segmentation.dataset import Folders, MaskListing, flat_folders
 
 Way = Literal["copy", "link"]
 SPLITS = ("train", "val")
@@ -157,7 +158,7 @@ def _plan_masks(source: Path, folders: Folders, fraction: float, seed: int) -> P
 
 
 def _plan_coco(source: Path, path: Path, fraction: float, seed: int) -> Plan:
-    table = open_table(path)
+    table = read_coco(path)
     names = [table.names[index] for index in range(len(table.names))]
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:

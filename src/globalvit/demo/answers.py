@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from globalvit.data.draw_instances import draw_instances
-from globalvit.data.imagenet import readable
-from globalvit.data.overlay import overlay_labels
-from globalvit.data.palette import default_palette
+from globalvit.data.classification.imagenet import readable
 from globalvit.demo.images import data_url, enlarged
+from globalvit.drawing.instances import draw_instances
+from globalvit.drawing.overlay import overlay_labels
+from globalvit.drawing.palette import default_palette
 from globalvit.tasks.classify import Classifier
 from globalvit.tasks.task import Task
 

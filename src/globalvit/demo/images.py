@@ -1,6 +1,6 @@
 """Images that come to the page and leave it: read safely, bounded in size, sent as data within the page.
 
-What becomes of odd files is decided in `globalvit.data.images`; nothing else here decodes what came from outside.
+What becomes of odd files is decided in `data.common.images`; nothing else here decodes what came from outside.
 """
 
 import base64
@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from globalvit.data.images import read_image
+from globalvit.data.common.images import read_image
 
 MIB = 2**20
 # What is kept of an image: its longer side at most. Networks see less of it, and pages show less.

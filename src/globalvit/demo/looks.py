@@ -7,7 +7,7 @@ from math import gcd
 
 from PIL import Image
 
-from globalvit.data.fit import FitTransform
+from globalvit.data.common.transforms import FitTransform
 from globalvit.demo.answers import img
 from globalvit.demo.images import enlarged
 from globalvit.explain import Explanation, View, explain, overlay, views

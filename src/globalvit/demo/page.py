@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 from gradio.themes import Base
 
-from globalvit.data.imagenet import readable
+from globalvit.data.classification.imagenet import readable
 from globalvit.demo import looks
 from globalvit.demo.images import one_line
 from globalvit.demo.looks import Wish

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from globalvit import build
-from globalvit.data.imagenet import readable
+from globalvit.data.classification.imagenet import readable
 from globalvit.tasks.task import Task
 from globalvit.weights import catalog
 from globalvit.weights.download import find_copy

@@ -127,8 +127,8 @@ def uploaded(path: str | None, name: str, size: int, folder: Path, most_bytes: i
 @cache
 def examples(data: str) -> list[tuple[str, Image.Image]]:
     """(name, image) of some held-out images of a built-in set."""
-    from globalvit.data.digits import Digits
-    from globalvit.data.shapes import DetectShapes
+    from globalvit.data.built_in.digits import Digits
+    from globalvit.data.built_in.shapes import DetectShapes
 
     source = Digits("val") if data == "digits" else DetectShapes("val")
     return example_images(source, INDICES)

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from globalvit.data.fonts import font
-from globalvit.data.preview import shorten
+from globalvit.drawing.fonts import font
+from globalvit.drawing.samples import shorten
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Box
 from globalvit.tasks.inputs import as_image

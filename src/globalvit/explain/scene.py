@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from globalvit.data.fit import FitTransform
+from globalvit.data.common.transforms import FitTransform
 from globalvit.detectors.padding import pad
 from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import as_size

@@ -8,7 +8,7 @@ from typing import Any
 
 from globalvit import __version__
 from globalvit.atomic import replace_with
-from globalvit.data.fit import FitTransform
+from globalvit.data.common.transforms import FitTransform
 from globalvit.deploy.deploying import is_deployed
 from globalvit.export.capture import capture, describe
 from globalvit.export.check import Check, check

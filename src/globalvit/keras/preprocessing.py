@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from globalvit.data.imagenet import imagenet_names, imagenet_synsets
-from globalvit.data.images import to_rgb
+from globalvit.data.classification.imagenet import imagenet_names, imagenet_synsets
+from globalvit.data.common.images import to_rgb
 from globalvit.keras.layers import register
 from globalvit.keras.untyped import ops
 from globalvit.weights.catalog import IMAGENET_MEAN, IMAGENET_STD

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.transforms import EvalTransform
 from globalvit.heads.classify import ClassifyHead, GroupPool, MeanPool
 from globalvit.metrics.accuracy import Accuracy
 from globalvit.metrics.labels import check_labels

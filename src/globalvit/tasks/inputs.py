@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from globalvit.data.fit import FitTransform
-from globalvit.data.images import read_image, to_rgb
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.transforms import EvalTransform
+from globalvit.data.common.images import read_image, to_rgb
+from globalvit.data.common.transforms import FitTransform
 
 
 def batches(

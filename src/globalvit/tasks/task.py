@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from globalvit.data.fit import FitTransform
-from globalvit.data.transforms import EvalTransform
+from globalvit.data.classification.transforms import EvalTransform
+from globalvit.data.common.transforms import FitTransform
 from globalvit.deploy.deploying import deploy
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from globalvit.data.loading import to_device
-from globalvit.data.statistics import ChannelStatistics
+from globalvit.data.common.loading import to_device
+from globalvit.data.common.transforms import ChannelStatistics
 from globalvit.hardware import Precision, autocast
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.task import Batch, Task
@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         task: on `device`; its mode is what it was afterwards.
-        loader: this process's share of the set, as `data.loading.eval_loader` gives it: uint8 images, no padding.
+        loader: this process's share of the set, as `eval_loader` gives it: uint8 images, no padding.
         transform: normalizes the batches; the task's own preprocessing.
         device: where to compute.
         precision: of the forward pass.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from PIL import Image
 
-from globalvit.data.loading import Batch, Loader, TrainLoader
+from globalvit.data.common.loading import Batch, Loader, TrainLoader
 from globalvit.models.variants import Kind
 from globalvit.tasks.task import Task
 from globalvit.train.fields import TrainConfig
@@ -51,11 +51,11 @@ class Feed(ABC, Generic[Transform]):
 
     @abstractmethod
     def train_loader(self, source: Any, augmentation: Any, **share: Any) -> TrainLoader:
-        """Batches to train on; `share` as in `data.loading.train_loader`."""
+        """Batches to train on; `share` as in `data.common.loading.train_loader`."""
 
     @abstractmethod
     def eval_loader(self, source: Any, transform: Transform, **share: Any) -> Loader:
-        """Batches to evaluate on; `share` as in `data.loading.eval_loader`."""
+        """Batches to evaluate on; `share` as in `data.common.loading.eval_loader`."""
 
     @abstractmethod
     def sheet(self, batch: Batch, classes: Sequence[str], transform: Transform) -> Image.Image:

@@ -5,12 +5,12 @@ from typing import Any
 
 from PIL import Image
 
-from globalvit.data.image_folder import open_split
-from globalvit.data.imagenet import readable
-from globalvit.data.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
-from globalvit.data.mixing import Mixing
-from globalvit.data.preview import sample_sheet
-from globalvit.data.transforms import EvalTransform, TrainTransform
+from globalvit.data.classification.dataset import open_split
+from globalvit.data.classification.imagenet import readable
+from globalvit.data.classification.mixing import Mixing
+from globalvit.data.classification.transforms import EvalTransform, TrainTransform
+from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
+from globalvit.drawing.samples import sample_sheet
 from globalvit.train.feed import Feed
 from globalvit.train.fields import TrainConfig
 
@@ -25,7 +25,7 @@ class ClassifyFeed(Feed[EvalTransform]):
         self._mixing: Mixing | None = None
 
     def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> Any:  # noqa: ARG002
-        """See `data.image_folder.open_split`."""
+        """See `data.classification.dataset.open_split`."""
         config = self.config
         assert config.data_dir is not None
         exact = self.is_named(split)

@@ -5,12 +5,18 @@ from typing import Any
 
 from PIL import Image
 
-from globalvit.data.coco import DetectSource, open_coco
-from globalvit.data.detect import DetectEvalTransform, DetectTrainTransform, collate_targets, collate_truths
-from globalvit.data.draw_instances import instance_sheet
-from globalvit.data.fit import FitTransform
-from globalvit.data.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
-from globalvit.data.plans import AspectPlan
+from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
+from globalvit.data.common.plans import AspectPlan
+from globalvit.data.common.transforms import FitTransform
+from globalvit.data.detection.dataset import open_detection
+from globalvit.data.detection.instances import DetectSource
+from globalvit.data.detection.transforms import (
+    DetectEvalTransform,
+    DetectTrainTransform,
+    collate_ground_truth,
+    collate_targets,
+)
+from globalvit.drawing.instances import instance_sheet
 from globalvit.models.variants import ModelSpec
 from globalvit.tasks.detect import RegionDetector
 from globalvit.tasks.task import Task
@@ -25,18 +31,26 @@ class DetectFeed(Feed[FitTransform]):
     kind = "detect"
 
     def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> DetectSource:
-        """See `data.coco.open_coco`; images without objects may be left out of training."""
+        """See `open_detection`; images without objects may be left out of training."""
         config = self.config
         assert config.data_dir is not None
-        return open_coco(
+        return open_detection(
             config.data_dir,
             split,
             classes=classes,
+            form=config.format,
+            annotations=self._annotations(split),
             need_masks=ModelSpec(model=config.model).head not in BOXES_ONLY,
             crowd_as_instances=config.crowd_as_instances,
             with_empty=config.keep_empty or is_whole or split != config.train_split,
             exact=self.is_named(split),
         )
+
+    def _annotations(self, split: str) -> str | None:
+        """The file of annotations that the config names for a split."""
+        if split == self.config.train_split:
+            return self.config.train_annotations
+        return self.config.val_annotations
 
     def augmentation(self, transform: FitTransform) -> DetectTrainTransform:
         """Resized and cropped as the config says, for images of the sides of evaluation."""
@@ -60,7 +74,7 @@ class DetectFeed(Feed[FitTransform]):
     def eval_loader(self, source: DetectSource, transform: FitTransform, **share: Any) -> Loader:
         """Lists of whole images, with what is in them in the images' own pixels."""
         make = DetectEvalTransform(transform)
-        return eval_loader(source, transform, make=make, collate=collate_truths, **share)
+        return eval_loader(source, transform, make=make, collate=collate_ground_truth, **share)
 
     def set_up(self, task: Task) -> None:
         """Choose how many regions are learned from."""

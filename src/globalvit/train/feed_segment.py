@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from globalvit.data.fit import FitTransform
-from globalvit.data.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
-from globalvit.data.mask_folder import MaskSource, open_masks
-from globalvit.data.overlay import label_sheet
-from globalvit.data.segment import SegmentEvalTransform, SegmentTrainTransform, collate_crops, collate_images
+from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
+from globalvit.data.common.transforms import FitTransform
+from globalvit.data.segmentation.dataset import MaskSource, open_masks
+from globalvit.data.segmentation.transforms import (
+    SegmentEvalTransform,
+    SegmentTrainTransform,
+    collate_crops,
+    collate_images,
+)
+from globalvit.drawing.overlay import label_sheet
 from globalvit.models.variants import as_size
 from globalvit.tasks.segment import Segmenter, SegmentInference
 from globalvit.tasks.segment_loss import SegmentLoss
@@ -37,7 +42,7 @@ class SegmentFeed(Feed[FitTransform]):
         *,
         is_whole: bool = False,  # noqa: ARG002
     ) -> MaskSource:
-        """See `data.mask_folder.open_masks`."""
+        """See `data.segmentation.dataset.open_masks`."""
         config = self.config
         assert config.data_dir is not None
         source = open_masks(

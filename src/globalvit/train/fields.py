@@ -11,7 +11,8 @@ from globalvit.models.variants import Kind
 LAYOUTS: dict[Kind, str] = {
     "classify": "train/CLASS/ and val/CLASS/, or --data-dir digits",
     "segment": "images/train/, images/val/ and labels in annotations/train/, annotations/val/, or --data-dir shapes",
-    "detect": "annotations/instances_train.json and instances_val.json beside train/ and val/, or --data-dir shapes",
+    "detect": "annotations/instances_train.json and instances_val.json beside train/ and val/, with YOLO's data.yaml "
+    "or Pascal VOC's XML, or --data-dir shapes",
 }
 
 # Headings of the help page.
@@ -80,6 +81,15 @@ class TrainConfig:
         DATA,
         None,
         "part of the training images to hold out for evaluation (default: 0.1 if no folder is found to evaluate on)",
+    )
+    format: str | None = option(
+        DATA, None, "format of the data, such as coco, yolo or voc (default: the one that the folder fits)"
+    )
+    train_annotations: str | None = option(
+        DETECTION, None, "COCO annotations of the images to train on, below `data_dir` or anywhere (default: found)"
+    )
+    val_annotations: str | None = option(
+        DETECTION, None, "COCO annotations of the images to evaluate on, below `data_dir` or anywhere (default: found)"
     )
     nested_classes: bool = option(
         DATA, False, "every folder that directly holds images is a class, at any depth; else the uppermost folders are"

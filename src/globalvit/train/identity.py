@@ -8,8 +8,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from globalvit import atomic
-from globalvit.data.fingerprint import Fingerprint, difference, fingerprint
-from globalvit.data.imagenet import readable
+from globalvit.data.classification.imagenet import readable
+from globalvit.data.storage.fingerprint import Fingerprint, difference, fingerprint
 from globalvit.train.inputs import Splits
 from globalvit.train.integrity import read_json
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from globalvit.build import as_transform, preprocessing
-from globalvit.data.fit import FitTransform
-from globalvit.data.holdout import DEFAULT_FRACTION, Subset, hold_out
-from globalvit.data.loading import Batch, to_device
-from globalvit.data.splits import NoSplitError, role_of
+from globalvit.data.common.holdout import DEFAULT_FRACTION, Subset, hold_out
+from globalvit.data.common.loading import Batch, to_device
+from globalvit.data.common.splits import NoSplitError, role_of
+from globalvit.data.common.transforms import FitTransform
 from globalvit.models.variants import as_size
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.train.feed import Feed

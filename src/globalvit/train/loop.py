@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from globalvit.data.loading import Batch
+from globalvit.data.common.loading import Batch
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.reduce import counted
 from globalvit.tasks.task import Task

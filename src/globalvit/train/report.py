@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from globalvit import atomic
-from globalvit.data.fit import FitTransform
-from globalvit.data.loading import Batch
+from globalvit.data.common.loading import Batch
+from globalvit.data.common.transforms import FitTransform
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.task import Preprocessing
 from globalvit.train.engine import Engine

@@ -1,0 +1,161 @@
+"""Labeled images in folders: DATA_DIR/SPLIT/CLASS/**/IMAGE, or a built-in set by its name."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from globalvit.data.built_in.digits import Digits
+from globalvit.data.built_in.shapes import ClassifyShapes
+from globalvit.data.classification.formats import alike, match_classes, question_folders, scan_classes, similar_folders
+from globalvit.data.common.folders import BUILT_IN, DIGITS, is_built_in, is_database, listed, other_level, split_folders
+from globalvit.data.common.images import SUFFIXES, read_image
+from globalvit.data.common.names import Names
+from globalvit.data.common.samples import Source
+from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
+from globalvit.data.common.walk import Found
+
+logger = logging.getLogger(__name__)
+
+
+class LabeledFiles:
+    """Images in files below one folder, each with a label; a `Source`.
+
+    Args:
+        root: the folder.
+        classes: names of the labels.
+        names: paths of the images below `root`.
+        labels: of these images, int (len,).
+    """
+
+    def __init__(self, root: Path, classes: Iterable[str], names: Iterable[str], labels: ArrayLike) -> None:
+        self.root, self.classes = root, tuple(classes)
+        self._names, self._labels = Names(names), np.array(labels, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def label(self, index: int) -> int:
+        """The label of image `index`."""
+        return int(self._labels[index])
+
+    def name(self, index: int) -> str:
+        """The path of image `index`."""
+        return str(self.root / self._names[index])
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` as RGB; raises what `read_image` raises."""
+        return read_image(self.name(index))
+
+
+class ImageFolder(LabeledFiles):
+    """A folder with one folder of images for each class; images may lie in folders below these.
+
+    Class folders are sorted by value if all are numbers, else by code point. Hidden files and folders, and files that
+    do not end as images do, are left out; the latter are counted in `other_files`.
+
+    Args:
+        root: the folder of one split.
+        classes: the classes expected, in the order of their labels; None takes the folders' names. Names of ImageNet's
+            classes stand for folders named by WordNet ids. Expected classes that have no images are logged.
+        nested: every folder that directly holds images is a class, named by its path below `root`; expected classes
+            that are paths imply it.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no class folders, an empty one where no classes are expected, or classes that are not expected.
+    """
+
+    def __init__(
+        self, root: str | PathLike[str], classes: Sequence[str] | None = None, *, nested: bool = False
+    ) -> None:
+        root = Path(root)
+        found = scan_classes(root, nested=nested or any("/" in name for name in classes or ()))
+        empty = [name for name, inside in found.items() if not inside.images]
+        for inside in found.values():
+            inside.warn()
+        if len(empty) == len(found) or (empty and classes is None):
+            raise _empty_classes(root, empty, is_all=len(empty) == len(found))
+        filled = {name: inside for name, inside in found.items() if inside.images}
+        if classes is None:
+            _ask(filled, root)
+        classes = tuple(classes or filled)
+        label_of = match_classes(list(filled), classes, str(root))
+        ordered = sorted(filled, key=label_of.__getitem__)
+        self.other_files = sum(inside.others for inside in found.values())
+        names = (name for folder in ordered for name in filled[folder].images)
+        counts = [len(filled[folder].images) for folder in ordered]
+        super().__init__(root, classes, names, np.repeat([label_of[folder] for folder in ordered], counts))
+
+
+def open_split(
+    data_dir: str | PathLike[str],
+    split: str,
+    classes: Sequence[str] | None = None,
+    *,
+    exact: bool = False,
+    nested: bool = False,
+) -> Source:
+    """Open one split of a data set.
+
+    Args:
+        data_dir: a folder with a folder or an LMDB database for each split, or `digits` or `shapes`.
+        split: the split's folder; `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
+        classes: the classes expected, such as those of the training split.
+        exact: the user named this folder, so that it is taken though others may be meant too.
+        nested: as in `ImageFolder`.
+
+    Raises:
+        NoSplitError: no such folder; the text says which there are.
+        ValueError: several folders may be meant, what `ImageFolder` refuses, or a database that is not complete.
+    """
+    if is_built_in(data_dir, *BUILT_IN):
+        source = Digits(split) if str(data_dir) == DIGITS else ClassifyShapes(split)
+        match_classes(source.classes, classes or source.classes, f"{data_dir}/{split}")
+        return source
+    root = _find_split(Path(data_dir), split, exact=exact)
+    if is_database(root):
+        # Imported here, since the package lmdb is an extra.
+        from globalvit.data.storage.lmdb_source import open_database
+
+        return open_database(root, classes)
+    return ImageFolder(root, classes, nested=nested)
+
+
+def _find_split(data_dir: Path, split: str, *, exact: bool) -> Path:
+    folders = split_folders(data_dir)
+    name = choose_split(split, folders, data_dir, exact=exact)
+    if name is not None:
+        return data_dir / name
+    if is_database(data_dir):
+        raise FileNotFoundError(
+            f"{data_dir} is a single LMDB database; give the folder it lies in, {data_dir.absolute().parent}, and "
+            f"{data_dir.absolute().name} as the name of the split: --train-split or --val-split"
+        )
+    there = f"it holds {listed(folders)}" if folders else "it holds no folders"
+    raise NoSplitError(
+        f"no folder {split!r} in {data_dir}; {there}. Expected {data_dir}/{split}/CLASS/IMAGE.jpg; "
+        f"{flag_of(split)} takes another name{other_level(data_dir) if split == 'train' else ''}"
+    )
+
+
+def _ask(found: dict[str, Found], root: Path) -> None:
+    """Log what looks odd about the classes of a split to train on."""
+    question = question_folders(found, root)
+    if question:
+        logger.warning("%s", question)
+    for twins in similar_folders(found):
+        logger.warning("%s: %s", root, alike(twins))
+    if len(found) == 1:
+        logger.warning("%s has a single class, %r: a classifier needs two or more to learn from", root, *found)
+
+
+def _empty_classes(root: Path, empty: Sequence[str], is_all: bool) -> ValueError:
+    kinds = f"files ending in {', '.join(sorted(SUFFIXES))}"
+    if is_all:
+        return ValueError(f"no images in the class folders of {root}; expected {kinds}")
+    return ValueError(f"no images in class {listed(empty)} of {root}; add {kinds}, or remove the folder")

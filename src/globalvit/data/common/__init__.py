@@ -1,0 +1,1 @@
+"""What the data of all tasks share: decoding, order, batches, checks."""

@@ -1,0 +1,186 @@
+"""Check a data folder: unreadable images, empty classes, splits of other classes, images in two places.
+
+Every image is read whole, as training reads it. Needs no torch, so it starts at once.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from globalvit.data.common.folders import listed
+from globalvit.data.common.orientation import Frame, Sight, rule_of
+from globalvit.data.common.splits import NoSplitError, choose_split, role_of
+
+# Below this many images, starting processes takes longer than reading.
+FEWEST_FOR_PROCESSES = 200
+IMAGES_AT_ONCE = 16
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Where an image lies: in a file, or under a key of a database."""
+
+    split: str
+    class_name: str
+    path: str
+    database: str = ""
+    key: bytes = b""
+
+    def data(self) -> bytes:
+        """The file's bytes; raises OSError."""
+        if not self.database:
+            return Path(self.path).read_bytes()
+        from globalvit.data.storage.lmdb import value
+
+        return value(self.database, self.key) or b""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that spoils training or its score, or only a note, and the files it is about."""
+
+    kind: str
+    text: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Split:
+    """What one split holds."""
+
+    name: str
+    classes: int
+    images: int
+    other_files: int
+    unreadable: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found; `repeated` counts images that lie more than once in one class, which is not a problem.
+
+    Attributes:
+        splits: what they hold.
+        problems: what spoils training or its score.
+        notes: what may be meant.
+        repeated: images that lie more than once in one class.
+    """
+
+    splits: list[Split] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    repeated: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def chosen_splits(names: Sequence[str], split: str | None, data_dir: Path, report: Report) -> list[str]:
+    """The splits to look over; several that may be meant by one name are a problem.
+
+    Raises:
+        NoSplitError: the split asked for does not exist.
+    """
+    if split is not None:
+        chosen = choose_split(split, names, data_dir, exact=True)
+        if chosen is None:
+            raise NoSplitError(f"no split {split!r} in {data_dir}; it holds {listed(names) or 'none'}")
+        return [chosen]
+    roles = [role_of(name) for name in names]
+    validation = [name for name, role in zip(names, roles, strict=True) if role == "val"]
+    if len(validation) > 1:
+        text = f"{listed(validation)} may both be meant; training refuses them: choose one with --val-split"
+        report.problems.append(Problem("validation splits", text))
+    if "train" in roles and not validation:
+        text = "no split is called val, valid or validation: training holds out a tenth of train (--val-fraction)"
+        report.notes.append(Problem("validation split", text))
+    return list(names)
+
+
+def differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
+    """Compare every split's classes with those of `train`, or of the first."""
+    if not classes:
+        return
+    first = next((name for name in classes if role_of(name) == "train"), next(iter(classes)))
+    for name, found in classes.items():
+        parts = [("has no", classes[first] - found), ("in addition has", found - classes[first])]
+        differences = [f"{verb} {listed(sorted(names))}" for verb, names in parts if names]
+        if differences:
+            yield Problem("other classes", f"compared with {first}, {name} {' and '.join(differences)}")
+
+
+def in_processes(read: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """What `read` gives for each item, in order; few items are read in this process.
+
+    Raises:
+        OSError: a reading process died.
+    """
+    if not workers or len(items) < FEWEST_FOR_PROCESSES:
+        yield from map(read, items)
+        return
+    # Forked processes could inherit a lock that a progress bar's thread holds.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        try:
+            yield from pool.map(read, items, chunksize=IMAGES_AT_ONCE)
+        except BrokenProcessPool as error:
+            raise OSError("a reading process died, most often for want of memory; lower --workers") from error
+
+
+def fingerprint(data: bytes) -> bytes:
+    """Return a digest of some bytes."""
+    return blake2b(data, digest_size=16).digest()
+
+
+def find_leaks(places: Iterable[Sequence[Image]], report: Report) -> None:
+    """Images in several splits; `places` are where each content lies."""
+    for same in places:
+        held = sorted({image.split for image in same})
+        if len(held) > 1:
+            paths = tuple(image.path for image in same)
+            report.problems.append(Problem("leak", f"the same image is in {' and '.join(held)}", paths))
+        else:
+            report.repeated += len(same) - 1
+
+
+def frame_problems(sights: Sequence[Sight], what: str) -> Iterator[Problem]:
+    """Name the images that EXIF turns where nothing, or too much, shows which frame their annotations are for.
+
+    Args:
+        sights: of all images of one set of annotations that EXIF turns, in order.
+        what: the annotations, for messages.
+    """
+    shown: dict[Frame, tuple[str, ...]] = {
+        frame: tuple(one.name for one in sights if one.frame == frame) for frame in ("stored", "upright")
+    }
+    rule = rule_of(one.frame for one in sights)
+    if shown["stored"] and shown["upright"]:
+        yield Problem(
+            "mixed frames",
+            f"{what} are for the stored pixels of {len(shown['stored'])} images that EXIF turns and for the upright "
+            f"pixels of {len(shown['upright'])}, such as {shown['stored'][0]} and {shown['upright'][0]}; images whose "
+            f"size does not show it count as {rule}: write all annotations the same way",
+            shown["stored"] + shown["upright"],
+        )
+    unclear = tuple(one.name for one in sights if one.is_ambiguous)
+    if unclear and not (shown["stored"] or shown["upright"]):
+        yield Problem(
+            "unclear frame",
+            f"EXIF turns or mirrors {len(unclear)} images without changing their size, such as {unclear[0]}, and no "
+            f"image turned by 90° shows whether {what} are for the stored or the upright pixels; upright is assumed: "
+            "look at these with `globalvit data preview`, or remove the EXIF orientation from the files",
+            unclear,
+        )
+
+
+def default_workers() -> int:
+    """One process for each processor this process may use, at most 8."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

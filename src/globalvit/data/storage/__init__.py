@@ -1,0 +1,1 @@
+"""Data sets in LMDB databases, and what identifies a data set."""

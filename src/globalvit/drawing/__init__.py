@@ -1,0 +1,1 @@
+"""Boxes, masks, legends and contact sheets drawn over images."""
