@@ -10,6 +10,7 @@ import torch
 
 import globalvit as gv
 from globalvit.cli.main import main
+from globalvit.cli.validate import ValidateOptions
 from globalvit.data.common.loading import to_device, train_loader
 from globalvit.data.common.plans import AspectPlan
 from globalvit.data.common.splits import NoSplitError
@@ -17,6 +18,7 @@ from globalvit.data.detection.checks import check_detection
 from globalvit.data.detection.dataset import open_detection
 from globalvit.data.detection.registry import FORMATS, register
 from globalvit.data.detection.transforms import DetectTrainTransform, collate_targets
+from globalvit.train.config import to_yaml
 from globalvit.train.fields import TrainConfig
 from globalvit.train.inputs import open_splits
 
@@ -383,3 +385,64 @@ def test_data_check_finds_bad_labels_and_takes_given_files(yolo, tmp_path, capsy
     command = ["data", "check", "--data-dir", str(folder), "--workers", "0", "--train-annotations", "mine.json"]
     assert main(command) == 0
     assert "train" in capsys.readouterr().out
+
+
+def test_values_of_data_files_stay_texts(tmp_path):
+    sets.write_yolo(tmp_path, names=None, nc=None, test=None)
+    text = (tmp_path / "data.yaml").read_text()
+    (tmp_path / "data.yaml").write_text(f"{text}test:\nnames:\n  0: no\n  1: 2024-01-01\n  2: null_\n")
+    assert open_detection(tmp_path, "train").classes == ("no", "2024-01-01", "null_")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_coco_files_of_any_name_and_encoding_are_found(tmp_path, reference, encoding):
+    sets.write_label_studio(tmp_path)
+    path = tmp_path / "result.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert_same(open_detection(tmp_path, "train"), open_detection(reference, "train"), with_masks=True)
+
+
+def test_an_xml_file_of_another_name_than_its_image(voc, tmp_path):
+    (tmp_path / "JPEGImages" / "0.png").rename(tmp_path / "JPEGImages" / "zero.png")
+    folder = voc(sets.xml("zero.png", sets.IMAGES["train/0.png"]))
+    assert open_detection(folder, "train").name(0).endswith("JPEGImages/zero.png")
+
+
+def test_folders_one_level_too_high_are_noticed(tmp_path):
+    sets.write_voc(tmp_path / "VOC2012")
+    with pytest.raises(FileNotFoundError, match=r"or Annotations/ of Pascal VOC\. Did you mean .*/VOC2012\?"):
+        open_detection(tmp_path, "train")
+
+
+def test_nested_xml_of_any_depth(voc):
+    with pytest.raises(ValueError, match=r"0\.xml:1: this is not XML: no element found"):
+        open_detection(voc("<annotation>" + "<a>" * 200_000), "train")
+    assert len(open_detection(voc("<annotation>" + "<a>" * 200_000 + "</a>" * 200_000 + "</annotation>"), "train")) == 4
+
+
+def test_label_maps_have_no_format_to_choose(tmp_path):
+    config = TrainConfig(model="gcvit_xxtiny_segformer", data_dir=str(tmp_path), format="coco")
+    with pytest.raises(ValueError, match=r"--format coco requires a classifier or a detector; leave it out for label"):
+        open_splits(config)
+
+
+def test_unsplit_labels_of_other_formats_are_not_split(yolo, tmp_path, capsys):
+    (tmp_path / "images" / "train").rename(tmp_path / "images" / "a")
+    (tmp_path / "images" / "val").rename(tmp_path / "images" / "b")
+    assert main(["data", "split", str(tmp_path), str(tmp_path.parent / "out")]) == 1
+    text = "holds labels of objects that are not COCO's, which stay as they are; training holds images out of them with"
+    assert text in capsys.readouterr().err
+
+
+def test_validation_takes_format_and_annotations_of_the_run_unless_other_data_are_given(tmp_path):
+    trained = TrainConfig(data_dir="a", format="coco", val_annotations="mine.json", val_fraction=0.1)
+    (tmp_path / "config.yaml").write_text(to_yaml(trained))
+
+    def settings(**options):
+        chosen = ValidateOptions(checkpoint=tmp_path, **options).settings()
+        return chosen.format, chosen.val_annotations, chosen.val_fraction
+
+    assert settings() == ("coco", "mine.json", 0.1)
+    assert settings(val_annotations="other.json") == ("coco", "other.json", 0)
+    assert settings(data_dir="b") == (None, None, 0)
+    assert settings(data_dir="b", format="yolo") == ("yolo", None, 0)

@@ -13,6 +13,7 @@ from globalvit.atomic import replace_with
 from globalvit.cli import data_lmdb, data_shapes, data_split, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
 from globalvit.cli.progress import Progress
+from globalvit.closest import suggest
 from globalvit.models.variants import ModelSpec
 from globalvit.train.config import TrainConfig, load_config
 from globalvit.train.fields import AUGMENTATION, DETECTION, LAYOUTS, SEGMENTATION
@@ -69,7 +70,9 @@ class CheckOptions:
     )
     format: str | None = field(
         default=None,
-        metadata={"help": "format of detection data, coco, yolo or voc (default: the one that the folder fits)"},
+        metadata={
+            "help": "format of the data: coco, yolo, voc, folders or table (default: the one that the folder fits)"
+        },
     )
     train_annotations: str | None = field(
         default=None, metadata={"help": "COCO annotations of the images to train on (default: found)"}
@@ -176,13 +179,20 @@ def _preview_flags() -> type:
 def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
     """What looks the folder over, by the kind of data it holds; one folder may serve several tasks."""
     from globalvit.data.classification.checks import check_folder
+    from globalvit.data.classification.dataset import FORMATS
+    from globalvit.data.detection.registry import FORMATS as OBJECT_FORMATS
     from globalvit.data.detection.registry import holds_objects
     from globalvit.data.segmentation.checks import check_masks, is_mask_set
 
     checks: dict[str, Callable[..., Report]] = {}
-    if options.data_dir.is_dir() and is_mask_set(options.data_dir):
+    if options.format is None and options.data_dir.is_dir() and is_mask_set(options.data_dir):
         names = ("num_classes", "reduce_zero_label", "class_file", "ignore_label")
         checks["label maps"] = partial(check_masks, **{name: getattr(options, name) for name in names})
+    names = [one.name for one in (*FORMATS, *OBJECT_FORMATS)]
+    if options.format is not None and options.format not in names:
+        raise ValueError(
+            f"unknown format {options.format!r};{suggest(options.format, names)} expected one of {', '.join(names)}"
+        )
     given = {"train": options.train_annotations, "val": options.val_annotations}
     annotations = {split: name for split, name in given.items() if name is not None}
     if annotations or (options.data_dir.is_dir() and holds_objects(options.data_dir, options.format)):
@@ -194,7 +204,7 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
             annotations=annotations,
             crowd_as_instances=options.crowd_as_instances,
         )
-    return checks or {"class folders": partial(check_folder, nested=options.nested_classes)}
+    return checks or {"class folders": partial(check_folder, form=options.format, nested=options.nested_classes)}
 
 
 def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":

@@ -106,8 +106,14 @@ class ModelOptions:
             )
         run = self.checkpoint and run_folder(self.checkpoint)
         trained = read_run_config(run) if run else TrainConfig()
-        settings = replace(trained, **self._given())
-        if getattr(self, "val_split", None) is not None or not _is_same(settings.data_dir, trained.data_dir):
+        given = self._given()
+        settings = replace(trained, **given)
+        is_other = not _is_same(settings.data_dir, trained.data_dir)
+        if is_other:
+            # Format and files of annotations are those of the run's own data, too.
+            own = {name: given.get(name) for name in ("format", "train_annotations", "val_annotations")}
+            settings = replace(settings, **own)
+        if is_other or "val_split" in given or "val_annotations" in given:
             # The images that the run held out are those of its own data.
             settings = replace(settings, val_fraction=0.0)
         if self.precision == "auto" and computes(trained.precision, choose_device(self.device)):

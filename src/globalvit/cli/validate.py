@@ -47,7 +47,9 @@ class ValidateOptions(ModelOptions):
     )
     format: str | None = field(
         default=None,
-        metadata=about(DATA, "format of the data, such as coco, yolo or voc (default: the one that the folder fits)"),
+        metadata=about(
+            DATA, "format of the data: coco, yolo, voc, folders or table (default: the one that the folder fits)"
+        ),
     )
     val_annotations: str | None = field(
         default=None,

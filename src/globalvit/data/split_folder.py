@@ -18,6 +18,7 @@ from globalvit.data.common.splits import role_of
 from globalvit.data.common.walk import visible_folders
 from globalvit.data.detection.coco import ANNOTATIONS, annotation_files
 from globalvit.data.detection.coco_json import read_coco
+from globalvit.data.detection.registry import holds_objects
 from globalvit.data.segmentation.class_table import FILES as CLASS_FILES
 from globalvit.data.segmentation.dataset import Folders, MaskListing, flat_folders
 
@@ -131,6 +132,11 @@ def plan_split(source: Path, fraction: float, seed: int, *, nested: bool = False
         return _plan_coco(source, coco, fraction, seed)
     if masks is not None:
         return _plan_masks(source, masks, fraction, seed)
+    if holds_objects(source):
+        raise ValueError(
+            f"{source} holds labels of objects that are not COCO's, which stay as they are; training holds images out "
+            "of them with --val-fraction"
+        )
     return _plan_classes(source, fraction, seed, nested=nested)
 
 

@@ -29,7 +29,8 @@ class ClassifyFeed(Feed[EvalTransform]):
         config = self.config
         assert config.data_dir is not None
         exact = self.is_named(split)
-        return open_split(config.data_dir, split, classes, exact=exact, nested=config.nested_classes)
+        nested = config.nested_classes
+        return open_split(config.data_dir, split, classes, form=config.format, exact=exact, nested=nested)
 
     def augmentation(self, transform: EvalTransform) -> TrainTransform:
         """The augmentation of the config, at the size of the evaluation transform."""

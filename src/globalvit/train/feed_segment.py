@@ -45,6 +45,10 @@ class SegmentFeed(Feed[FitTransform]):
         """See `data.segmentation.dataset.open_masks`."""
         config = self.config
         assert config.data_dir is not None
+        if config.format is not None:
+            raise ValueError(
+                f"--format {config.format} requires a classifier or a detector; leave it out for label maps"
+            )
         source = open_masks(
             config.data_dir,
             split,

@@ -83,7 +83,7 @@ class TrainConfig:
         "part of the training images to hold out for evaluation (default: 0.1 if no folder is found to evaluate on)",
     )
     format: str | None = option(
-        DATA, None, "format of the data, such as coco, yolo or voc (default: the one that the folder fits)"
+        DATA, None, "format of the data: coco, yolo, voc, folders or table (default: the one that the folder fits)"
     )
     train_annotations: str | None = option(
         DETECTION, None, "COCO annotations of the images to train on, below `data_dir` or anywhere (default: found)"

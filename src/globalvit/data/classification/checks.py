@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from globalvit.data.classification.dataset import FORMATS, ClassificationFormat, FolderFormat
 from globalvit.data.classification.formats import (
     alike,
     match_classes,
@@ -14,6 +15,7 @@ from globalvit.data.classification.formats import (
 )
 from globalvit.data.common.checks import Image, Problem, Report, Split, chosen_splits, fingerprint, in_processes
 from globalvit.data.common.folders import BUILT_IN, is_database, listed, other_level, split_folders
+from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import OversizedImage, UnreadableImage, read_image
 from globalvit.data.common.splits import role_of
 from globalvit.data.common.walk import Found
@@ -23,6 +25,7 @@ def check_folder(
     data_dir: Path,
     *,
     split: str | None = None,
+    form: str | None = None,
     nested: bool = False,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
@@ -33,6 +36,7 @@ def check_folder(
     Args:
         data_dir: a folder with a folder for each split.
         split: the only one to look over.
+        form: name of the format; None finds it.
         nested: as in `ImageFolder`.
         workers: processes that read; 0 reads in this one.
         on_start: called with the number of images before the first is read.
@@ -46,20 +50,44 @@ def check_folder(
     if str(data_dir) in BUILT_IN and not data_dir.exists():
         raise ValueError(f"the built-in {data_dir} need no check; give a folder with a folder for each split")
     report = Report()
-    folders, hint = split_folders(data_dir), other_level(data_dir)
-    names = chosen_splits(folders, split, data_dir, report)
-    if not names or (hint and split is None):
-        raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/IMAGE.jpg{hint}")
+    chosen = choose_format(FORMATS, data_dir, form) if form or data_dir.is_dir() else None
+    if chosen is None or isinstance(chosen, FolderFormat):
+        folders, hint = split_folders(data_dir), other_level(data_dir)
+        names = chosen_splits(folders, split, data_dir, report)
+        if not names or (hint and split is None):
+            raise ValueError(f"{data_dir} holds no splits; expected {data_dir}/train/CLASS/IMAGE.jpg{hint}")
+    else:
+        report.notes.append(Problem("format", f"{chosen.name}, {chosen.describe(data_dir)}"))
+        names = chosen_splits(chosen.splits(data_dir), split, data_dir, report)
     images: list[Image] = []
     classes: dict[str, list[str]] = {}
     for name in names:
-        classes[name], found = _look_into(data_dir / name, report, nested=nested)
+        if chosen is None or isinstance(chosen, FolderFormat):
+            classes[name], found = _look_into(data_dir / name, report, nested=nested)
+        else:
+            classes[name], found = _look_into_format(chosen, data_dir, name, report)
         images += found
     _compare(classes, report)
     on_start(len(images))
     places = _read_all(images, workers, report, on_image)
     _find_doubles(places.values(), report)
     return report
+
+
+def _look_into_format(
+    chosen: ClassificationFormat, data_dir: Path, split: str, report: Report
+) -> tuple[list[str], list[Image]]:
+    """Classes and images of one split in a format other than class folders."""
+    try:
+        source = chosen.open(data_dir, split)
+    except (ValueError, OSError) as error:
+        report.problems.append(Problem("labels", str(error)))
+        return [], []
+    report.splits.append(Split(split, len(source.classes), len(source), 0))
+    if role_of(split) == "train":
+        report.notes.append(Problem("classes", f"{split} has {len(source.classes)}: {listed(source.classes)}"))
+    images = [Image(split, source.classes[source.label(at)], source.name(at)) for at in range(len(source))]
+    return list(source.classes), images
 
 
 def _look_into(root: Path, report: Report, *, nested: bool) -> tuple[list[str], list[Image]]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,12 +13,14 @@ from PIL import Image
 from globalvit.data.built_in.digits import Digits
 from globalvit.data.built_in.shapes import ClassifyShapes
 from globalvit.data.classification.formats import alike, match_classes, question_folders, scan_classes, similar_folders
+from globalvit.data.classification.tables import read_split, splits_of, table_files
 from globalvit.data.common.folders import BUILT_IN, DIGITS, is_built_in, is_database, listed, other_level, split_folders
+from globalvit.data.common.formats import Format, choose_format
 from globalvit.data.common.images import SUFFIXES, read_image
 from globalvit.data.common.names import Names
 from globalvit.data.common.samples import Source
-from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
-from globalvit.data.common.walk import Found
+from globalvit.data.common.splits import NoSplitError, choose_split, flag_of, role_of
+from globalvit.data.common.walk import Found, visible_folders
 
 logger = logging.getLogger(__name__)
 
@@ -92,52 +95,137 @@ class ImageFolder(LabeledFiles):
         super().__init__(root, classes, names, np.repeat([label_of[folder] for folder in ordered], counts))
 
 
+class ClassificationFormat(Format, Protocol):
+    """A format of images with one class each."""
+
+    def splits(self, folder: Path) -> Sequence[str]:
+        """Names of the splits in a folder that matches."""
+        ...
+
+    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, *, nested: bool = False) -> Source:
+        """Open one split; see `open_split`.
+
+        Raises:
+            FileNotFoundError: none of its images is found.
+            ValueError: the labels cannot be used; the text says where.
+        """
+        ...
+
+
+class FolderFormat:
+    """One folder per class in a folder per split, or an LMDB database per split."""
+
+    name = "folders"
+
+    def matches(self, folder: Path) -> bool:
+        """Whether a folder has a split with folders in it, or a database."""
+        splits = filter(role_of, split_folders(folder))
+        return any(is_database(folder / name) or visible_folders(folder / name) for name in splits)
+
+    def describe(self, folder: Path) -> str:
+        """The folders of the splits."""
+        return f"class folders in {', '.join(filter(role_of, split_folders(folder)))}"
+
+    def splits(self, folder: Path) -> Sequence[str]:
+        """Names of the folders."""
+        return split_folders(folder)
+
+    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, *, nested: bool = False) -> Source:
+        """Open a folder or a database."""
+        root = folder / split
+        if is_database(root):
+            # Imported here, since the package lmdb is an extra.
+            from globalvit.data.storage.lmdb_source import open_database
+
+            return open_database(root, classes)
+        return ImageFolder(root, classes, nested=nested)
+
+
+class TableFormat:
+    """Rows of image and label in `labels.csv`, or in a table per split."""
+
+    name = "table"
+
+    def matches(self, folder: Path) -> bool:
+        """Whether a folder has a table of images and labels."""
+        return bool(table_files(folder))
+
+    def describe(self, folder: Path) -> str:
+        """The first table."""
+        return f"labels in {next(iter(table_files(folder).values())).relative_to(folder).as_posix()}"
+
+    def splits(self, folder: Path) -> Sequence[str]:
+        """Names of the splits that the tables state."""
+        return splits_of(folder)
+
+    def open(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        nested: bool = False,  # noqa: ARG002 - labels are not folders
+    ) -> Source:
+        """Read the rows of one split."""
+        listed_images = read_split(folder, split, classes)
+        logger.info("%s (format %s): %d images of %r", folder, self.name, len(listed_images.names), split)
+        return LabeledFiles(folder, listed_images.classes, listed_images.names, listed_images.labels)
+
+
+FORMATS: list[ClassificationFormat] = [FolderFormat(), TableFormat()]
+
+
 def open_split(
     data_dir: str | PathLike[str],
     split: str,
     classes: Sequence[str] | None = None,
     *,
+    form: str | None = None,
     exact: bool = False,
     nested: bool = False,
 ) -> Source:
     """Open one split of a data set.
 
     Args:
-        data_dir: a folder with a folder or an LMDB database for each split, or `digits` or `shapes`.
-        split: the split's folder; `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
+        data_dir: a folder in one of `FORMATS`, or `digits` or `shapes`.
+        split: the split's name; `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
         classes: the classes expected, such as those of the training split.
+        form: name of the format; None finds it.
         exact: the user named this folder, so that it is taken though others may be meant too.
         nested: as in `ImageFolder`.
 
     Raises:
         NoSplitError: no such folder; the text says which there are.
-        ValueError: several folders may be meant, what `ImageFolder` refuses, or a database that is not complete.
+        ValueError: several folders or formats may be meant, what `ImageFolder` refuses, a row of a table that cannot be
+            used, or a database that is not complete.
     """
     if is_built_in(data_dir, *BUILT_IN):
         source = Digits(split) if str(data_dir) == DIGITS else ClassifyShapes(split)
         match_classes(source.classes, classes or source.classes, f"{data_dir}/{split}")
         return source
-    root = _find_split(Path(data_dir), split, exact=exact)
-    if is_database(root):
-        # Imported here, since the package lmdb is an extra.
-        from globalvit.data.storage.lmdb_source import open_database
+    root = Path(data_dir)
+    chosen = choose_format(FORMATS, root, form) or FORMATS[0]
+    name = choose_split(split, chosen.splits(root), root, exact=exact)
+    if name is None:
+        raise _no_split(root, split, chosen)
+    return chosen.open(root, name, classes, nested=nested)
 
-        return open_database(root, classes)
-    return ImageFolder(root, classes, nested=nested)
 
-
-def _find_split(data_dir: Path, split: str, *, exact: bool) -> Path:
+def _no_split(data_dir: Path, split: str, chosen: ClassificationFormat) -> FileNotFoundError:
+    """What to say of a split that a folder does not have."""
+    if not isinstance(chosen, FolderFormat):
+        return NoSplitError(
+            f"no split {split!r} in {data_dir} ({chosen.describe(data_dir)}); it has "
+            f"{listed(chosen.splits(data_dir))}; {flag_of(split)} takes another name"
+        )
     folders = split_folders(data_dir)
-    name = choose_split(split, folders, data_dir, exact=exact)
-    if name is not None:
-        return data_dir / name
     if is_database(data_dir):
-        raise FileNotFoundError(
+        return FileNotFoundError(
             f"{data_dir} is a single LMDB database; give the folder it lies in, {data_dir.absolute().parent}, and "
             f"{data_dir.absolute().name} as the name of the split: --train-split or --val-split"
         )
     there = f"it holds {listed(folders)}" if folders else "it holds no folders"
-    raise NoSplitError(
+    return NoSplitError(
         f"no folder {split!r} in {data_dir}; {there}. Expected {data_dir}/{split}/CLASS/IMAGE.jpg; "
         f"{flag_of(split)} takes another name{other_level(data_dir) if split == 'train' else ''}"
     )

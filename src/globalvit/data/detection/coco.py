@@ -113,7 +113,9 @@ def _json_files(folder: Path) -> list[Path]:
 
 def _is_coco(path: Path) -> bool:
     with path.open("rb") as file:
-        return _LISTS.search(file.read(HEAD_BYTES)) is not None
+        # Whatever the encoding: UTF-16 has zeros between the letters, and either may begin with a byte order mark.
+        head = file.read(HEAD_BYTES).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xfe\xff")
+    return _LISTS.search(head) is not None
 
 
 def _by_split(paths: Sequence[Path], data_dir: Path) -> dict[str, Path]:

@@ -10,6 +10,7 @@ Legend: `N` objects of an image.
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -28,7 +29,7 @@ from globalvit.data.detection.coco import ANNOTATIONS, CocoFormat, given_file, o
 from globalvit.data.detection.coco_json import CocoTable, label_order
 from globalvit.data.detection.formats import DetectionFormat
 from globalvit.data.detection.instances import DetectSource, GroundTruth, Instances, ground_truth_of
-from globalvit.data.detection.registry import FORMATS
+from globalvit.data.detection.registry import FORMATS, holds_objects
 from globalvit.data.detection.run_lengths import CompressedMask
 
 logger = logging.getLogger(__name__)
@@ -242,8 +243,17 @@ def find_format(
     there = f"it holds {listed(folders)}" if folders else "it holds no folders"
     raise NoSplitError(
         f"no annotations of {split!r} in {data_dir}; {there}. Expected {data_dir}/{ANNOTATIONS}/instances_{split}.json "
-        "as COCO has it, data.yaml and labels/ of YOLO, or Annotations/ of Pascal VOC"
+        f"as COCO has it, data.yaml and labels/ of YOLO, or Annotations/ of Pascal VOC{_deeper(data_dir, folders)}"
     )
+
+
+def _deeper(data_dir: Path, folders: Sequence[str]) -> str:
+    """A hint at a folder in `data_dir` that holds a set of images with objects."""
+    for name in folders:
+        with suppress(OSError, ValueError):
+            if holds_objects(data_dir / name):
+                return f". Did you mean {data_dir / name}?"
+    return ""
 
 
 def _why_none(table: CocoTable) -> str:

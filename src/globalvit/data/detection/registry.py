@@ -19,5 +19,5 @@ def register(form: DetectionFormat) -> None:
 
 
 def holds_objects(folder: Path, form: str | None = None) -> bool:
-    """Whether a folder is a set of images with objects, or was named as one by its format."""
-    return form is not None or any(one.matches(folder) for one in FORMATS)
+    """Whether a folder is a set of images with objects; the name of a format says so, or denies it."""
+    return any(form == one.name if form else one.matches(folder) for one in FORMATS)

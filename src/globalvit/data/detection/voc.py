@@ -10,7 +10,7 @@ are not.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -196,7 +196,7 @@ def _read_split(folder: Path, place: _Place) -> list[_File]:
         )
     below = os.path.relpath(place.images, folder).replace(os.sep, "/")
     prefix = "" if below == "." else f"{below}/"
-    wanted = [(prefix + found.get(stem, f"{stem}.jpg"), xmls.get(stem)) for stem in stems]
+    wanted = [(prefix, stem, found, xmls.get(stem)) for stem in stems]
     with ThreadPoolExecutor(READERS) as pool:
         chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
         read = pool.map(lambda chunk: [_read_file(folder, *one) for one in chunk], chunks)
@@ -222,16 +222,19 @@ def _listed(path: Path) -> Iterator[str]:
         yield columns[0]
 
 
-def _read_file(folder: Path, image: str, path: Path | None) -> _File:
-    read = _File(image, str(path or ""))
+def _read_file(folder: Path, prefix: str, stem: str, found: Mapping[str, str], path: Path | None) -> _File:
+    """Read the XML file of one image; where no image has its name, `<filename>` says which one it is for."""
+    read = _File(prefix + found.get(stem, f"{stem}.jpg"), str(path or ""))
     try:
         if path is not None:
-            _read_xml(read, path)
+            stated = os.path.splitext(_read_xml(read, path))[0]  # noqa: PTH122 (a million)
+            if stem not in found and stated in found:
+                read.image = prefix + found[stated]
     except (ValueError, OSError) as error:
         read.fault = str(error)
     if read.size is None:
         try:
-            orientation, stored = look(folder / image, str(folder / image))
+            orientation, stored = look(folder / read.image, str(folder / read.image))
             read.size = UPRIGHT[orientation].size(stored)
         except (UnreadableImage, OversizedImage, OSError):
             # Reading it fails later, and is counted then.
@@ -239,7 +242,8 @@ def _read_file(folder: Path, image: str, path: Path | None) -> _File:
     return read
 
 
-def _read_xml(read: _File, path: Path) -> None:
+def _read_xml(read: _File, path: Path) -> str:
+    """Read size and objects from an XML file; return the name of the image that it states."""
     root = _parsed(path)
     if root.tag != "annotation":
         raise ValueError(f"{path}: expected <annotation>, got <{root.tag}>")
@@ -264,6 +268,7 @@ def _read_xml(read: _File, path: Path) -> None:
         if whole(difficult) not in (0, 1):
             raise ValueError(f"{where}: the object {shown(name)} has <difficult> {shown(difficult)}; expected 0 or 1")
         read.objects.append(_Object(where, name, [corner or 0.0 for corner in corners], whole(difficult) == 1))
+    return (root.findtext("filename") or "").strip()
 
 
 def _parsed(path: Path) -> Element:

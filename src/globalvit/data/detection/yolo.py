@@ -43,6 +43,7 @@ DIGITS = 6
 READERS, CHUNK = 8, 500
 MOST_LOOKED_AT = 1000
 UNKNOWN = (1, 1)
+EMPTY = ("", "~", "null", "None")
 
 
 class YoloFormat:
@@ -162,15 +163,17 @@ def _read_set(folder: Path) -> _Set:
             folder, folder, _checked(dict(enumerate(line for line in lines if line.strip())), classes), _usual(folder)
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        # Every value stays a text: YAML would read a class called `no` as false.
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {shown(content)}; expected names, train and val")
-    if content.get("kpt_shape") is not None:
+    content = {key: value for key, value in content.items() if value not in EMPTY}
+    if "kpt_shape" in content:
         raise ValueError(f"{path} has kpt_shape, so its labels hold keypoints; expected labels of boxes or outlines")
     names = _class_names(content, path)
-    stated = {key: value for key, value in content.items() if isinstance(key, str) and role_of(key) and value}
+    stated = {key: value for key, value in content.items() if isinstance(key, str) and role_of(key)}
     splits = {key: _places(folder, path, content.get("path"), key, value) for key, value in stated.items()}
     splits = {key: places for key, places in splits.items() if places}
     return _Set(folder, path, names, splits or _usual(folder))
@@ -187,9 +190,7 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
             f"{path}: names is {shown(names)}; expected a list of classes, or a mapping 0: name, 1: name …"
         )
     if total is not None and whole(total) != len(numbered):
-        raise ValueError(
-            f"{path}: nc is {shown(total)}, and names has {len(numbered)} classes; expected the same number"
-        )
+        raise ValueError(f"{path}: nc is {total}, and names has {len(numbered)} classes; expected the same number")
     return _checked(numbered, path)
 
 
@@ -351,7 +352,7 @@ def _read_line(read: _Read, columns: list[str], line: int, data: _Set) -> None:
     if odd is not None:
         read.faults.append(f"{where}: expected numbers, got {shown(odd)}")
         return
-    label, parts = float(columns[0]), np.array(columns[1:], np.float64)
+    label, parts = float(columns[0]), np.array([float(column) for column in columns[1:]])
     if not label.is_integer() or not 0 <= label < len(data.names):
         read.faults.append(
             f"{where}: expected a class from 0 to {len(data.names) - 1}, as {data.path} names them, got {columns[0]}"
