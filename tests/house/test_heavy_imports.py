@@ -36,6 +36,7 @@ LIGHT = (
     "globalvit.weights.keras",
     "globalvit.weights.timm",
     "globalvit.train.config",
+    *(f"globalvit.jobs.{name}" for name in ("validate", "predict", "export", "explain")),
     *(f"globalvit.cli.{name}" for name in ("main", "options", *COMMANDS)),
 )
 DATA_PAGES = (

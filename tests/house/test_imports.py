@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, besides itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch")
+FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch", "console")
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
 BUILD = (*TASKS, "weights", "build")
 MAY_IMPORT = {
-    "globalvit": ("build", "ops"),  # looked up lazily: see test_heavy_imports
+    "globalvit": ("api", "build", "ops"),  # looked up lazily: see test_heavy_imports
     "closest": (),
     "atomic": (),
     "locks": (),
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "hardware": (),
     "variants": (),
     "pytorch": (),
+    "console": (),
     "kernels": ("ops", "layers"),
     # The networks know nothing of the kernels, which register in `ops` when they are loaded.
     "ops": ("models",),
@@ -46,7 +47,9 @@ MAY_IMPORT = {
     "benchmark": (*BUILD, "train", "kernels"),
     "doctor": (*BUILD, "kernels"),
     "demo": (*BUILD, "train", "explain", "export"),
-    "cli": (*BUILD, "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo", "doctor"),
+    "jobs": (*BUILD, "train", "explain", "export"),
+    "api": (*BUILD, "train", "explain", "export", "jobs"),
+    "cli": (*BUILD, "jobs", "api", "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo", "doctor"),
     "__main__": ("cli",),
 }
 # Packages that users import from: their names stand in `__init__`.

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from globalvit.cli.fetch import check_address, download
-from globalvit.cli.progress import Progress
+from globalvit.console import Progress
+from globalvit.jobs.fetch import check_address, download
 
 if TYPE_CHECKING:
     from PIL import Image
