@@ -95,13 +95,21 @@ class Predictor:
 
     def predict(self, images: Iterable[Source], reader: Reader) -> Iterator[Prediction]:
         """Predict batch by batch; few images are held at a time, and those without an answer go to `reader`."""
-        ready = reader.read(images, lambda image: self.made.read(image, is_drawn=self.options.draw))
+        ready = reader.read(images, self._prepare)
         while batch := list(islice(ready, self.batch_size)):
             for source, read, answer in _predicted(batch, self._predict, reader):
                 if _is_finite(answer):
                     yield Prediction(source, read, answer)
                 else:
                     reader.fail(source.name, FloatingPointError(NOT_FINITE))
+
+    def _prepare(self, image: Any) -> Read:
+        from torch import Tensor
+
+        if isinstance(image, Tensor):
+            # It has been through the preprocessing, and there is nothing to draw on.
+            return Read(image, None)
+        return self.made.read(image, is_drawn=self.options.draw)
 
     def _predict(self, batch: Sequence[Read]) -> list[Answer]:
         with self.autocast(), explained_memory(too_many(len(batch))):
@@ -110,19 +118,35 @@ class Predictor:
 
 def to_answers(predictor: Predictor, images: Iterable[Source], reader: Reader) -> Iterator[Answer]:
     """Yield each prediction in plain values, with the files that were written of it."""
-    made, output = predictor.made, predictor.options.output
-    writer = Writer(output) if output else None
-    for source, read, prediction in predictor.predict(images, reader):
-        answer = {"image": source.name} | made.to_json(prediction)
+    writer = Writer(predictor.options.output) if predictor.options.output else None
+    for prediction in predictor.predict(images, reader):
         try:
-            if writer is not None and (raster := made.raster(prediction)) is not None:
-                answer["mask"] = writer.write(source, raster, "-mask")
-            if writer is not None and read.seen is not None:
-                answer["drawn"] = writer.write(source, made.draw(read.seen, prediction))
+            answer = _to_answer(predictor.made, prediction, writer)
         except (OSError, MemoryError) as error:
-            reader.fail(source.name, error)
+            reader.fail(prediction.source.name, error)
         else:
             yield answer
+
+
+def results(predictor: Predictor, images: Iterable[Source], reader: Reader) -> Iterator[Answer]:
+    """Yield the image and what `model.predict` gives of it, and write the files that were asked for."""
+    options, answers = predictor.options, []
+    writer = Writer(options.output) if options.output else None
+    for prediction in predictor.predict(images, reader):
+        if options.output or options.json or options.csv:
+            answers.append(_to_answer(predictor.made, prediction, writer))
+        yield {"image": prediction.source.name} | prediction.answer
+    write(predictor.made, answers, reader.failures, options)
+
+
+def _to_answer(made: Answers, prediction: Prediction, writer: Writer | None) -> Answer:
+    source, read, found = prediction
+    answer = {"image": source.name} | made.to_json(found)
+    if writer is not None and (raster := made.raster(found)) is not None:
+        answer["mask"] = writer.write(source, raster, "-mask")
+    if writer is not None and read.seen is not None:
+        answer["drawn"] = writer.write(source, made.draw(read.seen, found))
+    return answer
 
 
 def words_of(options: PredictOptions) -> list[str]:
