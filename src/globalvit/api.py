@@ -75,6 +75,8 @@ def train(
     _check_names("train", settings, {*_fields_by_name(TrainConfig), "config", "callbacks"})
     Callbacks(callbacks)
     given = settings if resume is None else {**settings, "resume": os.fspath(resume)}
+    names, hints = _fields_by_name(TrainConfig), get_type_hints(TrainConfig)
+    given = {name: convert(name, value, hints[names[name]], "train()") for name, value in given.items()}
     source, chosen = training.configure(None if config is None else os.fspath(config), given, "train()")
     if chosen.data_dir is None:
         raise ValueError(f"train {training.needed_data(chosen)}")

@@ -241,7 +241,7 @@ def _stretch_steps(below: Layer, above: Layer, values: Layer, origin: str) -> No
 
 def _short(value: Any) -> str:
     # A text of YAML can name one list in another again and again, which written out would fill the memory.
-    return f"{value!r:.200}" if isinstance(value, str | int | float | bool) else reprlib.repr(value)
+    return f"{value!r:.200}" if isinstance(value, str | int | float | bool) else " ".join(reprlib.repr(value).split())
 
 
 def _allows_none(hint: Any) -> bool:
