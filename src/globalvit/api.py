@@ -36,6 +36,8 @@ Options = TypeVar("Options")
 Item = TypeVar("Item")
 AnyPath = str | PathLike[str]
 Size = int | tuple[int, int]
+# Names of functions that take images, beside the flags of their commands.
+OF_IMAGES = ("images", "skip_unreadable")
 
 
 def train(
@@ -198,8 +200,7 @@ def predict(
         "precision": precision,
         "device": device,
     }
-    known = {"images", "skip_unreadable"}
-    options = _options(PredictOptions, "predict", given | settings, known)
+    options = _options(PredictOptions, "predict", given | settings, OF_IMAGES)
     if images is None and options.split is None:
         raise ValueError("predict needs images=, or split= and the checkpoint of a run")
     found = sources_of(words_of(options) if images is None else images)
@@ -307,14 +308,8 @@ def explain(
         "device": device,
         "target": target,
     }
-    options = _options(
-        ExplainOptions,
-        "explain",
-        given | settings,
-        {"images", "skip_unreadable"},
-        images=(),
-        output=output and Path(output),
-    )
+    files = output and Path(output)
+    options = _options(ExplainOptions, "explain", given | settings, OF_IMAGES, images=(), output=files)
     found = sources_of(images)
     explainer = Explainer(options)
     return _each(found, skip_unreadable, "explaining", explainer.explain)

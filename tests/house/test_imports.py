@@ -16,7 +16,7 @@ NETWORKS = (*MODELS, "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
 BUILD = (*TASKS, "weights", "build")
 MAY_IMPORT = {
-    "globalvit": ("api", "build", "ops"),  # looked up lazily: see test_heavy_imports
+    "globalvit": ("api", "build", "ops", "train"),  # looked up lazily: see test_heavy_imports
     "closest": (),
     "atomic": (),
     "locks": (),

@@ -452,7 +452,7 @@ def test_an_interrupt_is_raised_once_the_run_has_saved(settings, monkeypatch):
 
 UNGUARDED = """
 import multiprocessing, sys
-multiprocessing.set_start_method("spawn")
+multiprocessing.set_start_method("spawn", force=True)
 print("the script runs")
 sys.path.insert(0, {tests!r})
 import toy
