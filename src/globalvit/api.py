@@ -45,10 +45,10 @@ def train(
 ) -> Run:
     """Train or fine-tune a model, as `globalvit train` does; the same under torchrun.
 
-    ```python
-    run = gv.train(data_dir="photos", model="gcvit_tiny", epochs=10)
-    run.scores, run.plot(), gv.validate(run), gv.predict("holiday", checkpoint=run)
-    ```
+    Example::
+
+        run = gv.train(data_dir="photos", model="gcvit_tiny", epochs=10)
+        run.scores, run.plot(), gv.validate(run), gv.predict("holiday", checkpoint=run)
 
     In a script, put calls under `if __name__ == "__main__":`.
 

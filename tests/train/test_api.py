@@ -10,12 +10,15 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 import toy as toy_script
 from safetensors.torch import load_file
 
 import globalvit as gv
 from globalvit.cli.main import main
 from globalvit.data.image_folder import open_split
+from globalvit.jobs.validate import Result
+from globalvit.metrics.coco_ap import CocoAP
 from globalvit.models.variants import VARIANTS
 from globalvit.train.loop import Trainer
 
@@ -109,6 +112,24 @@ def test_a_validation_has_the_bits_of_the_commands_and_defaults_to_the_runs_data
     assert measured.plot().size > (600, 300)
     assert repr(measured).startswith("<gcvit_xxtiny: top1 ")
     assert gv.validate(run, data_dir="digits", split="train", batch_size=400).scores["count"] == 1437
+
+
+def test_scores_of_detectors_are_drawn_by_class():
+    metric = CocoAP(("circle", "square"), with_masks=False)
+    box = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    found = {"boxes": box, "scores": torch.ones(1), "labels": torch.zeros(1, dtype=torch.int64)}
+    known = {
+        "boxes": box,
+        "labels": found["labels"],
+        "areas": torch.full((1,), 64.0),
+        "crowd": torch.zeros(1) > 0,
+        "masks": None,
+    }
+    metric.update([found], [known | {"image_id": 1, "size": (8, 8)}])
+    measured = Result("detect", "gcvit_xxtiny_retinanet", metric, {})
+    assert [row["name"] for row in measured.rows] == ["circle", "square"]
+    assert measured.confusion_matrix is None
+    assert measured.plot().width > 600
 
 
 def test_predictions_have_the_bits_of_the_commands(run, digits, tmp_path):

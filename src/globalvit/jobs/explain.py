@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.jobs.images import Reader, Source, Writer
 from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, place, too_many
@@ -65,7 +65,8 @@ class ExplainOptions(ModelOptions):
             raise ValueError("--npz requires --output DIR, the folder for the numbers")
 
 
-class Explained(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Explained:
     """What was found in one image.
 
     Attributes:

@@ -6,12 +6,12 @@ Each is called with one record, in this order if several are due after the same 
 exception ends the run at once with a `CallbackError`; its last checkpoint stays as it is. Of several processes only
 that of rank 0 calls callbacks, and the others wait for it.
 
-```python
-class Patience:
-    def on_evaluate(self, evaluation):
-        if evaluation.scores["top1"] > 95:
-            raise gv.StopTraining
-```
+Example::
+
+    class Patience:
+        def on_evaluate(self, evaluation):
+            if evaluation.scores["top1"] > 95:
+                raise gv.StopTraining
 """
 
 from collections.abc import Sequence

@@ -254,6 +254,9 @@ def convert(key: str, value: Any, hint: Any, origin: str) -> Any:
     Raises:
         ValueError: it is of another type; the text names the setting and `origin`.
     """
+    if getattr(value, "ndim", None) == 0:
+        # A scalar of NumPy or PyTorch.
+        value = value.item()
     if value is None or (value in ("", "none") and _allows_none(hint)):
         return None
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
