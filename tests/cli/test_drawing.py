@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from globalvit.cli.drawing import BAR, FAINT, INK, LINE, MARGIN, fit, label_map
+from globalvit.jobs.drawing import BAR, FAINT, INK, LINE, MARGIN, fit, label_map
 
 NAMES, SCORES = (
     ["apple", "a name that is much too long to be written on one line of the panel", "яблоко"],

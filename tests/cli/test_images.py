@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 import pytest
 from PIL import Image
 
-from globalvit.cli import fetch
-from globalvit.cli.fetch import DownloadError, download
-from globalvit.cli.images import Source, Writer, find_images
+from globalvit.jobs import fetch
+from globalvit.jobs.fetch import DownloadError, download
+from globalvit.jobs.images import Source, Writer, find_images
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 import pytest
 
 from globalvit.cli import tables
-from globalvit.cli.images import LONGEST_NAME, Source, Writer
 from globalvit.cli.main import main
 from globalvit.data.segmentation.class_table import read_class_file
+from globalvit.jobs import files
+from globalvit.jobs.images import LONGEST_NAME, Source, Writer
 from globalvit.printable import printable
 from globalvit.train.config import load_config
 from globalvit.train.plots import plot_confusion
@@ -21,9 +22,9 @@ NAMES = [os.fsdecode(b"caf\xe9.png"), 'a\nb,"c".png', "🍎.png", "tab\t.png", "
 
 
 def test_json_and_csv_keep_every_name(tmp_path):
-    tables.write_json(tmp_path / "names.json", {"names": NAMES})
+    files.write_json(tmp_path / "names.json", {"names": NAMES})
     assert json.loads((tmp_path / "names.json").read_text(encoding="utf-8"))["names"] == NAMES
-    tables.write_csv(tmp_path / "names.csv", ["name", "score"], [(name, 1) for name in NAMES])
+    files.write_csv(tmp_path / "names.csv", ["name", "score"], [(name, 1) for name in NAMES])
     with (tmp_path / "names.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert [row[0] for row in rows[1:]] == [r"caf\udce9.png", *NAMES[1:]]

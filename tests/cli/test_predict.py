@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.cli.opening import ModelOptions, _check_crop
 from globalvit.data.classification.dataset import open_split
 from globalvit.data.common.transforms import FitTransform
+from globalvit.jobs.opening import ModelOptions, _check_crop
 
 
 @pytest.fixture
@@ -196,9 +196,9 @@ def test_mistakes_are_one_line(words, status, text, digits, monkeypatch, capsys)
         (
             "segment",
             {"crop_pct": 0.5},
-            "--crop-pct means nothing for gcvit_xxtiny_x; leave it out, or give --short-side",
+            "--crop-pct has no effect on gcvit_xxtiny_x; leave it out, or give --short-side",
         ),
-        ("detect", {"img_size": 64}, "--img-size means nothing for gcvit_xxtiny_x; leave it out, or give --short-side"),
+        ("detect", {"img_size": 64}, "--img-size has no effect on gcvit_xxtiny_x; leave it out, or give --short-side"),
         ("segment", {"img_size": 64}, None),
     ],
 )

@@ -49,7 +49,7 @@ def reader():
 @pytest.fixture
 def validate(reader, monkeypatch, tmp_path, capsys):
     """Runs the command with the reader as its model; gives top-1, top-5, the number of images, and what it logged."""
-    monkeypatch.setattr("globalvit.cli.validate.open_model", lambda _: reader)
+    monkeypatch.setattr("globalvit.jobs.validate.open_model", lambda _: reader)
 
     def run(suite, data, *words):
         asked = ["--suite", suite, "--data-dir", str(data), "--workers", "0", "--batch-size", "250"]
@@ -162,7 +162,7 @@ def test_synonyms_of_one_class_are_understood():
     ],
 )
 def test_mistakes_are_one_line(words, status, text, reader, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("globalvit.cli.validate.open_model", lambda _: reader)
+    monkeypatch.setattr("globalvit.jobs.validate.open_model", lambda _: reader)
     monkeypatch.chdir(tmp_path)
     assert main(["validate", "--model", "gcvit_xxtiny", *words]) == status
     shown = capsys.readouterr().err.splitlines()[-1]

@@ -4,6 +4,7 @@ import csv
 import json
 
 from globalvit.cli import tables
+from globalvit.jobs import files
 
 ROWS = [{"name": "a [x]" + "y" * 200, "score": "1.0"}, {"name": "b,c", "score": "–"}]
 
@@ -20,8 +21,8 @@ def test_numbers_are_rounded_and_a_missing_one_is_a_dash():
 
 
 def test_files_hold_the_rows(tmp_path):
-    tables.write_json(tmp_path / "new" / "x.json", ROWS)
-    tables.write_csv(tmp_path / "x.csv", ["name", "score"], [row.values() for row in ROWS])
+    files.write_json(tmp_path / "new" / "x.json", ROWS)
+    files.write_csv(tmp_path / "x.csv", ["name", "score"], [row.values() for row in ROWS])
     assert json.loads((tmp_path / "new" / "x.json").read_text()) == ROWS
     with (tmp_path / "x.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == ROWS

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from globalvit.cli.images import find_images
 from globalvit.data.common.walk import search
+from globalvit.jobs.images import find_images
 
 
 def touch(root, *names):

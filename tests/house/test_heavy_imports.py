@@ -36,6 +36,10 @@ LIGHT = (
     "globalvit.weights.keras",
     "globalvit.weights.timm",
     "globalvit.train.config",
+    "globalvit.train.callbacks",
+    "globalvit.train.run",
+    "globalvit.api",
+    *(f"globalvit.jobs.{name}" for name in ("validate", "predict", "export", "explain")),
     *(f"globalvit.cli.{name}" for name in ("main", "options", *COMMANDS)),
 )
 DATA_PAGES = (

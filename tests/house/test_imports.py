@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, apart from itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch", "drawing")
+FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch", "drawing", "console")
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
 BUILD = (*TASKS, "weights", "build")
 MAY_IMPORT = {
-    "globalvit": ("build", "ops"),  # looked up lazily: see test_heavy_imports
+    "globalvit": ("api", "build", "ops", "train"),  # looked up lazily: see test_heavy_imports
     "closest": (),
     "atomic": (),
     "locks": (),
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "drawing": (),
     "variants": (),
     "pytorch": (),
+    "console": (),
     "kernels": ("ops", "layers"),
     # The networks know nothing of the kernels, which register in `ops` when they are loaded.
     "ops": ("models",),
@@ -47,7 +48,9 @@ MAY_IMPORT = {
     "benchmark": (*BUILD, "train", "kernels"),
     "doctor": (*BUILD, "kernels"),
     "demo": (*BUILD, "train", "explain", "export"),
-    "cli": (*BUILD, "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo", "doctor"),
+    "jobs": (*BUILD, "train", "explain", "export"),
+    "api": (*BUILD, "train", "explain", "export", "jobs"),
+    "cli": (*BUILD, "jobs", "api", "timm_plugin", "train", "keras", "explain", "export", "benchmark", "demo", "doctor"),
     "__main__": ("cli",),
 }
 # The same inside of `data`: a package of it → the others it may import.

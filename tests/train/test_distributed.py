@@ -97,3 +97,19 @@ def test_detectors_lose_the_same_in_passes_on_two_processes(start, run_pair, tmp
             is_exact = head == "retinanet" or step < 4
             assert shared[0] == pytest.approx(alone[0], rel=1e-5 if is_exact else 1e-2), (head, step)
             assert not is_exact or shared == pytest.approx(alone, rel=1e-5, abs=1e-6), (head, step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stop", "fail"])
+def test_rank_0_calls_the_callbacks_and_all_processes_end(how, images, run_pair, tmp_path):
+    run_pair(str(Path(__file__).with_name("calling.py")), how, str(images), str(tmp_path))
+    assert not (tmp_path / "notes-1.txt").exists()
+    notes = (tmp_path / "notes-0.txt").read_text().splitlines()
+    results = [(tmp_path / f"result-{rank}.txt").read_text() for rank in (0, 1)]
+    if how == "stop":
+        assert notes == ["step 1", "step 2", "callback Caller.on_step at 2"]
+        assert results == ["step-2, False"] * 2
+    else:
+        assert notes == ["step 1", "step 2"]
+        failure = "callback Caller.on_step failed after step 2: ZeroDivisionError: two; no checkpoint was saved yet"
+        assert results == [f"CallbackError: {failure}", f"LostRankError: rank 0 failed: {failure}"]

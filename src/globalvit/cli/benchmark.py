@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.benchmark.cells import MODES, PRECISIONS, WAYS, Cell, Size, plan, ways_of
 from globalvit.cli import tables
-from globalvit.cli.opening import about
 from globalvit.cli.options import parse
-from globalvit.cli.progress import Progress
 from globalvit.closest import suggest
+from globalvit.console import Progress
 from globalvit.hardware import DeviceChoice
+from globalvit.jobs import files
+from globalvit.jobs.opening import about
 from globalvit.models.variants import as_size
 from globalvit.train.fields import DEVICE_HELP
 
@@ -293,9 +294,9 @@ def _write(written: dict[str, Any], options: BenchmarkOptions) -> None:
 
     if options.json:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in written["settings"].items()}
-        tables.write_json(options.json, written | {"settings": settings})
+        files.write_json(options.json, written | {"settings": settings})
     if options.csv:
-        tables.write_csv(options.csv, *report.csv_table(written["rows"]))
+        files.write_csv(options.csv, *report.csv_table(written["rows"]))
     if options.plot:
         from globalvit.benchmark.machine import in_a_line
         from globalvit.benchmark.plot import plot

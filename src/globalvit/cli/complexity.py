@@ -7,6 +7,7 @@ from typing import Any
 
 from globalvit.atomic import replace_with
 from globalvit.cli import tables
+from globalvit.jobs import files
 from globalvit.models.complexity import AttentionKind, complexity
 from globalvit.models.variants import VARIANTS, GCViTConfig
 
@@ -74,7 +75,7 @@ def _cells(row: Row, *, is_counted: bool) -> dict[str, str]:
 def write_csv(path: Path, found: Sequence[Row]) -> None:
     """Write the rows with all their digits."""
     header = list(dict.fromkeys(key for row in found for key in row))
-    tables.write_csv(path, header, ([row.get(key, "") for key in header] for row in found))
+    files.write_csv(path, header, ([row.get(key, "") for key in header] for row in found))
 
 
 def plot(path: Path, found: Sequence[Row]) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from globalvit.atomic import replace_with
 from globalvit.cli import data_lmdb, data_shapes, data_split, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
-from globalvit.cli.progress import Progress
 from globalvit.closest import suggest
+from globalvit.console import Progress
+from globalvit.jobs import files
 from globalvit.models.variants import ModelSpec
 from globalvit.train.config import TrainConfig, load_config
 from globalvit.train.fields import AUGMENTATION, DETECTION, LAYOUTS, SEGMENTATION
@@ -129,7 +130,7 @@ def run_check(argv: Sequence[str], prog: str) -> int:
     report = _joined(list(reports.values()))
     _tell(report)
     if options.json:
-        tables.write_json(options.json, report.to_dict())
+        files.write_json(options.json, report.to_dict())
     return 1 if report.problems else 0
 
 

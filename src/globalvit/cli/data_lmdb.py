@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from globalvit.cli import tables
 from globalvit.cli.options import choose, parse
-from globalvit.cli.progress import Progress
+from globalvit.console import Progress
 
 if TYPE_CHECKING:
     from globalvit.data.storage.lmdb_build import Packed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from globalvit.cli import tables
 from globalvit.cli.options import parse
-from globalvit.cli.progress import Progress
+from globalvit.console import Progress
 
 SUMMARY = "Draw a small labeled set of shapes, in one folder for all three tasks"
 # What can be done with the folder.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from globalvit.cli import tables
 from globalvit.cli.options import parse
-from globalvit.cli.progress import Progress
+from globalvit.console import Progress
 
 SUMMARY = "Make train and val of an unsplit folder: class folders, images with label maps, or COCO"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from globalvit.cli.opening import MODEL, about
 from globalvit.cli.options import parse
+from globalvit.jobs.opening import MODEL, about
 
 if TYPE_CHECKING:
     from globalvit.demo.shelf import Choice

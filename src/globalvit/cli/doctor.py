@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from globalvit.cli import tables
 from globalvit.cli.options import parse
-from globalvit.cli.progress import Progress
+from globalvit.console import Progress
 
 if TYPE_CHECKING:
     from globalvit.doctor import Report, Verdict

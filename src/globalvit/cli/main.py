@@ -5,7 +5,6 @@ Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted by SIGINT (Ctrl
 """
 
 import io
-import logging
 import os
 import sys
 import traceback
@@ -15,6 +14,7 @@ from types import ModuleType
 
 from globalvit import __version__
 from globalvit.cli.options import UsageError, choose
+from globalvit.console import start_logging
 from globalvit.printable import printable
 
 # Every command is a module of this package with `SUMMARY` and `run(argv, prog)`.
@@ -69,38 +69,12 @@ def _run(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help"):
         summaries = {name: _module(name).SUMMARY for name in COMMANDS}
     name, rest = choose(summaries, words, "globalvit", DESCRIPTION)
-    _start_logging()
+    start_logging()
     return _module(name).run(rest, f"globalvit {name}")
 
 
 def _module(name: str) -> ModuleType:
     return import_module(f"globalvit.cli.{name}")
-
-
-class _StderrHandler(logging.StreamHandler):
-    """Writes to whatever `sys.stderr` is now, so that a progress bar can keep log lines above itself."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-
-class _OneLine(logging.Formatter):
-    """Keeps messages on one line, whatever the names in them contain."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in logging
-        return printable(super().formatMessage(record))
-
-
-def _start_logging() -> None:
-    """Show the package's log on stderr: everything from rank 0, only errors from other ranks."""
-    logger = logging.getLogger("globalvit")
-    logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
-        handler = _StderrHandler()
-        handler.setFormatter(_OneLine())
-        handler.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
-        logger.addHandler(handler)
 
 
 def _fail(text: str, status: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from globalvit.cli import complexity, tables
 from globalvit.cli.options import parse
 from globalvit.closest import suggest
+from globalvit.jobs import files
 from globalvit.models.systems import SYSTEMS
 from globalvit.models.variants import ALIASES, MODELS, PUBLISHED, VARIANTS, as_size, split_name
 from globalvit.weights import catalog
@@ -58,7 +59,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         known = [model | {"measured": measure(model["name"])} for model in known]
     tables.show([row for model in known for row in _rows(model)])
     if options.json:
-        tables.write_json(options.json, known)
+        files.write_json(options.json, known)
     return 0
 
 
@@ -69,7 +70,7 @@ def _complexity(options: ModelsOptions) -> int:
     if options.csv:
         complexity.write_csv(options.csv, found)
     if options.json:
-        tables.write_json(options.json, found)
+        files.write_json(options.json, found)
     if options.plot:
         complexity.plot(options.plot, found)
     return 0

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from globalvit.cli.flags import FALSE, TRUE, Flag, flags_of, read_value
 from globalvit.cli.helppage import commands_page, options_page
-from globalvit.closest import suggest
+from globalvit.closest import name_here, suggest
 
 Options = TypeVar("Options")
 
@@ -26,26 +26,6 @@ ELSEWHERE = {
     "launcher": "start several processes with torchrun, and leave it out",
     "cfg_options": "give the settings as flags, or in a YAML file with --config",
     "show_dir": "globalvit predict IMAGES --draw --output DIR draws answers",
-}
-# The same, where another option of the command is meant.
-OTHER_NAMES = {
-    "learning_rate": "lr",
-    "lr0": "lr",
-    "imgsz": "img_size",
-    "batch": "batch_size",
-    "data": "data_dir",
-    "data_path": "data_dir",
-    "work_dir": "output",
-    "out": "output",
-    "output_dir": "output",
-    "project": "output",
-    "name": "tag",
-    "run_name": "tag",
-    "topk": "top_k",
-    "conf": "score_threshold",
-    "weight": "weights",
-    "resume_from": "resume",
-    "num_workers": "workers",
 }
 SWITCH_WORDS = ("true", "false", "yes", "no", "on", "off")
 
@@ -197,8 +177,8 @@ class _Reader:
         name = typed.lstrip("-").replace("-", "_").lower()
         if name in ELSEWHERE:
             return UsageError(f"unknown option {typed}: {ELSEWHERE[name]}")
-        meant = OTHER_NAMES.get(name)
-        if meant in self.flags:
+        meant = name_here(name, self.flags)
+        if meant is not None:
             return UsageError(
                 f"unknown option {typed}. Did you mean '--{meant.replace('_', '-')}'? See {self.prog} --help"
             )

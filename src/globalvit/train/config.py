@@ -4,9 +4,11 @@ Later layers win: defaults < the recipe a file names as its `base` < the file < 
 """
 
 import logging
+import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from datetime import date
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,6 +29,7 @@ DEFAULT_RECIPES = {"classify": "finetune", "segment": "finetune_segmentation", "
 MOST_BYTES = 2**20
 # --resume auto: the run of --tag where it has saved something, else a new one.
 AUTO = "auto"
+COMMAND_LINE = "the command line"
 Layer = dict[str, Any]
 
 # What a resumed run may change: where things lie, what is written, and how the same steps are computed.
@@ -44,7 +47,9 @@ def available_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_config(source: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> TrainConfig:
+def load_config(
+    source: str | Path | None = None, flags: Mapping[str, Any] | None = None, origin: str = COMMAND_LINE
+) -> TrainConfig:
     """Read a recipe or YAML file and lay `flags` over it.
 
     A layer that names `lr` without `global_batch` means that lr as it stands: it is then not scaled with the batch. A
@@ -53,13 +58,14 @@ def load_config(source: str | Path | None = None, flags: Mapping[str, Any] | Non
     Args:
         source: name of a shipped recipe, or path of a YAML file; None is fine-tuning for the model's kind of task.
         flags: what the command line named, field → value.
+        origin: where the flags are from, for error messages.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such recipe, a key that is not known, a value of the wrong type or out of its range.
     """
     flags = dict(flags or {})
-    layers = [*_read_chain(str(source or default_recipe(flags.get("model")))), ("the command line", flags)]
+    layers = [*_read_chain(str(source or default_recipe(flags.get("model")))), (origin, flags)]
     values: Layer = {}
     for origin, layer in layers:
         values = _lay_over(values, _typed(layer, origin), origin)
@@ -178,13 +184,13 @@ def _typed(layer: Layer, origin: str) -> Layer:
         layer.setdefault("weights", FIRST)
     name, on, off = AMP
     if name in layer:
-        layer.setdefault("precision", on if _convert(name, layer.pop(name), bool, origin) else off)
+        layer.setdefault("precision", on if convert(name, layer.pop(name), bool, origin) else off)
     _refuse(layer, hints, origin)
     foreign = {key: value for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints}
     ignored = [f"{key}={value if isinstance(value, str) else _short(value)}" for key, value in foreign.items()]
     if ignored:
         logger.warning("ignored in %s, they mean nothing here: %s", origin, ", ".join(ignored))
-    typed = {key: _convert(key, value, hints[key], origin) for key, value in layer.items() if key in hints}
+    typed = {key: convert(key, value, hints[key], origin) for key, value in layer.items() if key in hints}
     # In timm's files an empty value stands for the default.
     return {key: value for key, value in typed.items() if value is not None or _allows_none(hints[key])}
 
@@ -236,14 +242,22 @@ def _stretch_steps(below: Layer, above: Layer, values: Layer, origin: str) -> No
 
 def _short(value: Any) -> str:
     # A text of YAML can name one list in another again and again, which written out would fill the memory.
-    return f"{value!r:.200}" if isinstance(value, str | int | float | bool) else reprlib.repr(value)
+    return f"{value!r:.200}" if isinstance(value, str | int | float | bool) else " ".join(reprlib.repr(value).split())
 
 
 def _allows_none(hint: Any) -> bool:
     return NoneType in get_args(hint)
 
 
-def _convert(key: str, value: Any, hint: Any, origin: str) -> Any:
+def convert(key: str, value: Any, hint: Any, origin: str) -> Any:
+    """Read a value as the type of its setting.
+
+    Raises:
+        ValueError: it is of another type; the text names the setting and `origin`.
+    """
+    if getattr(value, "ndim", None) == 0:
+        # A scalar of NumPy or PyTorch.
+        value = value.item()
     if value is None or (value in ("", "none") and _allows_none(hint)):
         return None
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -266,7 +280,9 @@ def _as_type(value: Any, part: Any) -> Any:
         return get_args(part)[get_args(part).index(value)]
     if get_origin(part) is tuple:
         return _as_tuple(value, get_args(part))
-    if part is str and not isinstance(value, (dict, list, tuple)):
+    if part in (str, Path) and isinstance(value, (str, os.PathLike)):
+        return part(os.fspath(value))
+    if part is str and isinstance(value, (bool, int, float, date)):
         return str(value)
     if part is bool and isinstance(value, bool):
         return value
@@ -289,7 +305,7 @@ def _in_words(part: Any) -> str:
         return " or ".join(map(repr, get_args(part)))
     if get_origin(part) is tuple:
         return f"a list of {'' if Ellipsis in get_args(part) else f'{len(get_args(part))} '}numbers"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[part]
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}[part]
 
 
 def from_dict(values: Layer, origin: str) -> TrainConfig:

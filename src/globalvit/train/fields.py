@@ -53,6 +53,7 @@ class TrainConfig:
         None,
         "side of the images in pixels, or height and width; in segmentation, of training's crops (default: the "
         "weights' own)",
+        aliases=("image_size",),
     )
     window: tuple[int, int, int, int] | Literal["ratio", "own"] | None = option(
         MODEL,

@@ -74,6 +74,7 @@ def changes_training(key: str, value: Any, layer: Mapping[str, Any]) -> bool:
 # Other names of what is known here by timm's present one.
 RENAMED = {
     "data": "data_dir",
+    "image_size": "img_size",
     "initial_checkpoint": "weights",
     "pretrained_path": "weights",
     "experiment": "tag",

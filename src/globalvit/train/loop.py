@@ -1,9 +1,10 @@
 """The training loop: steps, evaluations, checkpoints, and the ways in which a run ends."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from globalvit.metrics.metric import Metric
 from globalvit.tasks.reduce import counted
 from globalvit.tasks.task import Task
 from globalvit.train import nonfinite
+from globalvit.train.callbacks import RECORDS, Callbacks
 from globalvit.train.engine import Engine, start_engine
 from globalvit.train.evaluate import StoppedError, evaluate
 from globalvit.train.fields import TrainConfig
@@ -23,13 +25,16 @@ from globalvit.train.signals import SIGNALS, StopSignal
 from globalvit.train.state import seed_pass, take_snapshot, write_checkpoint, write_state
 
 
-def train(config: TrainConfig, recipe: str = "run", stop: StopSignal | None = None) -> Path:
+def train(
+    config: TrainConfig, recipe: str = "run", stop: StopSignal | None = None, callbacks: Sequence[object] = ()
+) -> Path:
     """Train as `config` says; the same on every process of a launcher.
 
     Args:
         config: as `load_config` gives it.
         recipe: names the run's folder where the config has no tag.
         stop: notes signals; its `ended_by` then says which one ended the run early.
+        callbacks: see `globalvit.train.callbacks`.
 
     Returns:
         The run's folder.
@@ -38,7 +43,9 @@ def train(config: TrainConfig, recipe: str = "run", stop: StopSignal | None = No
         ValueError, OSError: something asked for is not available, or a file cannot be read or written.
         FloatingPointError: a loss or gradient is not finite; the parameters are still those of the step before.
         MemoryError: a batch is too large.
+        CallbackError: a callback failed.
     """
+    calls = Callbacks(callbacks)
     config = keep_choices(config)
     with ExitStack() as stack:
         stack.enter_context(explained(config, "outside of a step"))
@@ -49,33 +56,59 @@ def train(config: TrainConfig, recipe: str = "run", stop: StopSignal | None = No
         session = prepare_session(config, recipe, engine, owner)
         stack.callback(session.inputs.close)
         report = stack.enter_context(Reporter(session, engine))
-        Trainer(session, engine, report, stop).run()
+        Trainer(session, engine, report, stop, calls).run()
         return session.folder
 
 
 class Trainer:
     """Carries a session from its present step to its end."""
 
-    def __init__(self, session: Session, engine: Engine, report: Reporter, stop: StopSignal) -> None:
+    def __init__(
+        self, session: Session, engine: Engine, report: Reporter, stop: StopSignal, callbacks: Callbacks | None = None
+    ) -> None:
         self.session, self.engine, self.report, self.stop = session, engine, report, stop
+        self.callbacks = callbacks or Callbacks()
+        # Rank 0 calls its own callbacks, and every process has to know what it waits for.
+        self.called = engine.from_main(self.callbacks.names)
+        self.stopped_by = ""
+        self.epoch_losses: list[float] = []
         self.config, self.inputs, self.state = session.config, session.inputs, session.state
         self.task, self.ema, self.checkpoints = session.task, session.ema, session.checkpoints
         self.saved_step = self.state.step
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a signal, here or on another process, ends the run before its end."""
-        return self.stop.ended_by > 0
+        """Whether a signal, here or on another process, or a callback ends the run before its end."""
+        return self.stop.ended_by > 0 or bool(self.stopped_by)
 
     def run(self) -> None:
-        """Train to the end, or until a signal or early stopping ends it."""
+        """Train to the end, or until a signal, a callback or early stopping ends it."""
         # A run that was stopped between a pause and its evaluation has that to do first.
         self._pause()
         while not (self.session.is_done or self.is_stopping):
             self._train_to(self.session.next_pause)
             self._pause()
-        stopped_by = (self.stop.name or "another process") if self.is_stopping else ""
+        stopped_by = (self.stop.name or "another process") if self.stop.ended_by else self.stopped_by
+        if self.session.is_done and self.state.evaluated == self.state.step and not self.stop.ended_by:
+            # A callback that wanted to stop found nothing left to train.
+            stopped_by = ""
         self.report.conclude(stopped_by)
+        finished = "early stopping" if self.session.is_stale else "finished"
+        self._notify("on_end", scores=dict(self.state.scores), reason=stopped_by or finished)
+
+    def _notify(self, name: str, **values: Any) -> None:
+        """Call a method of the callbacks on rank 0; every process then knows whether the run is to stop."""
+        if name not in self.called:
+            return
+        session, step = self.session, self.state.step
+        where = {"run": session.folder, "step": step, "total_steps": session.total_steps, "epoch": session.epoch}
+        record = RECORDS[name](**where, **values)
+        saved = f"resume={str(session.folder)!r} goes on from step {self.saved_step}"
+        remedy = saved if self.saved_step else "no checkpoint was saved yet"
+        stopped_by = self.engine.on_main(lambda: self.callbacks.call(name, record, remedy))
+        self.stopped_by = self.stopped_by or stopped_by
+        # What callbacks do is no part of a step's time.
+        self.report.start_clock()
 
     def _train_to(self, pause: int) -> None:
         """Train until step `pause` or the end of the epoch, whichever comes first."""
@@ -89,6 +122,11 @@ class Trainer:
             with explained(self.config, f"in step {self.state.step + 1}"):
                 loss, norm, lr = self._step(batches, epoch)
             self.report.step(loss, norm, lr)
+            self._notify("on_step", loss=loss, lr=lr, grad_norm=norm, speed=self.report.speed)
+            self.epoch_losses.append(loss)
+            if self.state.step % self.inputs.steps_per_epoch == 0:
+                self._notify("on_epoch", loss=sum(self.epoch_losses) / len(self.epoch_losses))
+                self.epoch_losses.clear()
             every = self.config.checkpoint_every
             if self.is_stopping or (every and self.state.step % every == 0):
                 self._save()
@@ -152,8 +190,10 @@ class Trainer:
             return
         if self._is_due(self.config.checkpoint_interval):
             self._save()
-        if state.evaluated < state.step and self._is_due(self.config.val_interval):
+        if not self.is_stopping and state.evaluated < state.step and self._is_due(self.config.val_interval):
             self._evaluate()
+            if self.is_stopping:
+                self._save()
 
     def _is_due(self, interval: int) -> bool:
         """Whether something that is done every `interval` epochs, or every `val_steps` steps, is to be done now."""
@@ -172,13 +212,16 @@ class Trainer:
         scores = judged.compute()
         nonfinite.require_finite_loss(scores, self.state.step)
         averaged = {} if self.ema is None else {f"ema_{name}": value for name, value in scores.items()}
-        self.report.evaluation(metric.compute() | averaged, self.inputs.share_skipped(self.engine.gather))
+        measured = metric.compute() | averaged
+        self.report.evaluation(measured, self.inputs.share_skipped(self.engine.gather))
         # The first of a metric's numbers is the one to compare.
-        if self.state.add_score(next(iter(scores.values())), scores):
+        is_best = self.state.add_score(next(iter(scores.values())), scores)
+        if is_best:
             self._keep_best(judged)
         elif self.saved_step == self.state.step and self.engine.is_main:
             write_state(self.checkpoints.at(self.state.step), self.state, self.config)
         self.report.summarize(is_finished=False)
+        self._notify("on_evaluate", scores=measured, is_best=is_best)
 
     def _score(self, task: Task) -> Metric:
         with explained(self.config, f"in the evaluation after step {self.state.step}"):
@@ -217,3 +260,4 @@ class Trainer:
                         state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)
                     )
         self.saved_step = state.step
+        self._notify("on_checkpoint", path=self.checkpoints.at(state.step))

@@ -1,6 +1,7 @@
-"""Curves and confusion matrix as PNG files."""
+"""Curves and confusion matrix as PNG files and as images."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from globalvit import atomic
 from globalvit.printable import printable
@@ -20,23 +22,24 @@ MOST_COUNTS = 15
 
 def plot_run(folder: Path, records: Sequence[Record]) -> None:
     """Draw plots/loss.png, accuracy.png (every score in percent) and lr.png from the records of metrics.jsonl."""
+    for name, label, curves in _plots(records):
+        plot_curves(folder / name, label, curves)
+
+
+def _plots(records: Sequence[Record]) -> list[tuple[str, str, dict[str, list[tuple[float, float]]]]]:
+    """File name, label and curves of each plot of a run."""
     training = [record for record in records if record["kind"] == "train"]
     scores = [record for record in records if record["kind"] == "evaluate"]
-    plot_curves(
-        folder / "loss.png",
-        "loss",
-        {
-            "training": curve(training, "loss"),
-            "evaluation": curve(scores, "loss"),
-            "evaluation, EMA": curve(scores, "ema_loss"),
-        },
-    )
-    plot_curves(
-        folder / "accuracy.png",
-        "accuracy, %",
-        {name: curve(scores, key) for name, key in _ACCURACIES.items()},
-    )
-    plot_curves(folder / "lr.png", "learning rate", {"": curve(training, "lr")})
+    losses = {
+        "training": curve(training, "loss"),
+        "evaluation": curve(scores, "loss"),
+        "evaluation, EMA": curve(scores, "ema_loss"),
+    }
+    return [
+        ("loss.png", "loss", losses),
+        ("accuracy.png", "accuracy, %", {name: curve(scores, key) for name, key in _ACCURACIES.items()}),
+        ("lr.png", "learning rate", {"": curve(training, "lr")}),
+    ]
 
 
 _SCORES = {
@@ -61,6 +64,19 @@ def curve(records: Sequence[Record], key: str) -> list[tuple[float, float]]:
 def plot_curves(path: Path, label: str, curves: dict[str, list[tuple[float, float]]]) -> None:
     """Draw named curves over epochs; empty ones are left out."""
     figure, axes = _figure(7, 4)
+    _draw_curves(axes, label, curves)
+    _save(figure, path)
+
+
+def run_figure(records: Sequence[Record]) -> Figure:
+    """Draw loss and scores of a run side by side."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axes, (_, label, curves) in zip(figure.subplots(1, 2), _plots(records), strict=False):
+        _draw_curves(axes, label, curves)
+    return figure
+
+
+def _draw_curves(axes: Axes, label: str, curves: dict[str, list[tuple[float, float]]]) -> None:
     for name, points in curves.items():
         if points:
             axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 3 else "")
@@ -69,26 +85,57 @@ def plot_curves(path: Path, label: str, curves: dict[str, list[tuple[float, floa
     axes.grid(alpha=0.3)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend()
-    _save(figure, path)
 
 
 def plot_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
-    """Draw a confusion matrix: rows are the true classes, columns the guesses, colors the share of the row."""
+    """Draw a confusion matrix: rows are the true classes, columns the predicted ones, colors the share of the row."""
+    _save(confusion_figure(counts, classes), path)
+
+
+def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Draw a confusion matrix; see `plot_confusion`."""
     counts_KK = np.asarray(counts)
     shares_KK = counts_KK / counts_KK.sum(1, keepdims=True).clip(1)
     side = min(12.0, 4.0 + 0.35 * len(classes))
     figure, axes = _figure(side, side)
     axes.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("guessed")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(classes) <= MOST_NAMES:
-        # Text between dollar signs would be read as a formula.
-        names = [printable(name).replace("$", r"\$") for name in classes]
+        names = _plain(classes)
         axes.set_xticks(range(len(classes)), names, rotation=90)
         axes.set_yticks(range(len(classes)), names)
     if len(classes) <= MOST_COUNTS:
         _write_counts(axes, counts_KK, shares_KK)
-    _save(figure, path)
+    return figure
+
+
+def row_figure(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> Figure:
+    """Draw scores of each class as bars; `scores` maps their titles to keys of the rows, percent or None."""
+    figure, axes = _figure(7, min(40.0, 1.5 + 0.25 * len(rows) * len(scores)))
+    height = 0.8 / len(scores)
+    for number, (title, key) in enumerate(scores.items()):
+        places = [index + number * height for index in range(len(rows))]
+        axes.barh(places, [row[key] or 0 for row in rows], height, label=title)
+    axes.set_yticks(range(len(rows)), _plain([row["name"] for row in rows]))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("%")
+    axes.legend()
+    return figure
+
+
+def to_image(figure: Figure) -> Image.Image:
+    """Render a figure as an image, which notebooks show and `save` writes."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=110)
+    return Image.open(buffer).convert("RGB")
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    # Text between dollar signs would be read as a formula.
+    return [printable(name).replace("$", r"\$") for name in names]
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

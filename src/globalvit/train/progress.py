@@ -1,4 +1,4 @@
-"""How a run shows that it moves: a progress bar on a terminal, a line now and then elsewhere."""
+"""How a run shows that it moves: a progress bar on a terminal or in a notebook, a line now and then elsewhere."""
 
 import logging
 import sys
@@ -13,11 +13,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from globalvit.console import NotebookBar, in_notebook
+
 logger = logging.getLogger(__name__)
 
 MIB = 2**20
 # Seconds between two lines where there is no terminal.
 LINE_EVERY = 10.0
+# Seconds between two updates of a notebook's bar, each of which is a message to the browser.
+NOTEBOOK_EVERY = 0.2
 
 
 class Display(Protocol):
@@ -29,9 +33,11 @@ class Display(Protocol):
 
 @contextmanager
 def open_display(total_steps: int, done: int, device: torch.device, *, is_main: bool) -> Iterator[Display]:
-    """A bar on a terminal, lines in the log otherwise, nothing on processes other than the first."""
+    """A bar on a terminal or in a notebook, lines in the log otherwise, nothing on processes other than the first."""
     if not is_main:
         yield _Nothing()
+    elif in_notebook():
+        yield _InNotebook(total_steps, device)
     elif sys.stderr.isatty():
         with _Bar(total_steps, done, device) as bar:
             yield bar
@@ -82,6 +88,23 @@ class _Bar:
         """Move the bar."""
         memory = memory_mib(self.device)
         self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, speed=speed, memory=memory)
+
+
+class _InNotebook:
+    def __init__(self, total: int, device: torch.device) -> None:
+        self.total, self.device = total, device
+        self.bar = NotebookBar(total)
+        self.shown = 0.0
+
+    def show(self, step: int, epoch: float, loss: float, speed: float) -> None:
+        """Move the bar, where the last move is long enough ago."""
+        now = time.monotonic()
+        if now - self.shown < NOTEBOOK_EVERY and step < self.total:
+            return
+        self.shown = now
+        self.bar.update(
+            step, f"epoch {epoch:.1f}, loss {loss:.4f}, {speed:.0f} img/s, {memory_mib(self.device):.0f} MiB"
+        )
 
 
 class _Lines:

@@ -34,6 +34,7 @@ class Reporter:
         self.state = session.state
         self.recorder: Recorder | None = None
         self.clock = self.drawn = time.monotonic()
+        self.speed = 0.0
 
     def __enter__(self) -> "Reporter":
         session, engine = self.session, self.engine
@@ -59,7 +60,7 @@ class Reporter:
         session, state = self.session, self.state
         seconds = time.monotonic() - self.clock
         self.start_clock()
-        speed = (session.config.global_batch or 0) / max(seconds, 1e-9)
+        self.speed = speed = (session.config.global_batch or 0) / max(seconds, 1e-9)
         state.add_loss(loss, seconds)
         self.display.show(state.step, session.epoch, loss, speed)
         if state.step % session.config.log_interval and state.step % session.inputs.steps_per_epoch:

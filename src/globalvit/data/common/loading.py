@@ -7,10 +7,14 @@ Legend: `B` images · `C` channels · `H W` pixels.
 """
 
 import atexit
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
@@ -59,6 +63,8 @@ class Loader:
     ) -> None:
         self.skipped = SkippedFiles(len(samples.source))
         self._plan = plan
+        method = start_method or multiprocessing.get_start_method()
+        self._is_importable = method != "fork" and type(samples.source).__module__ != "__main__"
         self._batches = _Batches(
             samples,
             sampler=plan,
@@ -101,7 +107,9 @@ class Loader:
 
     def _received(self) -> Iterator[Batch | Exception]:
         try:
-            yield from self._batches
+            with _without_script() if self._is_importable else nullcontext():
+                batches = iter(self._batches)
+            yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -222,6 +230,20 @@ def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, list):
         return [_moved(item, device) for item in value]
     return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Keep workers that are spawned from importing the script that is running, which would begin everything again.
+
+    They need nothing of it: what they are given comes from importable modules.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _unchanged(item: Any) -> Any:

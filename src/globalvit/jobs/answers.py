@@ -76,7 +76,7 @@ class Classes(Answers):
 
     def read(self, image: "Image.Image", *, is_drawn: bool) -> Read:
         """Photographs are not kept in their full size."""
-        from globalvit.cli.drawing import fit
+        from globalvit.jobs.drawing import fit
 
         return Read(self.task.preprocessing(image), fit(image) if is_drawn else None)
 
@@ -92,7 +92,7 @@ class Classes(Answers):
         return prediction | {"names": list(readable(prediction["names"]))}
 
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """One line a class, best first."""
+        """Yield a line for each class, best first."""
         classes = zip(answer["labels"], answer["names"], answer["scores"], strict=True)
         for rank, (label, name, score) in enumerate(classes, 1):
             yield rank, label, name, score
@@ -105,7 +105,7 @@ class Classes(Answers):
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
         """The classes and their bars below the image."""
-        from globalvit.cli.drawing import label_map
+        from globalvit.jobs.drawing import label_map
 
         return label_map(image, readable(prediction["names"]), prediction["scores"])
 
@@ -128,7 +128,7 @@ class Areas(Answers):
         return {"height": height, "width": width, "areas": areas}
 
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """One line a class, the largest first."""
+        """Yield a line for each class, the largest first."""
         for rank, area in enumerate(answer["areas"], 1):
             yield rank, area["label"], area["name"], area["share"]
 
@@ -188,7 +188,7 @@ class Objects(Answers):
         return {"objects": objects}
 
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """One line an object, best first."""
+        """Yield a line for each object, best first."""
         for rank, item in enumerate(answer["objects"], 1):
             yield rank, item["label"], item["name"], item["score"], *item["box"]
 

@@ -158,14 +158,14 @@ def _check_crop(task: "Task", options: ModelOptions) -> None:
     for name in (*meaningless, *(("img_size",) if task.kind == "detect" else ())):
         if getattr(options, name) is not None:
             flag, remedy = f"--{name.replace('_', '-')}", "--short-side" if is_fitted else "--img-size"
-            raise ValueError(f"{flag} means nothing for {task.spec.model}; leave it out, or give {remedy}")
+            raise ValueError(f"{flag} has no effect on {task.spec.model}; leave it out, or give {remedy}")
 
 
 def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
     """Move a model to the device of `settings`; return what makes the context of their precision.
 
     Raises:
-        ValueError: the device or precision is not to be had here.
+        ValueError: the device or precision is not available here.
     """
     from globalvit.hardware import autocast, choose_precision
 

@@ -1,16 +1,17 @@
-"""The images named on a command line: files, folders searched through, http(s) addresses; and those made of them."""
+"""The images to work on: files, folders, patterns, addresses, images in memory; and the images made of them."""
 
+import glob
 import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from globalvit.cli.fetch import check_address, download
-from globalvit.cli.progress import Progress
+from globalvit.console import Progress
+from globalvit.jobs.fetch import check_address, download
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,6 +61,36 @@ class Source:
         if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise OSError(f"{self.name} is a web page, not an image; give the address of the image file itself")
         return read_image(data, self.name)
+
+
+@dataclass(frozen=True)
+class Given(Source):
+    """An image in memory: a PIL image, an RGB uint8 array (H, W, 3) or a preprocessed float tensor (C, H, W)."""
+
+    image: Any = field(repr=False, default=None)
+
+    def read(self) -> Any:
+        """Return the image as RGB, and a tensor as it is.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        from torch import Tensor
+
+        from globalvit.tasks.inputs import as_image
+
+        return self.image if isinstance(self.image, Tensor) else as_image(self.image)
+
+
+@dataclass(frozen=True)
+class Missing(Source):
+    """What was named as an image and is not there."""
+
+    error: Exception = field(default_factory=FileNotFoundError)
+
+    def read(self) -> "Image.Image":
+        """Raise the reason."""
+        raise self.error
 
 
 class Failure(NamedTuple):
@@ -123,6 +154,18 @@ class Reader:
         return 1
 
 
+class StrictReader(Reader):
+    """A reader that raises the first error."""
+
+    def fail(self, image: str, error: Exception | str) -> None:
+        """Raise the reason why an image has no answer, in a text that names the image."""
+        if isinstance(error, Exception) and image in str(error):
+            raise error
+        reason = error if isinstance(error, str) else _one_line(error)
+        kind = MemoryError if isinstance(error, MemoryError) else ValueError
+        raise kind(f"{image}: {reason}") from (error if isinstance(error, Exception) else None)
+
+
 class Writer:
     """Writes images into a folder, never two to one name."""
 
@@ -176,6 +219,35 @@ def find_images(words: Sequence[str]) -> Found:
     return Found(images, failures)
 
 
+def sources_of(images: Any) -> list[Source] | Iterator[Source]:
+    """Return what to read of images given in Python; of an iterator an iterator, which reads it as it goes on.
+
+    Args:
+        images: a path of an image or folder, a pattern, an address, an image in memory, or several of them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(images, Iterator):
+        return (source for number, image in enumerate(images) for source in _given(image, number))
+    if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3 or not isinstance(images, Iterable):
+        images = [images]
+    return [source for number, image in enumerate(images) for source in _given(image, number)]
+
+
+def _given(image: Any, number: int) -> Iterator[Source]:
+    if not isinstance(image, str | os.PathLike):
+        yield Given(f"images[{number}]", PurePosixPath(f"image-{number}"), image)
+        return
+    word, failures = os.fspath(image), []
+    try:
+        yield from _expand(word, failures)
+    except (OSError, ValueError) as error:
+        yield Missing(word, PurePosixPath(Path(word).name), error)
+    for failure in failures:
+        yield Missing(failure.image, PurePosixPath(Path(failure.image).name), OSError(failure.reason))
+
+
 def check_regular(path: str) -> None:
     """Refuse what cannot be read to its end: opening a pipe waits for a writer, and a device has no end.
 
@@ -208,6 +280,12 @@ def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
     elif os.path.lexists(word):
         check_regular(word)
         yield Source(str(path), PurePosixPath(path.name))
+    elif glob.has_magic(word):
+        found = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+        if not found:
+            raise FileNotFoundError(f"no file matches {word}; give images, folders, patterns or http(s) addresses")
+        for one in found:
+            yield from _expand(one, failures)
     else:
         raise FileNotFoundError(f"{word} does not exist; give images, folders or http(s) addresses")
 

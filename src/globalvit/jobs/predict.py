@@ -1,0 +1,212 @@
+"""What is in images: predictions batch by batch, and the files that hold them."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from globalvit.jobs import files
+from globalvit.jobs.answers import Answer, Answers, Areas, Classes, Objects, Read
+from globalvit.jobs.images import Failure, Reader, Source, Writer
+from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, place, too_many
+
+if TYPE_CHECKING:
+    from globalvit.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+ANSWERS, DATA = "answers", "data"
+NEEDS_DATA = "--split requires --data-dir; only a run folder names the data it was trained on"
+NOT_FINITE = (
+    "the model's scores are not finite numbers; try --precision fp32, and if that does not help the weights are damaged"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(ModelOptions):
+    """What `globalvit predict` is asked for."""
+
+    images: tuple[str, ...] = field(
+        default=(), metadata={"help": "images, folders, patterns or http(s) addresses", "metavar": "IMAGES"}
+    )
+    split: str | None = field(
+        default=None, metadata=about(DATA, "predict all images of this split of --data-dir, such as test")
+    )
+    data_dir: str | None = field(
+        default=None, metadata=about(DATA, "folder that holds the split (default: that of the checkpoint's run)")
+    )
+    top_k: int = field(default=5, metadata=about(ANSWERS, "classes that a classifier names for each image"))
+    score_threshold: float = field(
+        default=0.5, metadata=about(ANSWERS, "score that an object has to exceed, 0 to 1, in detection")
+    )
+    json: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file"))
+    csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file, a line each"))
+    output: Path | None = field(
+        default=None,
+        metadata=about(ANSWERS, "folder for predictions.json, predictions.csv, label maps and drawn images"),
+    )
+    draw: bool = field(default=False, metadata=about(ANSWERS, "draw the answers on the images (PNG, in --output)"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_k < 1:
+            raise ValueError(f"--top-k {self.top_k} must be at least 1")
+        if not 0 <= self.score_threshold < 1:
+            raise ValueError(f"--score-threshold {self.score_threshold} must be 0 or more and under 1")
+        if self.draw and self.output is None:
+            raise ValueError("--draw needs --output DIR, the folder for the drawn images")
+
+
+class Prediction(NamedTuple):
+    """What a model says of one image.
+
+    Attributes:
+        source: where the image is from.
+        read: what the model was given.
+        answer: as `model.predict` gives it.
+    """
+
+    source: Source
+    read: Read
+    answer: Answer
+
+
+class Predictor:
+    """A model that is ready to predict, with the settings of its run and those that were asked for.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not there.
+        ValueError: the model or a setting cannot be used.
+    """
+
+    def __init__(self, options: PredictOptions) -> None:
+        from globalvit.train.inputs import set_up
+
+        task = open_model(options)
+        self.options = options
+        settings = replace(options.settings(), model=task.spec.model)
+        set_up(task, settings)
+        self.made = _presenter(task, options)
+        self.autocast: Callable[[], AbstractContextManager[Any]] = place(task, settings)
+        self.batch_size = min(settings.batch_size, self.made.most_at_once or settings.batch_size)
+
+    def predict(self, images: Iterable[Source], reader: Reader) -> Iterator[Prediction]:
+        """Predict batch by batch; few images are held at a time, and those without an answer go to `reader`."""
+        ready = reader.read(images, self._prepare)
+        while batch := list(islice(ready, self.batch_size)):
+            for source, read, answer in _predicted(batch, self._predict, reader):
+                if _is_finite(answer):
+                    yield Prediction(source, read, answer)
+                else:
+                    reader.fail(source.name, FloatingPointError(NOT_FINITE))
+
+    def _prepare(self, image: Any) -> Read:
+        from torch import Tensor
+
+        if isinstance(image, Tensor):
+            # It has been through the preprocessing, and there is nothing to draw on.
+            return Read(image, None)
+        return self.made.read(image, is_drawn=self.options.draw)
+
+    def _predict(self, batch: Sequence[Read]) -> list[Answer]:
+        with self.autocast(), explained_memory(too_many(len(batch))):
+            return self.made.predict([one.given for one in batch])
+
+
+def to_answers(predictor: Predictor, images: Iterable[Source], reader: Reader) -> Iterator[Answer]:
+    """Yield each prediction in plain values, with the files that were written of it."""
+    writer = Writer(predictor.options.output) if predictor.options.output else None
+    for prediction in predictor.predict(images, reader):
+        try:
+            answer = _to_answer(predictor.made, prediction, writer)
+        except (OSError, MemoryError) as error:
+            reader.fail(prediction.source.name, error)
+        else:
+            yield answer
+
+
+def results(predictor: Predictor, images: Iterable[Source], reader: Reader) -> Iterator[Answer]:
+    """Yield the image and what `model.predict` gives of it, and write the files that were asked for."""
+    options, answers = predictor.options, []
+    writer = Writer(options.output) if options.output else None
+    for prediction in predictor.predict(images, reader):
+        if options.output or options.json or options.csv:
+            answers.append(_to_answer(predictor.made, prediction, writer))
+        yield {"image": prediction.source.name} | prediction.answer
+    write(predictor.made, answers, reader.failures, options)
+
+
+def _to_answer(made: Answers, prediction: Prediction, writer: Writer | None) -> Answer:
+    source, read, found = prediction
+    answer = {"image": source.name} | made.to_json(found)
+    if writer is not None and (raster := made.raster(found)) is not None:
+        answer["mask"] = writer.write(source, raster, "-mask")
+    if writer is not None and read.seen is not None:
+        answer["drawn"] = writer.write(source, made.draw(read.seen, found))
+    return answer
+
+
+def words_of(options: PredictOptions) -> list[str]:
+    """Return the images named, and the folder of the split asked for.
+
+    Raises:
+        ValueError: nothing says which folder holds the split.
+    """
+    words = list(options.images)
+    if options.split is not None:
+        from globalvit.data.common.folders import images_of_split
+
+        data_dir = options.settings().data_dir
+        if data_dir is None:
+            raise ValueError(f"predict {NEEDS_DATA}")
+        words.append(str(images_of_split(Path(data_dir), options.split)))
+    return words
+
+
+def _predicted(
+    batch: Sequence[tuple[Source, Read]], predict: Callable[[Sequence[Read]], list[Answer]], reader: Reader
+) -> Iterator[tuple[Source, Read, Answer]]:
+    """Predict a batch; if that fails, one image at a time, so that one of them never costs the others' answers."""
+    try:
+        predictions = predict([one for _, one in batch])
+    except (ValueError, MemoryError) as error:
+        if len(batch) == 1:
+            reader.fail(batch[0][0].name, error)
+            return
+        logger.warning("%s; these %d images are predicted one at a time", error, len(batch))
+        for pair in batch:
+            yield from _predicted([pair], predict, reader)
+        return
+    for (source, one), prediction in zip(batch, predictions, strict=True):
+        yield source, one, prediction
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers within are finite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if hasattr(value, "isfinite"):
+        return bool(value.isfinite().all())
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return all(map(_is_finite, inside))
+
+
+def _presenter(task: "Task", options: PredictOptions) -> Answers:
+    if task.kind == "segment":
+        return Areas(task)
+    return Objects(task, options.score_threshold) if task.kind == "detect" else Classes(task, options.top_k)
+
+
+def write(made: Answers, answers: Sequence[Answer], failures: Sequence[Failure], options: PredictOptions) -> None:
+    """Write predictions.json and predictions.csv, as far as they were asked for."""
+    folder = options.output
+    skipped = [failure._asdict() for failure in failures]
+    for path in filter(None, (options.json, folder and folder / "predictions.json")):
+        files.write_json(path, {"predictions": answers, "skipped": skipped})
+    for path in filter(None, (options.csv, folder and folder / "predictions.csv")):
+        files.write_csv(
+            path, made.columns, [(answer["image"], *line) for answer in answers for line in made.lines(answer)]
+        )
