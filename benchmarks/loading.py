@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from globalvit.benchmark.loader import make_images
 from globalvit.data.image_folder import ImageFolder
 from globalvit.data.lmdb import forget, located
 from globalvit.data.lmdb_build import build
@@ -35,6 +34,7 @@ from globalvit.data.lmdb_decode import has_direct
 from globalvit.data.lmdb_source import LmdbImages, open_database
 from globalvit.data.loading import train_loader
 from globalvit.data.transforms import TrainTransform
+from input_pipeline import make_images
 
 BATCH = 64
 Sources = dict[str, Callable[[], ImageFolder | LmdbImages]]
