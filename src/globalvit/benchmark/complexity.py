@@ -137,11 +137,11 @@ def complexity(name: str, image_size: Size, kind: AttentionKind = "own") -> Comp
     )
 
 
-def count_macs(name: str, side: int) -> int:
-    """Count the multiply-adds of any model for one square image of its own or another size."""
+def count_macs(name: str, side: int, **options: Any) -> int:
+    """Count the multiply-adds of any model for one square image; `options` are those of `create_model`."""
     own_side = VARIANTS[name].image_size if name in VARIANTS else None
     with torch.device("meta"), torch.no_grad():
-        model = create_model(name, image_size=None if side == own_side else side).eval()
+        model = create_model(name, image_size=None if side == own_side else side, **options).eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, side, side))
     return counter.get_total_flops() // 2
