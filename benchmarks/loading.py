@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from globalvit.benchmark.loader import make_images
 from globalvit.data.classification.dataset import ImageFolder
 from globalvit.data.classification.transforms import TrainTransform
 from globalvit.data.common.loading import train_loader
@@ -35,6 +34,7 @@ from globalvit.data.storage.lmdb import forget, located
 from globalvit.data.storage.lmdb_build import build
 from globalvit.data.storage.lmdb_decode import has_direct
 from globalvit.data.storage.lmdb_source import LmdbImages, open_database
+from input_pipeline import make_images
 
 BATCH = 64
 Sources = dict[str, Callable[[], ImageFolder | LmdbImages]]

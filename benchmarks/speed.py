@@ -68,8 +68,8 @@ def fastest(folder: Path) -> None:
 
 
 def pixels(folder: Path) -> None:
-    print("\n| network | precision | pixels | ms | ns a pixel | to that at 224 | padding in attention |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    print("\n| network | precision | pixels | ms | ns a pixel | to that at 224 |")
+    print("|---|---|---:|---:|---:|---:|")
     found = rows(folder, "pixels_whole") + rows(folder, "pixels_padded")
     for row in sorted(found, key=lambda row: (row["network"], row["precision"], row["image_size"])):
         base = next(r for r in found if (r["network"], r["precision"]) == (row["network"], row["precision"]))
@@ -81,7 +81,7 @@ def pixels(folder: Path) -> None:
             f"{row['ms']:.0f}",
             f"{row['ns_per_pixel']:.0f}",
         ]
-        print(f"| {' | '.join(map(str, cells))} | {ratio:.2f} | {100 * row['padded_share']:.0f} % |")
+        print(f"| {' | '.join(map(str, cells))} | {ratio:.2f} |")
 
 
 def table(folder: Path) -> None:

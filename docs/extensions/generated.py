@@ -1,7 +1,7 @@
 """The directive `{generated} NAME`: a part of a page that is made from the package itself when the site is built.
 
-`models`, `systems`, `weights` and `choices` are tables of the registry, `complexity` is worked out by the package's
-formulas, `recipes` are the shipped ones with their headers, `commands` every help page. Nothing of them is typed by
+`models`, `systems`, `weights` and `choices` are tables of the registry, `complexity` is counted on the
+models, `recipes` are the shipped ones with their headers, `commands` every help page. Nothing of them is typed by
 hand, so nothing of them can be out of date.
 """
 
@@ -116,7 +116,7 @@ def sizes() -> str:
             f"{row['activations'] / 1e6:.1f}",
             f"{row['memory'] / 2**20:.1f}",
         )
-        for row in complexity.rows(("gcvit_tiny", "gpvit_l1"), (224, 384, 512, 1024), None)
+        for row in complexity.rows(("gcvit_tiny", "gpvit_l1"), (224, 384, 512, 1024))
     ]
     head = (
         "model",

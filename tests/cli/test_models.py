@@ -95,26 +95,18 @@ def test_recipes_expect_what_the_table_says():
             assert f"{score} " in (RECIPES / f"{name}{suffix}.yaml").read_text(), name
 
 
-def test_complexity_is_shown_drawn_and_written_beside_what_is_counted(tmp_path, capsys):
+def test_complexity_is_shown_drawn_and_written(tmp_path, capsys):
     files = {ending: tmp_path / f"c.{ending}" for ending in ("png", "csv", "json")}
     words = ["--plot", str(files["png"]), "--csv", str(files["csv"]), "--json", str(files["json"])]
-    assert main(["models", "--complexity", "gcvit_xxtiny", "--image-size", "224,256", "--measure", *words]) == 0
+    assert main(["models", "--complexity", "gcvit_xxtiny", "--image-size", "224,256", *words]) == 0
     own, padded, *others = [line.split() for line in capsys.readouterr().out.splitlines() if "gcvit" in line]
-    assert [own[-7], own[-5], *own[-2:]] == ["2.12", "0.0", "2.12", "0.000"]
-    assert float(padded[-5]) > 10
-    assert padded[-1] == "0.000"
-    assert all(row[-2:] == ["–", "–"] for row in others)
+    assert (own[-5], own[-3]) == ("2.12", "0.0")
+    assert float(padded[-3]) > 10
+    assert len(others) == 4
     rows = json.loads(files["json"].read_text())
     assert [row["attention"] for row in rows] == ["own"] * 2 + ["swin"] * 2 + ["full"] * 2
-    assert rows[0]["macs"] == rows[0]["counted_macs"]
     assert files["csv"].read_text().splitlines()[1].startswith("gcvit_xxtiny,own,224,2120792320,")
     assert files["png"].read_bytes().startswith(b"\x89PNG")
-
-
-def test_complexity_needs_no_torch():
-    code = "from globalvit.cli.main import main; main(['models', '--complexity', 'gpvit_*'])"
-    code = f"import sys; {code}; assert not {{'torch', 'matplotlib'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +115,8 @@ def test_complexity_needs_no_torch():
         (["--plot", "x.png"], 2, "--image-size, --plot and --csv belong to --complexity; add it"),
         (["--complexity", "--plot", "x.foo"], 2, "--plot x.foo must end in .png, .pdf, .svg"),
         (["--complexity", "--image-size", "16"], 2, "too small; give 32 pixels or more a side"),
-        (["gpvit_l1_upernet", "--complexity"], 1, "worked out for classifiers; gpvit_l1_upernet is none"),
+        (["gpvit_l1_upernet", "--complexity"], 1, "expected a classifier, got gpvit_l1_upernet; name its"),
+        (["--complexity", "--measure"], 2, "--complexity counts on the model itself already; leave out --measure"),
     ],
 )
 def test_what_complexity_cannot_do_is_said(words, status, message, capsys):

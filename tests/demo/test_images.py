@@ -65,7 +65,7 @@ def test_a_decompression_bomb_is_refused(uploads):
 
 def test_too_many_bytes_are_refused(uploads):
     (uploads / "a.png").write_bytes(b"x" * (MIB + 1))
-    with pytest.raises(RefusedUpload, match=r"^a\.png has 1\.0 MiB, and this page takes 1 MiB at most; make it"):
+    with pytest.raises(RefusedUpload, match=r"^a\.png has 1\.0 MiB, and this page takes at most 1 MiB; make it"):
         receive(str(uploads / "a.png"), "a.png", uploads, MIB)
 
 

@@ -17,9 +17,10 @@ from globalvit.detectors import mask_rcnn, rpn
 from globalvit.detectors.assign import Sampler
 from globalvit.detectors.boxes import decode
 from globalvit.detectors.cascade import STAGES, best_classes, refine
+from globalvit.detectors.found import limits_of, stacked
 from globalvit.detectors.masks import paste
 from globalvit.detectors.objects import Objects
-from globalvit.detectors.regions import detect, of_label
+from globalvit.detectors.regions import best_of, of_label
 
 SIZE = (256, 320)
 EVERYTHING = Sampler(number=10**6, positive_fraction=1.0)
@@ -68,7 +69,9 @@ def test_boxes_and_masks_of_mask_rcnn(golden, run):
     published.check("bbox_pred", deltas.flatten(1))
     for threshold in (0.05, 0.0):
         boxes = decode(rois[:, None], deltas, mask_rcnn.STDS)
-        check_detections(published, detect(logits.softmax(1)[:, :-1], boxes, [rois], [SIZE], threshold)[0], threshold)
+        limits = limits_of([SIZE], rois.device)
+        found = best_of(logits.softmax(1)[:, :-1], boxes, stacked([rois]), limits, threshold)
+        check_detections(published, found.split()[0], threshold)
     boxes, labels = final(published)
     masks = roi.masks(run.features, [boxes])
     published.check("mask_pred_all_classes", masks)

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from globalvit.detectors.assign import Assigner, Sampler
+from globalvit.detectors.found import limits_of, stacked
 from globalvit.detectors.objects import Objects, own_count
 from globalvit.detectors.regions import (
     Drawn,
     Learning,
+    best_of,
     class_loss,
     count_drawn,
-    detect,
     mask_loss,
     mask_targets,
     positive_rows,
@@ -109,6 +110,11 @@ def test_mask_loss_of_nothing_is_nothing():
 def test_masks_are_needed():
     with pytest.raises(ValueError, match="the objects have no masks; this detector learns masks: give a data set that"):
         mask_targets(drawn_from([(0, 0, 4, 4)], [0], [1]), objects((0, 0, 4, 4), labels=(1,)))
+
+
+def detect(scores, found, regions, sizes, threshold):
+    limits = limits_of(sizes, scores.device)
+    return best_of(scores, found, stacked(regions), limits, threshold).split()
 
 
 def of_every_class(*rows):

@@ -98,13 +98,13 @@ def test_a_score_has_to_exceed_the_threshold(head):
 
 
 def test_at_most_a_thousand_pairs_of_a_level_are_looked_at(head, monkeypatch):
-    monkeypatch.setattr(retinanet, "suppress", lambda *parts, **_: parts)
+    monkeypatch.setattr(retinanet, "suppress", lambda found, **_: found)
     logits, deltas = raw()
     for level in range(2):
         logits[level] = torch.randn_like(logits[level])
-    ((_, scores, _),) = head.detect(logits, deltas, [(128, 192)], 0.05)
+    (found,) = head.detect(logits, deltas, [(128, 192)], 0.05)
     best = [x.sigmoid().flatten().sort(descending=True).values[:1000] for x in logits[:2]]
-    torch.testing.assert_close(scores, torch.cat(best))
+    torch.testing.assert_close(found.scores, torch.cat(best))
 
 
 def test_at_most_a_hundred_detections_an_image_and_the_best_ones(head):

@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 import torch
 
+from globalvit.detectors import found
 from globalvit.detectors.masks import paste
-from globalvit.detectors.regions import detect
-from globalvit.export import boxes, check, export_model
+from globalvit.detectors.regions import CANDIDATES, best_of
+from globalvit.export import check, export_model
 from globalvit.export.check import SIZES, cases
 from globalvit.export.graph import Graph
 from globalvit.export.plan import Plan
@@ -93,24 +94,25 @@ def test_boxes_of_a_graph_are_those_of_predict(head, tiny):
 
 
 def test_a_low_threshold_leaves_a_bounded_number_of_boxes_to_suppress(monkeypatch):
-    def nms(found, scores, overlap):
-        assert len(found) == 2 * boxes.CANDIDATES
-        return suppress(found, scores, overlap)
+    def nms(boxes, scores, overlap):
+        assert len(boxes) == 2 * CANDIDATES
+        return suppress(boxes, scores, overlap)
 
-    suppress = boxes.nms
-    monkeypatch.setattr(boxes, "nms", nms)
+    suppress = found.nms
+    monkeypatch.setattr(found, "nms", nms)
     torch.manual_seed(0)
     starts, sides = 200 * torch.rand(2, 1000, 2), 100 * torch.rand(2, 1000, 2)
     proposals = torch.cat([starts, starts + sides], dim=-1)
     probabilities_RK = (5 * torch.randn(2000, 21)).softmax(1)[:, :-1]
     boxes_RK4 = proposals.flatten(0, 1)[:, None].expand(-1, 20, -1)
-    regions = boxes.Found(proposals, torch.ones(2, 1000), torch.zeros(2, 1000))
-    found = boxes._detect(probabilities_RK, boxes_RK4, regions, 0.0)
-    expected = detect(probabilities_RK, boxes_RK4, list(proposals), [(300, 300)] * 2, 0.0)
-    for image, one in enumerate(expected):
-        torch.testing.assert_close(found.scores[image], one.scores)
-        torch.testing.assert_close(found.boxes[image], one.boxes)
-        assert torch.equal(found.labels[image], one.labels)
+    limits = found.limits_of([(300, 300)] * 2, proposals.device)
+    fixed, free = (
+        best_of(probabilities_RK, boxes_RK4, found.stacked(list(proposals)), limits, 0.0, is_fixed=is_fixed)
+        for is_fixed in (True, False)
+    )
+    torch.testing.assert_close(fixed.scores, free.scores, rtol=0, atol=0)
+    torch.testing.assert_close(fixed.boxes, free.boxes, rtol=0, atol=0)
+    assert torch.equal(fixed.labels, free.labels)
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ LIGHT = (
     "globalvit.atomic",
     "globalvit.hardware",
     "globalvit.models.ablations",
-    "globalvit.models.complexity",
     "globalvit.models.variants",
     "globalvit.data.classification.imagenet",
     "globalvit.weights.catalog",

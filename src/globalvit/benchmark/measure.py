@@ -2,20 +2,18 @@
 
 import gc
 import logging
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from globalvit.benchmark import memory
 from globalvit.benchmark.cells import Cell, Entry
-from globalvit.benchmark.figures import percentile
 from globalvit.benchmark.machine import synchronize
-from globalvit.benchmark.networks import Form, create, token_grids
-from globalvit.benchmark.padded import Grid
-from globalvit.benchmark.profile import Profile, profile
+from globalvit.benchmark.networks import create
 from globalvit.benchmark.steps import Step, make_step
 from globalvit.train.memory import is_out_of_memory
 
@@ -61,8 +59,6 @@ class Result:
         run_bytes: most that a run adds to memory; None where nothing tells.
         state_bytes: of weights, buffers and what the optimizer remembers.
         params: number of parameters.
-        grids: tokens and padding of one of ours.
-        profile: where the time goes, if that was asked for.
         error: why there are no figures; None where there are.
     """
 
@@ -73,8 +69,6 @@ class Result:
     run_bytes: int | None = None
     state_bytes: int | None = None
     params: int | None = None
-    grids: list[Grid] = field(default_factory=list)
-    profile: Profile | None = None
     error: str | None = None
 
     @property
@@ -82,14 +76,14 @@ class Result:
         """What the first run took longer than the others, of compiled networks."""
         if self.entry.compiler == "eager" or self.first_s is None or not self.seconds:
             return None
-        return max(0.0, self.first_s - percentile(self.seconds, 0.5))
+        return max(0.0, self.first_s - statistics.median(self.seconds))
 
 
 class Measurement:
     """The networks of a cell, from being built to being dropped."""
 
-    def __init__(self, cell: Cell, device: str, form: Form, *, is_profiled: bool = False) -> None:
-        self.device, self.form, self.is_profiled = device, form, is_profiled
+    def __init__(self, cell: Cell, device: str, window: str | None) -> None:
+        self.device, self.window = device, window
         self.results = [Result(cell=cell, entry=entry) for entry in cell.entries]
         self.steps: dict[int, Step] = {}
 
@@ -100,17 +94,16 @@ class Measurement:
             advance()
         self._alternate(budget)
         for number in list(self.steps):
-            self._try(number, lambda number=number: self._look_closer(number))
+            self._try(number, lambda number=number: self._measure_memory(number))
         return self.results
 
     def _start(self, number: int, result: Result) -> None:
         """Build a network, and run it until nothing is new to it."""
         cell = result.cell
-        module = create(result.entry, cell, self.form)
+        module = create(result.entry, cell, self.window)
         result.params = sum(parameter.numel() for parameter in module.parameters())
-        result.grids = token_grids(module, cell.image_size)
         step = self.steps[number] = make_step(module, cell, result.entry, self.device)
-        with step.compiling(is_profiled=self.is_profiled):
+        with step.compiling():
             result.first_s = self._seconds(step)
             for _ in range(1 if result.entry.compiler == "eager" else WARM_UPS):
                 step()
@@ -126,21 +119,14 @@ class Measurement:
     def _repeat(self, number: int) -> None:
         self.results[number].seconds.append(self._seconds(self.steps[number]))
 
-    def _look_closer(self, number: int) -> None:
-        """Memory and profile, which would disturb the times."""
+    def _measure_memory(self, number: int) -> None:
+        """Measure the memory of a run, after its times, which that would disturb."""
         result, step = self.results[number], self.steps[number]
         # The pools of CUDA graphs keep what they once took.
         if result.entry.compiler != "graphs":
             runs = MEMORY_RUNS if result.seconds[0] < 1 else 1
             found = sorted(filter(None, (memory.run_bytes(step, self.device) for _ in range(runs))))
             result.run_bytes = found[len(found) // 2] if found else None
-        if self.is_profiled:
-            entry = replace(result.entry, way="eager")
-            is_plain = entry == result.entry
-            plain = (
-                step if is_plain else make_step(create(entry, result.cell, self.form), result.cell, entry, self.device)
-            )
-            result.profile = profile(step, plain)
 
     def _seconds(self, step: Step) -> float:
         synchronize(self.device)
@@ -169,8 +155,7 @@ def measure(
     device: str,
     *,
     budget: Budget,
-    form: Form,
-    is_profiled: bool = False,
+    window: str | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Result]:
     """Measure cell after cell; a network that fails says why in its result, and the rest goes on.
@@ -179,15 +164,14 @@ def measure(
         cells: what to measure.
         device: `cpu`, `cuda` or `mps`.
         budget: of each cell.
-        form: how ours are built.
-        is_profiled: also find out where the time goes.
+        window: of GC ViT, `own` or `ratio`, as in `create_model`.
         advance: called after each network has been built and compiled.
     """
     results = []
     is_compiling = any(entry.compiler != "eager" for cell in cells for entry in cell.entries)
     with _first_time() if is_compiling else nullcontext():
         for cell in cells:
-            results += Measurement(cell, device, form, is_profiled=is_profiled).run(budget, advance)
+            results += Measurement(cell, device, window).run(budget, advance)
             if is_compiling:
                 torch._dynamo.reset()
             _free(device)

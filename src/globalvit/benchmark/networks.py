@@ -1,7 +1,6 @@
 """The networks that are measured: ours, and peers from timm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -9,28 +8,12 @@ import torch
 from torch import nn
 
 from globalvit.benchmark.cells import OURS, Cell, Entry, Size
-from globalvit.benchmark.padded import Grid, grids
 from globalvit.build import create_model, list_models, resolve_name
 from globalvit.closest import suggest
-from globalvit.detectors.padding import padded_size
-from globalvit.models.gcvit import GCViT
-from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import ALIASES, MODELS, VARIANTS, split_name
-from globalvit.tasks.task import Task
 
 TIMM = "timm"
 AUTO = "auto"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
-    """How ours are built, beside their size.
-
-    Attributes:
-        window: `own` or `ratio`, as in `create_model`.
-    """
-
-    window: str | None = None
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
@@ -81,7 +64,7 @@ def peers_of(model: str, wanted: Sequence[str]) -> list[tuple[str, str]]:
     return list(found)
 
 
-def create(entry: Entry, cell: Cell, form: Form) -> nn.Module:
+def create(entry: Entry, cell: Cell, window: str | None = None) -> nn.Module:
     """A network with fresh weights on the CPU.
 
     In training peers get the drop path of ours, so that both leave out as much.
@@ -93,16 +76,7 @@ def create(entry: Entry, cell: Cell, form: Form) -> nn.Module:
     if entry.source != OURS:
         drop_path = VARIANTS[split_name(cell.model)[0]].drop_path if cell.mode == "train" else 0.0
         return _peer(entry.model, cell.image_size, drop_path)
-    return create_model(entry.model, image_size=cell.image_size, window=form.window)
-
-
-def token_grids(module: nn.Module, size: Size) -> list[Grid]:
-    """The grids that one of ours works on; none for others."""
-    backbone = getattr(module, "backbone", None)
-    if not isinstance(module, Task) or not isinstance(backbone, (GCViT, GPViT)):
-        return []
-    height, width = padded_size(*size) if module.kind == "detect" else size
-    return grids(backbone.config, (height, width))
+    return create_model(entry.model, image_size=cell.image_size, window=window)
 
 
 def _peer(name: str, size: Size, drop_path: float) -> nn.Module:

@@ -1,18 +1,43 @@
 """Results as plain rows for JSON and CSV, and as the texts of tables."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 from globalvit.benchmark.cells import OURS, Cell, Size
-from globalvit.benchmark.figures import images_per_second, paired_ratio, per_pixel, percentile
 from globalvit.benchmark.measure import Result
-from globalvit.benchmark.padded import padded_share
 
 MIB = 2**20
 Row = dict[str, Any]
 Text = dict[str, str]
 MODE_TITLES = {"inference": "inference", "train": "training step"}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which `share` (0 to 1) of the values lie, interpolated between neighbors."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float | None:
+    """Return the median of theirs / ours over repetitions that ran one after the other; None if there are none.
+
+    A clock rate that drifts slows both of a pair, and so leaves this ratio as it is.
+
+    Raises:
+        ValueError: the repetitions are not pairs.
+    """
+    pairs = list(zip(theirs, ours, strict=True))
+    return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def images_per_second(batch_size: int, seconds: Sequence[float]) -> float:
+    """Return images per second at the median time of a run."""
+    return batch_size / statistics.median(seconds)
 
 
 def rows(results: Sequence[Result], device: str) -> list[Row]:
@@ -40,8 +65,6 @@ def _row(result: Result, beside: Sequence[Result], device: str) -> Row:
         "compile_s": result.compile_s,
         "run_mib": _mib(result.run_bytes),
         "state_mib": _mib(result.state_bytes),
-        "padded_share": padded_share(result.grids) if result.grids else None,
-        "padded_share_by_stage": [grid.share for grid in result.grids],
         "seconds": seconds,
     }
     if seconds:
@@ -49,7 +72,6 @@ def _row(result: Result, beside: Sequence[Result], device: str) -> Row:
     return row | {
         "speed_ratios": {other.entry.name: paired_ratio(other.seconds, seconds) for other in beside},
         "memory_ratios": {other.entry.name: _ratio(result.run_bytes, other.run_bytes) for other in beside},
-        "profile": result.profile and result.profile.to_dict(),
     }
 
 
@@ -59,7 +81,7 @@ def _speed(cell: Cell, seconds: Sequence[float]) -> Row:
         "ms": 1e3 * statistics.median(seconds),
         "ms_p10": 1e3 * percentile(seconds, 0.1),
         "ms_p90": 1e3 * percentile(seconds, 0.9),
-        "ns_per_pixel": 1e9 * per_pixel(cell.batch_size, cell.image_size, seconds),
+        "ns_per_pixel": 1e9 * statistics.median(seconds) / (cell.batch_size * prod(cell.image_size)),
     }
 
 
@@ -83,7 +105,7 @@ def flat(row: Row) -> Row:
     plain["image_size"] = size_text(row["image_size"])
     for kind in ("speed", "memory"):
         plain |= {f"{kind}_ratio {peer}": ratio for peer, ratio in row[f"{kind}_ratios"].items()}
-    return {key: value for key, value in plain.items() if key != "profile"}
+    return plain
 
 
 def csv_table(plain: Iterable[Row]) -> tuple[list[str], list[list[Any]]]:
@@ -163,69 +185,6 @@ def _best_text(cell: Cell, best: Result, other: Result) -> Text:
     }
 
 
-def size_rows(plain: Sequence[Row]) -> list[Text]:
-    """What a pixel costs at each size, as a multiple of the first size's, and how much of the work is padding."""
-    texts = []
-    for _, group in _groups(plain).items():
-        first = group[0]["ns_per_pixel"]
-        texts += [_size_text(row, row["ns_per_pixel"] / first) for row in group if len(group) > 1]
-    return texts
-
-
-def _groups(plain: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows with figures that differ in the image size alone."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in plain:
-        if row["error"] is None:
-            key = tuple(row[name] for name in ("mode", "network", "way", "precision", "batch_size"))
-            groups.setdefault(key, []).append(row)
-    return groups
-
-
-def _size_text(row: Row, cost: float) -> Text:
-    stages = " ".join(_percent(share) for share in row["padded_share_by_stage"])
-    return {
-        "mode": MODE_TITLES[row["mode"]],
-        "network": row["network"],
-        "way": row["way"],
-        "precision": row["precision"],
-        "batch": str(row["batch_size"]),
-        "pixels": size_text(row["image_size"]),
-        "ns a pixel": _number(row["ns_per_pixel"]),
-        "× first": _number(cost),
-        "padded %": "–" if row["padded_share"] is None else _percent(row["padded_share"]),
-        "by stage": stages or "–",
-    }
-
-
-def profile_table(row: Row) -> tuple[str, list[Text]]:
-    """Title and rows of where the time of one network goes."""
-    made = row["profile"]
-    total = sum(made["ms"].values())
-    title = (
-        f"{row['network']}, {MODE_TITLES[row['mode']]}, {row['way']}, {row['precision']}, batch {row['batch_size']}, "
-        f"{size_text(row['image_size'])} pixels: products at {made['gflops_per_second']:.0f} GFLOP/s, memory at "
-        f"{made['gb_per_second']:.0f} GB/s; products alone would allow {_number(made['limit_images_per_second'])} "
-        f"images/s"
-    )
-    texts = []
-    for kind, spent in made["ms"].items():
-        floor = made["floor_ms"].get(kind)
-        work: Mapping[str, float] = made["work"].get(kind, {})
-        texts.append(
-            {
-                "kind": kind,
-                "ms": _number(spent),
-                "%": _percent(spent / total),
-                "GFLOP": _number(work.get("gflop") or None),
-                "MB": _number(work.get("mb") or None),
-                "floor ms": _number(floor),
-                "× floor": _number(spent / floor if floor else None),
-            }
-        )
-    return title, texts
-
-
 def size_text(size: Sequence[int] | Size) -> str:
     """A side, or height×width."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}×{size[1]}"
@@ -245,10 +204,6 @@ def _mib(count: int | None) -> float | None:
 
 def _ratio(ours: int | None, theirs: int | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
 
 
 def _number(value: float | None) -> str:

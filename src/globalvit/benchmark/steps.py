@@ -43,25 +43,20 @@ class Step(ABC):
     def __call__(self) -> None:
         """Run once; the device may still be busy afterwards."""
 
-    @abstractmethod
-    def plain(self) -> None:
-        """Run once without the compiler, outside inference mode, so that torch shows every operation."""
-
     @property
     def state_bytes(self) -> int:
         """Bytes of parameters and buffers, and of what else lasts from run to run."""
         return self._weights
 
     @contextmanager
-    def compiling(self, *, is_profiled: bool = False) -> Iterator[None]:
+    def compiling(self) -> Iterator[None]:
         """The settings of the compiler while the first runs build what they need."""
         if self.compiler == "eager":
             yield
             return
         from torch._inductor import config
 
-        patches = {"freezing": self.compiler == "frozen", "cpp.enable_kernel_profile": is_profiled}
-        with config.patch(patches):
+        with config.patch(freezing=self.compiler == "frozen"):
             yield
 
 
@@ -84,11 +79,6 @@ class Inference(Step):
         with torch.inference_mode():
             self.forward(self.images_BCHW)
 
-    def plain(self) -> None:
-        """See `Step`."""
-        with torch.no_grad():
-            self.module(self.images_BCHW)
-
 
 class Training(Step):
     """Forward, loss, backward, AdamW; autocast over float32 weights, with scaled gradients in fp16."""
@@ -96,17 +86,19 @@ class Training(Step):
     def __init__(self, module: nn.Module, cell: Cell, entry: Entry, device: str) -> None:
         super().__init__(module.train(), cell, entry, device)
         self.batch = targets(self.module, self.images_BCHW)
-        self.losses = self._losses(compiled)
+        self.losses = self._losses()
         self.optimizer = _optimizer(self.module, cell.model)
         self.scaler = torch.amp.GradScaler(device, enabled=cell.precision == "fp16")
 
     def __call__(self) -> None:
         """See `Step`."""
-        self._step(self.losses)
-
-    def plain(self) -> None:
-        """See `Step`."""
-        self._step(self._losses(lambda call, _: call))
+        dtype = DTYPES[self.cell.precision]
+        with torch.autocast(self.device, dtype, enabled=dtype != torch.float32):
+            loss = self.losses()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
 
     @property
     def state_bytes(self) -> int:
@@ -114,26 +106,17 @@ class Training(Step):
         kept = (value for state in self.optimizer.state.values() for value in state.values())
         return super().state_bytes + _bytes(value for value in kept if isinstance(value, Tensor))
 
-    def _step(self, losses: Callable[[], Tensor]) -> None:
-        dtype = DTYPES[self.cell.precision]
-        with torch.autocast(self.device, dtype, enabled=dtype != torch.float32):
-            loss = losses()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-
-    def _losses(self, compile_: Callable[[Call, str], Call]) -> Callable[[], Tensor]:
+    def _losses(self) -> Callable[[], Tensor]:
         """What gives the loss: of classifiers cross-entropy, the same for peers; of other tasks their own losses."""
         if _kind(self.module) != "classify":
-            return self._own_losses(compile_)
-        forward = compile_(self.module, self.compiler)
+            return self._own_losses()
+        forward = compiled(self.module, self.compiler)
         return lambda: F.cross_entropy(forward(self.images_BCHW).float(), self.batch["labels"])
 
-    def _own_losses(self, compile_: Callable[[Call, str], Call]) -> Callable[[], Tensor]:
+    def _own_losses(self) -> Callable[[], Tensor]:
         assert isinstance(self.module, Task)
         task = self.module
-        forward = compile_(type(task.backbone).forward.__get__(task.backbone), self.compiler)
+        forward = compiled(type(task.backbone).forward.__get__(task.backbone), self.compiler)
 
         def losses() -> Tensor:
             # The losses call the backbone by themselves, and of them only the backbone is compiled.

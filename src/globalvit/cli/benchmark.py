@@ -1,7 +1,6 @@
 """`globalvit benchmark`: speed and memory of models, beside others in the same process."""
 
 import logging
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
     from globalvit.benchmark.measure import Result
 
 logger = logging.getLogger(__name__)
-SUMMARY = "Measure images a second, latency, memory and where time goes; beside other networks in the same process"
-WORK, RUNNING, LOADER, FILES = "work", "running", "input pipeline", "files"
-# Numbers of workers that are tried, as far as there are processors.
-WORKERS = (0, 1, 2, 4, 8, 16, 32)
+SUMMARY = "Measure images per second, latency and memory, in turn with other networks in the same process"
+WORK, RUNNING, FILES = "work", "running", "files"
 
 
 def _several(group: str, text: str, metavar: str | None = None) -> dict[str, Any]:
@@ -36,7 +33,7 @@ def _several(group: str, text: str, metavar: str | None = None) -> dict[str, Any
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
-    """What `globalvit benchmark` is asked for."""
+    """Options of `globalvit benchmark`."""
 
     model: tuple[str, ...] = field(
         default=("gcvit_tiny",), metadata=_several(WORK, "names or patterns such as 'gcvit_*'", "NAME,...")
@@ -47,10 +44,7 @@ class BenchmarkOptions:
             WORK, "networks to take turns with: timm:NAME, or auto for timm's of the same name", "timm:NAME,..."
         ),
     )
-    mode: tuple[str, ...] | None = field(
-        default=None,
-        metadata=_several(WORK, f"{' or '.join(MODES)} (default: both; with --loader neither)", "MODE,..."),
-    )
+    mode: tuple[str, ...] = field(default=MODES, metadata=_several(WORK, " or ".join(MODES), "MODE,..."))
     batch_size: tuple[int, ...] = field(default=(1, 8), metadata=_several(WORK, "images of a run"))
     image_size: tuple[int, ...] | None = field(
         default=None,
@@ -87,47 +81,26 @@ class BenchmarkOptions:
         default=3.0, metadata=about(RUNNING, "to repeat each cell for, its networks in turn, three times at least")
     )
     repeats: int | None = field(default=None, metadata=about(RUNNING, "repeat so many times, however long it takes"))
-    profile: bool = field(
-        default=False,
-        metadata=about(RUNNING, "where time goes by kind of operation, and how far from the machine's measured limits"),
-    )
-
-    loader: str | None = field(
-        default=None,
-        metadata=about(LOADER, "measure how fast this data folder (or `generated` JPEGs) is read, augmented, batched")
-        | {"metavar": "DATA_DIR|generated"},
-    )
-    workers: tuple[int, ...] | None = field(
-        default=None, metadata=_several(LOADER, "numbers of workers; 0 to the number of processors")
-    )
-
     json: Path | None = field(default=None, metadata=about(FILES, "write settings, machine and all times to this file"))
     csv: Path | None = field(default=None, metadata=about(FILES, "write the table to this file"))
-    plot: Path | None = field(default=None, metadata=about(FILES, "draw images a second: .png, .pdf or .svg"))
+    plot: Path | None = field(default=None, metadata=about(FILES, "draw images per second: .png, .pdf or .svg"))
 
     def __post_init__(self) -> None:
         for name, known in (("mode", MODES), ("precision", ("auto", *PRECISIONS)), ("compile", WAYS)):
             _check_words(name, getattr(self, name), known)
-        for name, least in (("batch_size", 1), ("threads", 1), ("repeats", 1), ("workers", 0)):
+        for name, least in (("batch_size", 1), ("threads", 1), ("repeats", 1)):
             _check_least(name, getattr(self, name), least)
         for side in self.image_size or ():
             as_size(side)
         if not self.seconds > 0:
             raise ValueError(f"--seconds {self.seconds:g} must be above 0")
-        for mode in self.modes:
+        for mode in self.mode:
             if not ways_of(mode, self.compile):
                 raise ValueError(
                     f"--compile {','.join(self.compile)} is for inference, where weights stay as they are; "
                     f"add eager, compiled or graphs, or take --mode inference"
                 )
         tables.check_plot(self.plot)
-        if self.workers and self.loader is None:
-            raise ValueError("--workers are workers; say what they load with --loader DATA_DIR or generated")
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """What to measure of models."""
-        return self.mode if self.mode is not None else () if self.loader else MODES
 
 
 def _check_words(name: str, given: Sequence[str] | None, known: Sequence[str]) -> None:
@@ -145,8 +118,6 @@ def _check_least(name: str, given: int | tuple[int, ...] | None, least: int) -> 
 def run(argv: Sequence[str], prog: str) -> int:
     """Measure, show, write; return the exit status."""
     options = parse(BenchmarkOptions, argv, prog, SUMMARY)
-    # Its lines about the profiler's own start and stop would stand between the tables.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from globalvit.benchmark import machine, report
     from globalvit.hardware import choose_device
     from globalvit.models.ops import set_kernels
@@ -157,16 +128,13 @@ def run(argv: Sequence[str], prog: str) -> int:
         description = machine.describe(device)
         tables.write_line(machine.in_a_line(description))
         results = _measure(cells, options, device)
-        feedings = _feed(options)
     plain = report.rows(results, device)
     _show(plain, results, options)
-    _show_loader(feedings, plain)
     written = {
         "command": shlex.join([*prog.split(), *argv]),
         "settings": asdict(options),
         "machine": description,
         "rows": plain,
-        "loader": feedings,
     }
     _write(written, options)
     if results and not any(result.seconds for result in results):
@@ -191,7 +159,7 @@ def _cells(options: BenchmarkOptions, device: str) -> list[Cell]:
     return plan(
         models,
         peers,
-        modes=options.modes,
+        modes=options.mode,
         precisions=_precisions(options.precision, device),
         batch_sizes=options.batch_size,
         sizes=sizes,
@@ -209,84 +177,27 @@ def _precisions(given: Sequence[str], device: str) -> tuple[str, ...]:
 
 def _measure(cells: Sequence[Cell], options: BenchmarkOptions, device: str) -> "list[Result]":
     from globalvit.benchmark.measure import Budget, measure
-    from globalvit.benchmark.networks import Form
 
-    form = Form(window=options.window)
     with Progress(sum(len(cell.entries) for cell in cells), "measuring") as progress:
         return measure(
             cells,
             device,
             budget=Budget(seconds=options.seconds, repeats=options.repeats),
-            form=form,
-            is_profiled=options.profile,
+            window=options.window,
             advance=progress.advance,
         )
-
-
-def _feed(options: BenchmarkOptions) -> list[dict[str, Any]]:
-    """Images a second of the input pipeline alone."""
-    if options.loader is None:
-        return []
-    from globalvit.benchmark import loader, networks
-
-    model = networks.expand(options.model)[0]
-    workers = options.workers or tuple(count for count in WORKERS if count <= (os.cpu_count() or 1))
-    with Progress(len(workers), "loading") as progress:
-        found = loader.measure_loader(
-            options.loader,
-            model,
-            as_size(options.image_size[0]) if options.image_size else networks.own_size(model),
-            batch_size=max(options.batch_size),
-            workers=workers,
-            seconds=options.seconds,
-            advance=progress.advance,
-        )
-    return loader.to_plain(found)
 
 
 def _show(plain: Sequence[dict[str, Any]], results: "Sequence[Result]", options: BenchmarkOptions) -> None:
     from globalvit.benchmark import report
 
-    for mode in options.modes:
-        title, texts = report.speed_table(plain, mode)
-        _show_table(texts, title)
-    for title, texts in (
-        ("each in its fastest way", report.best_rows(results)),
-        ("cost of a pixel", report.size_rows(plain)),
-    ):
+    shown = [report.speed_table(plain, mode) for mode in options.mode]
+    shown.append(("each in its fastest way", report.best_rows(results)))
+    for title, texts in shown:
         if texts:
-            _show_table(texts, title)
-    for row in plain:
-        if row["profile"]:
-            title, texts = report.profile_table(row)
-            _show_table(texts, title)
-
-
-def _show_table(texts: Sequence[dict[str, str]], title: str) -> None:
-    # A title of the table's own would be broken to the width of its columns.
-    tables.write_line(title)
-    tables.show(texts)
-
-
-def _show_loader(feedings: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]]) -> None:
-    if not feedings:
-        return
-    rows = [
-        {
-            "workers": str(feeding["workers"]),
-            "images/s": f"{feeding['images_per_second']:.0f}",
-            "first batch s": f"{feeding['first_batch_s']:.2f}",
-        }
-        for feeding in feedings
-    ]
-    _show_table(rows, "input pipeline")
-    steps = [row["images_per_second"] for row in plain if row["mode"] == "train" and row["images_per_second"]]
-    if steps:
-        best, needed = max(feeding["images_per_second"] for feeding in feedings), max(steps)
-        verdict = "does not limit" if best > needed else "limits"
-        tables.write_line(
-            f"Input {verdict}: it gives {best:.0f} images/s, the fastest training step takes {needed:.0f}."
-        )
+            # A title of the table's own would be broken to the width of its columns.
+            tables.write_line(title)
+            tables.show(texts)
 
 
 def _write(written: dict[str, Any], options: BenchmarkOptions) -> None:

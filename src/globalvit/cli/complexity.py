@@ -1,40 +1,43 @@
 """`globalvit models --complexity`: how multiply-adds, activations and memory grow with the image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from globalvit.atomic import replace_with
 from globalvit.cli import tables
 from globalvit.jobs import files
-from globalvit.models.complexity import AttentionKind, complexity
 from globalvit.models.variants import VARIANTS, GCViTConfig
+
+if TYPE_CHECKING:
+    from globalvit.benchmark.complexity import AttentionKind
 
 # Shown where none is named: windows divide the grids of 224 and 448 only.
 SIDES = (224, 256, 384, 448, 512, 768, 1024)
 MODEL = "gcvit_tiny"
-KINDS: dict[AttentionKind, str] = {"own": "its own", "swin": "Swin's windows", "full": "full self-attention"}
+KINDS: dict["AttentionKind", str] = {"own": "its own", "swin": "Swin's windows", "full": "full self-attention"}
 GIGA, MEGA, MEBI = 1e9, 1e6, 2**20
 Row = dict[str, Any]
 
 
-def rows(names: Sequence[str], sides: Sequence[int], count: Callable[[str, int], float] | None) -> list[Row]:
-    """Plain figures of square images, one row for each model, attention and size.
+def rows(names: Sequence[str], sides: Sequence[int]) -> list[Row]:
+    """Count square images: one plain row for each model, attention and size.
 
     Args:
         names: models.
         sides: of the images, in pixels.
-        count: gives multiply-adds counted on the model itself, for rows of its own attention.
 
     Raises:
-        ValueError: a model is no classifier, or a side is too small.
+        ValueError: a model is not a classifier, or a side is too small.
     """
-    systems = [name for name in names if name not in VARIANTS]
-    if systems:
-        raise ValueError(f"complexity is worked out for classifiers; {systems[0]} is none: name its backbone alone")
+    from globalvit.benchmark.complexity import complexity
+
+    for name in names:
+        if name not in VARIANTS:
+            raise ValueError(f"--complexity: expected a classifier, got {name}; name its backbone alone")
     return [
-        _row(name, kind, side, count if kind == "own" else None)
+        {"model": name, "attention": kind, "side": side} | asdict(complexity(name, (side, side), kind))
         for name in names
         for kind in KINDS
         if kind != "swin" or isinstance(VARIANTS[name], GCViTConfig)
@@ -42,47 +45,35 @@ def rows(names: Sequence[str], sides: Sequence[int], count: Callable[[str, int],
     ]
 
 
-def _row(name: str, kind: AttentionKind, side: int, count: Callable[[str, int], float] | None) -> Row:
-    row: Row = {"model": name, "attention": kind, "side": side}
-    row |= asdict(complexity(VARIANTS[name], (side, side), kind))
-    return row if count is None else row | {"counted_macs": count(name, side)}
-
-
 def show(found: Sequence[Row]) -> None:
     """Print the rows as a table."""
-    is_counted = any("counted_macs" in row for row in found)
-    tables.show([_cells(row, is_counted=is_counted) for row in found])
-
-
-def _cells(row: Row, *, is_counted: bool) -> dict[str, str]:
-    cells = {
-        "model": row["model"],
-        "attention": KINDS[row["attention"]],
-        "pixels": str(row["side"]),
-        "GMACs": tables.number(row["macs"] / GIGA, 2),
-        "of attention": tables.number(row["attention_macs"] / GIGA, 2),
-        "on padding, %": tables.number(100 * row["padding_share"], 1),
-        "activations M": tables.number(row["activations"] / MEGA, 1),
-        "largest layer MiB": tables.number(row["memory"] / MEBI, 1),
-    }
-    if is_counted:
-        counted = row.get("counted_macs")
-        cells["GMACs counted"] = tables.number(counted and counted / GIGA, 2)
-        cells["difference, %"] = tables.number(counted and 100 * (row["macs"] / counted - 1), 3)
-    return cells
+    tables.show(
+        [
+            {
+                "model": row["model"],
+                "attention": KINDS[row["attention"]],
+                "pixels": str(row["side"]),
+                "GMACs": tables.number(row["macs"] / GIGA, 2),
+                "of attention": tables.number(row["attention_macs"] / GIGA, 2),
+                "on padding, %": tables.number(100 * row["padding_share"], 1),
+                "activations M": tables.number(row["activations"] / MEGA, 1),
+                "largest layer MiB": tables.number(row["memory"] / MEBI, 1),
+            }
+            for row in found
+        ]
+    )
 
 
 def write_csv(path: Path, found: Sequence[Row]) -> None:
     """Write the rows with all their digits."""
-    header = list(dict.fromkeys(key for row in found for key in row))
-    files.write_csv(path, header, ([row.get(key, "") for key in header] for row in found))
+    files.write_csv(path, list(found[0]), [list(row.values()) for row in found])
 
 
 def plot(path: Path, found: Sequence[Row]) -> None:
     """Draw multiply-adds, activations and memory over the images' sides, both axes logarithmic.
 
     Raises:
-        ValueError: the path's ending is no image's.
+        ValueError: the path does not end like an image's.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -44,6 +44,8 @@ class ModelsOptions:
     def __post_init__(self) -> None:
         if not self.complexity and (self.image_size or self.plot or self.csv):
             raise ValueError("--image-size, --plot and --csv belong to --complexity; add it")
+        if self.complexity and self.measure:
+            raise ValueError("--complexity counts on the model itself already; leave out --measure")
         tables.check_plot(self.plot)
         for side in self.image_size or ():
             as_size(side)
@@ -65,7 +67,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 def _complexity(options: ModelsOptions) -> int:
     names = [complexity.MODEL] if options.pattern == "*" else matching(options.pattern)
-    found = complexity.rows(names, options.image_size or complexity.SIDES, count_macs if options.measure else None)
+    found = complexity.rows(names, options.image_size or complexity.SIDES)
     complexity.show(found)
     if options.csv:
         complexity.write_csv(options.csv, found)
@@ -106,31 +108,16 @@ def describe(name: str) -> dict[str, Any]:
 def measure(name: str) -> dict[str, float]:
     """Count a model's `params`, and its `gmacs` (10⁹ multiply-adds of one image of its own size).
 
-    Nothing is computed: the model and the image stand on torch's meta device, which knows shapes only.
+    Nothing is computed: the model and the image are on torch's meta device, which knows shapes only.
     """
     import torch
 
+    from globalvit.benchmark.complexity import count_macs
     from globalvit.build import create_model
 
     with torch.device("meta"):
         params = sum(parameter.numel() for parameter in create_model(name).parameters())
     return {"params": params, "gmacs": count_macs(name, VARIANTS[split_name(name)[0]].image_size) / 1e9}
-
-
-def count_macs(name: str, side: int) -> float:
-    """Count the multiply-adds of one image on the model that is made for it, without computing anything."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from globalvit.build import create_model
-
-    size = None if side == VARIANTS[split_name(name)[0]].image_size else side
-    with torch.device("meta"), torch.no_grad():
-        model, image = create_model(name, image_size=size).eval(), torch.empty(1, 3, side, side)
-        with FlopCounterMode(display=False) as counter:
-            model(image)
-    # The counter counts a multiply-add as two operations.
-    return counter.get_total_flops() / 2
 
 
 def _rows(model: dict[str, Any]) -> list[dict[str, str]]:

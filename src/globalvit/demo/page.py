@@ -1,220 +1,194 @@
-"""The page itself: what stands where, and what happens when it is touched. The only file that knows Gradio's parts.
+"""The page itself: what stands where, and what happens when it is touched.
 
-Whatever fails is a line on the page: text that a person can act on for what they can mend, and a pointer to the
+Whatever fails is a notice on the page: text that a person can act on for what they can fix, and a pointer to the
 terminal for anything else.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import ImageData
 from gradio.themes import Base
+from PIL.Image import Image
 
 from globalvit.data.classification.imagenet import readable
 from globalvit.demo import looks
-from globalvit.demo.images import one_line
-from globalvit.demo.looks import Wish
+from globalvit.demo.images import data_url, one_line, receive
 from globalvit.demo.quick import LESSONS, Training
-from globalvit.demo.shelf import Shelf
-from globalvit.demo.visit import Visit, described, examples, examples_html, uploaded
+from globalvit.demo.shelf import Shelf, describe
+from globalvit.demo.visit import Visit, examples
 from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-TITLE = "globalvit"
-HEADER = "<h1>globalvit</h1><p>Drop an image and see what a vision transformer makes of it, and where it looks.</p>"
-MENDABLE = (ValueError, OSError, MemoryError)
+HEADER = "# globalvit\nDrop an image and see what a vision transformer makes of it, and where it looks."
+FIXABLE = (ValueError, OSError, MemoryError)
 # One model computes at a time, whoever asks.
 COMPUTING: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+ASIDE: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 LIKELIEST = -1
 Updates = dict[Any, Any]
-# Seconds between two looks at a training.
-PAUSE = 0.5
-# Seconds after which Gradio looks for forgotten uploads, and their age then.
-CLEANING = (300, 300)
-
-
-def read(name: str) -> str:
-    """A text file that lies beside this one."""
-    return (files("globalvit.demo") / name).read_text(encoding="utf-8")
+# Seconds between two looks at a training; seconds after which forgotten uploads are looked for, and their age then.
+PAUSE, CLEANING = 0.5, (300, 300)
+CSS = """
+.bars { list-style: none; margin: 8px 0; padding: 0; display: grid; gap: 6px; }
+.bars li { display: grid; grid-template-columns: 1fr 6em 4em; gap: 8px; align-items: center; }
+.bars .name, h2 { overflow-wrap: anywhere; } .bars meter { width: 100%; } .bars .percent { text-align: right; }
+.bars i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px; }
+progress { width: 100%; } #examples img { image-rendering: pixelated; }
+"""
+# An image in the clipboard goes the way of a dropped one.
+PASTE = """() => document.addEventListener("paste", (event) => {
+  const input = document.querySelector("#upload input[type=file]");
+  if (!input || !event.clipboardData.files.length) return;
+  input.files = event.clipboardData.files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+})"""
 
 
 def safely(handler: Callable[..., Updates]) -> Callable[..., Updates]:
-    """A handler whose errors become a line on the page."""
+    """Turn a handler's errors into a notice on the page."""
 
     @wraps(handler)
     def guarded(page: "Page", *values: Any) -> Updates:
         try:
-            return {page.notice: "", **handler(page, *values)}
-        except MENDABLE as error:
+            return handler(page, *values)
+        except FIXABLE as error:
             logger.warning("%s", one_line(error))
-            return {page.notice: alert(one_line(error))}
+            text = one_line(error)
         except Exception:
             logger.exception("a handler of the page failed")
-            return {page.notice: alert("this went wrong; the terminal says where")}
+            text = "this went wrong; the terminal says where"
+        gr.Warning(escape(text), title="Sorry")
+        return gr.skip()
 
     return guarded
 
 
 class Page:
-    """The page and everything behind it.
-
-    Args:
-        models: on offer.
-        training: what trains on the spot.
-        uploads: folder that the server puts uploads into.
-        most_bytes: of an upload.
-    """
+    """The page and everything behind it: models on offer, what trains on the spot, the folder and limit of uploads."""
 
     def __init__(self, models: Shelf, training: Training, uploads: Path, most_bytes: int) -> None:
         self.models, self.training, self.uploads, self.most_bytes = models, training, uploads, most_bytes
-        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CLEANING) as self.blocks:
+        with gr.Blocks(title="globalvit", analytics_enabled=False, delete_cache=CLEANING) as self.blocks:
             self.visit = gr.State(Visit(), time_to_live=3600)
-            gr.HTML(HEADER, elem_id="header")
-            self._place_choice()
-            with gr.Row(elem_id="main"):
-                self._place_image()
-                self._place_answer()
-            self._place_looks()
+            gr.Markdown(HEADER)
+            self.model = gr.Dropdown([], label="Model", elem_id="model")
+            self.about = gr.HTML(elem_id="about")
+            with gr.Accordion("Train a small model here", open=not models.choices), gr.Row():
+                self.lessons = {
+                    name: gr.Button(f"{one.title} · {one.cost}", size="sm", elem_id=f"lesson-{name}")
+                    for name, one in LESSONS.items()
+                }
+                self.stop = gr.Button("Stop the training", size="sm", visible=False, elem_id="stop")
+            self.progress = gr.HTML(elem_id="progress")
+            with gr.Row():
+                with gr.Column(min_width=300):
+                    hint = "Choose an image, drop it, or paste it"
+                    self.upload = gr.File(label=hint, height=140, elem_id="upload")
+                    still: dict[str, Any] = {"allow_preview": False, "show_label": False, "buttons": []}
+                    self.examples = gr.Gallery(columns=4, elem_id="examples", **still)
+                with gr.Column(min_width=300):
+                    self.image = shown(visible=False, elem_id="image")
+                    name = "Least score of an object"
+                    self.threshold = slider(0.05, 0.95, 0.5, name, "threshold", step=0.05, visible=False)
+                    self.answer = gr.HTML("What the model says stands here.", elem_id="answer")
+            with gr.Row(visible=False) as self.looks:
+                with gr.Column(min_width=300):
+                    self.map = shown(elem_id="map")
+                    self.note = gr.HTML(elem_id="note")
+                with gr.Column(min_width=300):
+                    gr.Markdown("## Where it looks")
+                    self.kind = gr.Radio([], label="Map", elem_id="kind")
+                    self.layer = gr.Dropdown([], label="Layer", elem_id="layer")
+                    self.head = slider(0, 1, 0, "Head, 0 for the mean of all", "head")
+                    # Clicks mark a place as well; these are for the keyboard.
+                    self.across = slider(0, 1, 0, "Marked place, pixels from the left", "left")
+                    self.down = slider(0, 1, 0, "Marked place, pixels from the top", "top")
+                    self.forget = gr.Button("Forget the marked place", size="sm", elem_id="forget")
+                    self.target = gr.Dropdown([], label="Class", elem_id="target")
+                    self.opacity = slider(0, 1, 0.6, "Strength of the colors", "opacity", step=0.05)
             self._wire()
 
-    def _place_choice(self) -> None:
-        with gr.Column(elem_id="choice", elem_classes="card"):
-            self.model = gr.Dropdown([], label="Model", elem_id="model", filterable=True)
-            self.about = gr.HTML(elem_id="about")
-            with gr.Accordion("Train a small model here", open=not self.models.choices, elem_id="lessons"):
-                with gr.Row():
-                    self.lessons = {
-                        name: gr.Button(f"{one.title} · {one.cost}", size="sm", elem_id=f"lesson-{name}")
-                        for name, one in LESSONS.items()
-                    }
-                self.progress = gr.HTML(elem_id="progress")
-                self.stop = gr.Button("Stop the training", size="sm", visible=False, elem_id="stop")
-
-    def _place_image(self) -> None:
-        with gr.Column(elem_classes="card", min_width=300):
-            self.image = gr.HTML(
-                Visit().image_html(),
-                html_template=read("image.html"),
-                js_on_load=read("image.js"),
-                elem_id="image",
-                limit=self.most_bytes,
-            )
-            self.notice = gr.HTML(elem_id="notice")
-            self.examples = gr.HTML(js_on_load=read("examples.js"), elem_id="examples")
-
-    def _place_answer(self) -> None:
-        with gr.Column(elem_classes="card", min_width=300):
-            self.threshold = gr.Slider(
-                0.05,
-                0.95,
-                0.5,
-                step=0.05,
-                label="Least score of an object",
-                visible=False,
-                elem_id="threshold",
-                buttons=[],
-            )
-            self.answer = gr.HTML(waiting("What the model says stands here."), elem_id="answer")
-
-    def _place_looks(self) -> None:
-        with gr.Row(elem_id="looks", elem_classes="card", visible=False) as self.looks:
-            with gr.Column(min_width=300):
-                self.map = gr.HTML(js_on_load=read("place.js"), elem_id="map")
-            with gr.Column(min_width=300):
-                gr.HTML("<h2>Where it looks</h2>")
-                self.kind = gr.Radio([], label="Map", elem_id="kind")
-                self.stage = gr.Slider(0, 1, 0, step=1, label="Stage", elem_id="stage", buttons=[])
-                self.block = gr.Slider(0, 1, 0, step=1, label="Block", elem_id="block", buttons=[])
-                self.all_heads = gr.Checkbox(True, label="Mean of all heads", elem_id="all-heads")
-                self.head = gr.Slider(0, 1, 0, step=1, label="Head", elem_id="head", buttons=[])
-                self.forget = gr.Button("Forget the marked place", size="sm", visible=False, elem_id="forget")
-                self.target = gr.Dropdown([], label="Class", elem_id="target")
-                self.opacity = gr.Slider(
-                    0, 1, 0.6, step=0.05, label="Strength of the colors", elem_id="opacity", buttons=[]
-                )
-
     def _wire(self) -> None:
-        controls = [self.looks, self.kind, self.stage, self.block, self.all_heads, self.head, self.forget, self.target]
-        controls.append(self.map)
-        said = [self.notice, self.answer, self.threshold, *controls]
+        wish = [self.kind, self.layer, self.head, self.target, self.opacity]
+        seen = [self.looks, self.map, self.note, *wish[:-1], self.across, self.down, self.forget]
+        said = [self.image, self.answer, self.threshold, *seen]
         asked = [self.visit, self.model, self.threshold]
-        wish = [self.kind, self.stage, self.block, self.all_heads, self.head, self.target, self.opacity]
-        told = [self.progress, self.stop, self.model]
-        aside: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         busy: dict[str, Any] = {"show_progress_on": [self.answer], **COMPUTING}
-        quiet: dict[str, Any] = {"show_progress": "hidden", **COMPUTING}
-        arrived = self.blocks.load(self._arrive, None, [self.notice, self.model], **aside)
-        arrived.then(self._follow, None, told, concurrency_limit=None, **aside)
+        quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", **COMPUTING}
+        told = [self.progress, self.stop, self.model]
+        self.blocks.load(self._choices, None, self.model, **ASIDE).then(self._follow, None, told, **ASIDE)
         self.model.change(self._choose, asked, [self.examples, self.about, *said], **busy)
-        self.image.upload(self._upload, asked, [self.image, *said], **busy)
-        self.examples.select(self._example, asked, [self.image, *said], **busy)
-        self.threshold.input(self._redraw, asked, [self.notice, self.answer], trigger_mode="always_last", **quiet)
+        # Uploads are deleted when they have been read, so nothing is left to show of them.
+        sent = self.upload.upload(self._upload, [*asked, self.upload], said, **busy)
+        sent.then(lambda: None, None, self.upload, **ASIDE)
+        self.examples.select(self._example, asked, said, **busy)
+        self.threshold.input(self._redraw, [self.visit, self.threshold], [self.image, self.answer], **quiet)
         for part in wish:
-            part.input(self._wish, [*asked, *wish], [self.notice, *controls], trigger_mode="always_last", **quiet)
-        self.map.select(self._point, asked, [self.notice, *controls], **quiet)
-        self.forget.click(self._forget, asked, [self.notice, *controls], **quiet)
+            part.input(self._wish, [self.visit, *wish], seen, **quiet)
+        for part in (self.across, self.down):
+            part.input(self._point, [self.visit, self.across, self.down], seen, **quiet)
+        self.map.select(self._click, self.visit, seen, **quiet)
+        self.forget.click(self._forget, self.visit, seen, **quiet)
         for name, button in self.lessons.items():
-            button.click(self._lesson(name), None, [self.notice, *told], concurrency_limit=None, **aside)
-        self.stop.click(self.training.stop, None, None, **aside)
-
-    @safely
-    def _arrive(self) -> Updates:
-        return {self.model: self._choices()}
+            button.click(partial(self._follow, name), None, told, **ASIDE)
+        self.stop.click(self.training.stop, None, None, **ASIDE)
 
     @safely
     def _choose(self, visit: Visit, key: str | None, threshold: float) -> Updates:
         if key is None:
-            return {}
-        task = visit.choose(self.models, key)
-        pairs = examples(self.models.choices[key].data or "shapes")
-        about = {self.about: described(self.models, key, task), self.examples: examples_html(pairs)}
-        return {**about, **self._said(visit, task, threshold)}
+            return gr.skip()
+        visit.choose(key)
+        task = self.models.open(key)
+        offered = [image for image, _ in examples(self.models.choices[key].data)]
+        about = {self.about: escape(describe(task)), self.examples: gr.update(value=offered, selected_index=None)}
+        return about | self._said(visit, key, threshold)
 
     @safely
-    def _upload(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:
-        sent = event._data
-        name, size = str(sent.get("name")), int(sent.get("size", 0))
-        image = uploaded(sent.get("path"), name, size, self.uploads, self.most_bytes)
-        return self._shown(visit, key, threshold, image, name)
+    def _upload(self, visit: Visit, key: str | None, threshold: float, path: str) -> Updates:
+        name = Path(path).name
+        visit.show(receive(path, name, self.uploads, self.most_bytes), name)
+        return self._said(visit, key, threshold)
 
     @safely
-    def _example(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:
-        choice = self.models.choices.get(key or "")
-        pairs = examples((choice and choice.data) or "shapes")
-        name, image = pairs[int(event._data["index"]) % len(pairs)]
-        return self._shown(visit, key, threshold, image, name)
+    def _example(self, visit: Visit, key: str | None, threshold: float, event: gr.SelectData) -> Updates:
+        pairs = examples(self.models.choices[key].data if key in self.models.choices else None)
+        visit.show(*pairs[event.index % len(pairs)])
+        return self._said(visit, key, threshold)
 
     @safely
-    def _redraw(self, visit: Visit, key: str | None, threshold: float) -> Updates:  # noqa: ARG002 - one signature
-        return {self.answer: visit.answer.html(threshold)} if visit.answer else {}
+    def _redraw(self, visit: Visit, threshold: float) -> Updates:
+        return gr.skip() if visit.image is None else self._answered(visit, visit.ask(self.models), threshold)
 
     @safely
-    def _wish(
-        self, visit: Visit, key: str | None, threshold: float,  # noqa: ARG002
-        kind: str | None, stage: float, block: float, all_heads: bool, head: float, target: int | None, opacity: float,
-    ) -> Updates:  # fmt: skip
-        visit.wish = Wish(
-            kind=kind,
-            stage=int(stage),
-            block=int(block),
-            head=None if all_heads else int(head),
-            pixel=visit.wish.pixel,
-            target=None if target in (None, LIKELIEST) else target,
-            opacity=opacity,
-        )
-        return self._seen(visit, visit.ask(self.models))
+    def _wish(self, visit: Visit, kind: str, layer: int, head: int, target: int, opacity: float) -> Updates:
+        task = visit.ask(self.models)
+        view = looks.settle(task, visit.wish)[1][layer]
+        chosen = {"head": head - 1 if head else None, "target": None if target == LIKELIEST else target}
+        visit.wish = replace(visit.wish, kind=kind, stage=view.stage, block=view.block, opacity=opacity, **chosen)
+        return self._seen(visit, task)
 
     @safely
-    def _point(self, visit: Visit, key: str | None, threshold: float, event: gr.EventData) -> Updates:  # noqa: ARG002
+    def _click(self, visit: Visit, event: gr.SelectData) -> Updates:
+        assert visit.image is not None
+        width, height = looks.shown_size(visit.image)
+        return self._placed(visit, (event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height)
+
+    @safely
+    def _point(self, visit: Visit, across: float, down: float) -> Updates:
+        width, height = visit.image.size if visit.image is not None else (1, 1)
+        return self._placed(visit, (across + 0.5) / width, (down + 0.5) / height)
+
+    def _placed(self, visit: Visit, x: float, y: float) -> Updates:
         former = visit.wish
-        visit.point(float(event._data["x"]), float(event._data["y"]))
+        visit.point(x, y)
         try:
             return self._seen(visit, visit.ask(self.models))
         except ValueError:
@@ -223,67 +197,67 @@ class Page:
             raise
 
     @safely
-    def _forget(self, visit: Visit, key: str | None, threshold: float) -> Updates:  # noqa: ARG002
+    def _forget(self, visit: Visit) -> Updates:
         visit.wish = replace(visit.wish, pixel=None)
         return self._seen(visit, visit.ask(self.models))
 
-    def _shown(self, visit: Visit, key: str | None, threshold: float, image: Any, name: str) -> Updates:
-        """Updates after another image came."""
-        visit.show(image, name)
-        updates = {self.image: visit.image_html()}
+    def _said(self, visit: Visit, key: str | None, threshold: float) -> Updates:
+        """Return updates of everything that depends on model and image."""
         visit.key = key or visit.key
-        if visit.key is None:
-            return {**updates, self.answer: waiting("Choose a model, or train one here.")}
-        return {**updates, **self._said(visit, visit.ask(self.models), threshold)}
+        if visit.image is None or visit.key is None:
+            return {self.answer: "Choose a model, or train one here; then drop an image, or take an example."}
+        task = visit.ask(self.models)
+        try:
+            seen = self._seen(visit, task)
+        except ValueError as error:
+            # Where there is nothing to show, the reason takes the map's place.
+            seen = {self.looks: gr.update(visible=True), self.map: None, self.note: escape(one_line(error))}
+        is_detector = task.kind == "detect"
+        return {**self._answered(visit, task, threshold), self.threshold: gr.update(visible=is_detector), **seen}
 
-    def _said(self, visit: Visit, task: Task, threshold: float) -> Updates:
-        """Updates of everything that depends on model and image."""
-        answer = visit.answer.html(threshold) if visit.answer else waiting("Drop an image, or take an example.")
-        is_detector = task.kind == "detect" and visit.answer is not None
-        seen = self._looked(visit, task, *visit.look_if_any(task))
-        return {self.answer: answer, self.threshold: gr.update(visible=is_detector), **seen}
+    def _answered(self, visit: Visit, task: Task, threshold: float) -> Updates:
+        drawn, text, answer = visit.answer(task, threshold)
+        return {self.image: gr.update(value=drawn, alt_text=text, visible=True), self.answer: answer}
 
     def _seen(self, visit: Visit, task: Task) -> Updates:
-        """Updates of the map and of what can be chosen to see."""
-        return self._looked(visit, task, *visit.look(task))
-
-    def _looked(self, visit: Visit, task: Task, controls: looks.Controls, drawn: str) -> Updates:
-        wish, takes = controls.wish, controls.takes
-        names = [(name, index) for index, name in enumerate(readable(task.class_names))]
+        """Return updates of the map and of what can be chosen to see."""
+        assert visit.image is not None
+        view, every = looks.settle(task, visit.wish)
+        drawn, title, note = looks.look(task, visit.image, view, visit.wish)
+        wish = visit.wish = replace(visit.wish, kind=view.kind, stage=view.stage, block=view.block)
+        kinds = [(looks.KINDS[kind][0], kind) for kind in dict.fromkeys(one.kind for one in every)]
+        layers = [(looks.layer(one), index) for index, one in enumerate(every) if one.kind == view.kind]
+        names = [("the likeliest", LIKELIEST), *((name, i) for i, name in enumerate(readable(task.class_names)))]
+        has_place, has_target = "pixel" in view.takes, "target" in view.takes
+        head = 0 if wish.head is None else min(wish.head + 1, view.heads)
+        target = LIKELIEST if wish.target is None else wish.target
+        x, y = wish.pixel or (visit.image.width // 2, visit.image.height // 2)
         return {
-            self.looks: gr.update(visible=visit.image is not None),
-            self.map: drawn,
-            self.kind: gr.update(choices=controls.kinds, value=wish.kind),
-            self.stage: slider("Stage", controls.stages, wish.stage),
-            self.block: slider("Block", controls.blocks, wish.block),
-            self.all_heads: gr.update(visible="head" in takes and controls.heads > 1),
-            self.head: slider("Head", range(controls.heads if wish.head is not None else 0), wish.head),
-            self.forget: gr.update(visible="pixel" in takes and wish.pixel is not None),
-            self.target: gr.update(
-                choices=[("the likeliest", LIKELIEST), *names],
-                value=LIKELIEST if wish.target is None else wish.target,
-                visible="target" in takes,
+            self.looks: gr.update(visible=True),
+            self.map: gr.update(value=drawn, alt_text=f"{title}, over the image"),
+            self.note: f"<p><b>{escape(title)}.</b> {escape(note)}</p>",
+            self.kind: gr.update(choices=kinds, value=view.kind),
+            self.layer: gr.update(choices=layers, value=every.index(view), visible=len(layers) > 1),
+            self.head: gr.update(
+                maximum=max(1, view.heads), value=head, visible="head" in view.takes and view.heads > 1
             ),
+            self.across: gr.update(maximum=max(1, visit.image.width - 1), value=x, visible=has_place),
+            self.down: gr.update(maximum=max(1, visit.image.height - 1), value=y, visible=has_place),
+            self.forget: gr.update(visible=has_place and wish.pixel is not None),
+            self.target: gr.update(choices=names, value=target, visible=has_target),
         }
 
     def _choices(self, chosen: str | None = None) -> Any:
         known = [(choice.title, key) for key, choice in self.models.choices.items()]
         return gr.update(choices=known, value=chosen or (known[0][1] if known else None))
 
-    def _lesson(self, name: str) -> Callable[[], Iterator[Updates]]:
-        def learn() -> Iterator[Updates]:
-            try:
-                self.training.begin(name)
-            except MENDABLE as error:
-                yield {self.notice: alert(one_line(error))}
-                return
-            yield {self.notice: ""}
-            yield from self._follow()
-
-        return learn
-
-    def _follow(self) -> Iterator[Updates]:
-        """Updates about the training that goes on, until it ends."""
+    def _follow(self, lesson: str | None = None) -> Iterator[Updates]:
+        """Begin a lesson, if one is named, and yield updates about the training that goes on, until it ends."""
+        try:
+            if lesson is not None:
+                self.training.begin(lesson)
+        except FIXABLE as error:
+            gr.Warning(escape(one_line(error)), title="Sorry")
         if not self.training.name:
             # Without any update Gradio would empty all that this could have changed, the choice of the model too.
             yield {self.progress: ""}
@@ -293,48 +267,29 @@ class Page:
             time.sleep(PAUSE)
         updates: Updates = {self.progress: bar(state.part, state.text), self.stop: gr.update(visible=False)}
         if state.made is not None:
-            self.models.add(state.made)
+            self.models.choices[state.made.key] = state.made
             updates[self.model] = self._choices(state.made.key)
         yield updates
 
 
+def shown(**options: Any) -> gr.Image:
+    """Return a place for images, which are sent within the page: no copy of a visitor's is written to the disk."""
+    made = gr.Image(interactive=False, buttons=[], show_label=False, height=320, **options)
+    made.postprocess = lambda value: ImageData(path=None, url=data_url(value)) if isinstance(value, Image) else None
+    return made
+
+
+def slider(low: float, high: float, value: float, label: str, name: str, step: float = 1, **more: Any) -> gr.Slider:
+    """Return a slider without a button to reset it."""
+    return gr.Slider(low, high, value, step=step, label=label, elem_id=name, buttons=[], **more)
+
+
 def theme() -> Base:
-    """Calm colors and the reader's own fonts, so that none is fetched."""
+    """Return Gradio's theme with the reader's own fonts, so that none is fetched."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    return Base(
-        primary_hue="teal", neutral_hue="slate", font=system, font_mono=["ui-monospace", "Menlo", "monospace"]
-    ).set(
-        body_background_fill="#f5f6f7",
-        body_background_fill_dark="#12161b",
-        block_background_fill="transparent",
-        block_background_fill_dark="transparent",
-        block_border_width="0px",
-        block_padding="0",
-        block_shadow="none",
-    )
-
-
-def slider(label: str, numbers: Sequence[int], value: int | None) -> Any:
-    """An update of a slider to the numbers that can be chosen; it is hidden where there is no choice."""
-    if len(numbers) < 2:
-        return gr.update(visible=False)
-    low, high = numbers[0], numbers[-1]
-    return gr.update(
-        minimum=low, maximum=high, step=looks.step_of(numbers), value=value, visible=True,
-        label=f"{label} ({low} to {high})",
-    )  # fmt: skip
-
-
-def alert(text: str) -> str:
-    """A line about what went wrong, which screen readers say at once."""
-    return f'<p class="alert" role="alert">{escape(text)}</p>'
-
-
-def waiting(text: str) -> str:
-    """A line that stands where an answer will be."""
-    return f'<p class="waiting">{escape(text)}</p>'
+    return Base(primary_hue="teal", neutral_hue="slate", font=system, font_mono=["ui-monospace", "Menlo", "monospace"])
 
 
 def bar(part: float, text: str) -> str:
-    """A progress bar with its line."""
+    """Return a progress bar with its line."""
     return f'<p role="status">{escape(text)}</p><progress max="1" value="{part:.3f}" aria-label="Training"></progress>'

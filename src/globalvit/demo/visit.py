@@ -1,149 +1,127 @@
-"""What one browser tab is about: its model, its image, and what is shown of both."""
+"""What one browser tab is about: its model, its image, the prediction, and how that is shown."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from html import escape
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from globalvit.demo import looks, shelf
-from globalvit.demo.answers import Answer, img
-from globalvit.demo.images import (
-    RefusedUpload,
-    bounded,
-    data_url,
-    example_images,
-    one_line,
-    receive,
-    shorten,
-    too_large,
-)
-from globalvit.demo.looks import Controls, Wish
+from globalvit.data.classification.imagenet import readable
+from globalvit.demo.images import bounded, enlarged, shorten
+from globalvit.demo.looks import Wish
 from globalvit.demo.shelf import Shelf
+from globalvit.drawing.instances import draw_instances
+from globalvit.drawing.overlay import overlay_labels
+from globalvit.drawing.palette import default_palette
+from globalvit.tasks.classify import Classifier
 from globalvit.tasks.task import Task
 
-EXAMPLES = 8
+TOP, MOST_LISTED = 5, 8
 # Of the held-out digits, one of most kinds; of the shapes any.
-INDICES = range(3, 3 + EXAMPLES)
-
-# Where an image will be: hills under a sun.
-EMPTY = (
-    '<svg class="empty" viewBox="0 0 48 36" aria-hidden="true"><rect x="1" y="1" width="46" height="34" rx="4"/>'
-    '<circle cx="14" cy="12" r="4"/><path d="M1 30 17 19l9 7 8-8 13 11"/></svg>'
-)
+EXAMPLES = range(3, 11)
+Shown = tuple[Image.Image, str, str]
 
 
 @dataclass
 class Visit:
-    """The state of a tab.
-
-    Attributes:
-        key: of the model.
-        image: RGB; None until one is chosen.
-        name: what the image is called.
-        answer: what the model says of it.
-        wish: which map is to be seen.
-    """
+    """The state of a tab: the key of its model, its image (RGB) and that one's name, the prediction, the map wanted."""
 
     key: str | None = None
     image: Image.Image | None = None
     name: str = ""
-    answer: Answer | None = None
+    prediction: dict[str, Any] | None = None
     wish: Wish = field(default_factory=Wish)
 
-    def choose(self, models: Shelf, key: str | None) -> Task:
-        """Take another model; the image stays, and is asked about again."""
-        self.key, self.answer = key, None
-        # The former model's classes are others, and this one may see less of the image.
+    def choose(self, key: str | None) -> None:
+        """Take another model; the image stays. Its classes are others, and it may see less of the image."""
+        self.key, self.prediction = key, None
         self.wish = replace(self.wish, target=None, pixel=None)
-        return self.ask(models)
 
     def show(self, image: Image.Image, name: str) -> None:
         """Take another image."""
-        self.image, self.name, self.answer = bounded(image), shorten(name), None
+        self.image, self.name, self.prediction = bounded(image), shorten(name), None
         self.wish = replace(self.wish, pixel=None)
 
     def ask(self, models: Shelf) -> Task:
-        """Have the model answer for the image, if both are there; returns the model."""
+        """Predict for the image, if there is one and it was not done yet; return the model."""
         task = models.open(self.key)
-        if self.image is not None and self.answer is None:
-            self.answer = Answer.of(task, self.image)
+        if self.image is not None and self.prediction is None:
+            options: dict[str, Any] = {"top_k": TOP} if isinstance(task, Classifier) else {}
+            self.prediction = task.predict(self.image, **options)[0]
         return task
 
-    def look(self, task: Task) -> tuple[Controls, str]:
-        """What can be chosen to see, and the map that was chosen as HTML."""
-        controls = looks.settle(task, self.wish)
-        self.wish = controls.wish
-        if self.image is None:
-            return controls, ""
-        return controls, looks.html(self.image, looks.look(task, self.image, controls), controls)
-
-    def look_if_any(self, task: Task) -> tuple[Controls, str]:
-        """As `look`; where there is nothing to show, the reason stands in the map's place."""
-        try:
-            return self.look(task)
-        except ValueError as error:
-            return looks.settle(task, self.wish), f'<p class="waiting">{escape(one_line(error))}</p>'
-
     def point(self, x: float, y: float) -> None:
-        """Ask about a place, given as parts of the image's width and height."""
-        if self.image is None:
-            return
-        width, height = self.image.size
-        column, row = min(max(int(x * width), 0), width - 1), min(max(int(y * height), 0), height - 1)
-        self.wish = replace(self.wish, pixel=(column, row))
+        """Mark a place, given as parts of the image's width and height."""
+        if self.image is not None:
+            width, height = self.image.size
+            column, row = min(max(int(x * width), 0), width - 1), min(max(int(y * height), 0), height - 1)
+            self.wish = replace(self.wish, pixel=(column, row))
 
-    def image_html(self) -> str:
-        """The image, or where it will be."""
-        if self.image is None:
-            return EMPTY
-        width, height = self.image.size
-        small = " is-small" if max(width, height) < looks.LEAST else ""
-        return img(self.image, f"Your image, {self.name}", small) + (
-            f'<p class="note">{escape(self.name)}, {width} × {height}</p>'
-        )
+    def answer(self, task: Task, threshold: float = 0.5) -> Shown:
+        """Return the image with what the model says drawn into it, a text in its place, and the answer as HTML.
+
+        Names are escaped: class names come from files that anybody may have written.
+        """
+        assert self.image is not None
+        assert self.prediction is not None
+        if task.kind == "segment":
+            return _areas(self.image, self.prediction)
+        if task.kind == "detect":
+            return _objects(self.image, self.prediction, task.class_names, threshold)
+        names, scores = readable(self.prediction["names"]), self.prediction["scores"]
+        listed = _bars("The likeliest classes", [(name, score, "") for name, score in zip(names, scores, strict=True)])
+        return enlarged(self.image), f"Your image, {self.name}", f"<h2>{escape(names[0])}</h2>{listed}"
 
 
-def uploaded(path: str | None, name: str, size: int, folder: Path, most_bytes: int) -> Image.Image:
-    """The image that a browser says it has sent.
+def _areas(image: Image.Image, prediction: dict[str, Any]) -> Shown:
+    names, areas, image = prediction["names"], prediction["areas"], enlarged(image)
+    palette = default_palette(len(names))
+    labels = Image.fromarray(prediction["mask"].numpy()).resize(image.size, Image.Resampling.NEAREST)
+    shown = [(name, share, _color(palette[names.index(name)])) for name, share in areas.items()]
+    text = f"The image colored by class: {', '.join(name for name, *_ in shown[:MOST_LISTED])}"
+    return overlay_labels(image, np.asarray(labels), palette), text, _bars("Parts of the image", shown)
 
-    Args:
-        path: where the server put it; None where it was not sent, or refused.
-        name: what the file is called.
-        size: in bytes, as the browser has it.
-        folder: where uploads lie.
-        most_bytes: that are taken.
 
-    Raises:
-        RefusedUpload: it is not there, too large, or no readable image.
-    """
-    if path is None and size > most_bytes:
-        raise RefusedUpload(too_large(name, size, most_bytes))
-    return receive(path or "", name, folder, most_bytes)
+def _objects(image: Image.Image, prediction: dict[str, Any], classes: tuple[str, ...], threshold: float) -> Shown:
+    kept = (prediction["scores"] > threshold).nonzero()[:, 0]
+    scores, labels = prediction["scores"][kept], prediction["labels"][kept]
+    masks = prediction["masks"][kept] if "masks" in prediction else None
+    drawn = draw_instances(image, prediction["boxes"][kept], labels, classes, scores=scores, masks=masks)
+    found = [classes[int(label)] for label in labels]
+    counts = ", ".join(f"{count} × {name}" for name, count in Counter(found).most_common()) or "nothing"
+    palette = default_palette(len(classes) + 1)[1:]
+    colors = [_color(palette[label]) for label in labels.tolist()]
+    listed = _bars("Objects and their scores", zip(found, scores.tolist(), colors, strict=True))
+    return drawn, f"The image with what was found: {counts}", f'<p class="found">Found: {escape(counts)}</p>{listed}'
+
+
+def _bars(title: str, parts: Iterable[tuple[str, float, str]]) -> str:
+    """A list of names with parts of 1, as bars and in percent; the color is that in the image."""
+    parts = list(parts)
+    lines = (
+        f'<li><span class="name">{f"""<i style="background:{color}"></i>""" if color else ""}{escape(name)}</span>'
+        f'<meter value="{part:.4f}"></meter><span class="percent">{100 * part:.1f} %</span></li>'
+        for name, part, color in parts[:MOST_LISTED]
+    )
+    rest = len(parts) - MOST_LISTED
+    more = f"<p>and {rest} more</p>" if rest > 0 else ""
+    return f'<ol class="bars" aria-label="{title}">{"".join(lines)}</ol>{more}'
+
+
+def _color(rgb: Any) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb.tolist())
 
 
 @cache
-def examples(data: str) -> list[tuple[str, Image.Image]]:
-    """(name, image) of some held-out images of a built-in set."""
+def examples(data: str | None) -> list[tuple[Image.Image, str]]:
+    """Return (image, name) of some held-out images, of digits or else of shapes."""
     from globalvit.data.built_in.digits import Digits
     from globalvit.data.built_in.shapes import DetectShapes
 
-    source = Digits("val") if data == "digits" else DetectShapes("val")
-    return example_images(source, INDICES)
-
-
-def examples_html(pairs: Sequence[tuple[str, Image.Image]]) -> str:
-    """Buttons with small images."""
-    buttons = (
-        f'<button type="button" data-index="{index}"><img src="{data_url(image, 128)}" alt="Example {name}"></button>'
-        for index, (name, image) in enumerate(pairs)
-    )
-    return f'<div class="examples" role="group" aria-label="Example images">{"".join(buttons)}</div>'
-
-
-def described(models: Shelf, key: str | None, task: Task) -> str:
-    """A line about the chosen model."""
-    title = models.choices[key].title if key in models.choices else ""
-    return f'<p class="note" title="{escape(title)}">{escape(shelf.describe(task))}</p>'
+    if data == "digits":
+        return [(Digits("val").read(index), Digits("val").name(index)) for index in EXAMPLES]
+    return [(DetectShapes("val").read(index)[0], DetectShapes("val").name(index)) for index in EXAMPLES]

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size, clip, decode, giou
+from globalvit.detectors.found import Found, cut, rois_of
 from globalvit.detectors.mask_rcnn import SAMPLER
-from globalvit.detectors.objects import Detections, Divisor, Objects, own_count
+from globalvit.detectors.objects import Divisor, Objects, own_count
 from globalvit.detectors.regions import (
     Drawn,
     Learning,
+    RegionHeads,
+    best_of,
     class_loss,
     count_drawn,
-    detect,
     mask_loss,
     of_label,
     positive_rows,
@@ -59,7 +61,7 @@ STAGES = (
 )
 
 
-class CascadeHeads(nn.Module):
+class CascadeHeads(RegionHeads):
     """Boxes, classes and masks of proposed regions, refined twice.
 
     Args:
@@ -93,26 +95,36 @@ class CascadeHeads(nn.Module):
 
     def masks(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], labels_R: Tensor) -> Tensor:
         """Mask probabilities (R, 28, 28) of the boxes (N, 4) of every image for their labels, the mean of all heads."""
-        pooled = self.pool(maps, boxes, MASK_GRID)
-        return torch.stack([of_label(head(pooled), labels_R).float().sigmoid() for head in self.mask_heads]).mean(0)
+        return self._mean_masks(self.pool(maps, boxes, MASK_GRID), labels_R)
 
-    def detect(
-        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
-    ) -> list[Detections]:
-        """Detections of each image: mean logits of all stages, boxes of the last; arguments as in `MaskRCNNHeads`."""
-        boxes = list(proposals)
-        logits_R, deltas_RK4 = self.boxes(0, maps, boxes)
-        all_logits = [logits_R.float()]
-        for number, stage in enumerate(STAGES[:-1], 1):
-            boxes = refine(boxes, best_classes(logits_R), deltas_RK4, stage, sizes)
-            logits_R, deltas_RK4 = self.boxes(number, maps, boxes)
+    def find(
+        self,
+        maps: Sequence[Tensor],
+        regions: Found,
+        limits_B14: Tensor,
+        threshold: float,
+        *,
+        is_fixed: bool = False,
+    ) -> tuple[Found, Tensor]:
+        """See `RegionHeads`: mean logits of all stages, boxes of the last."""
+        all_logits, boxes_RK4 = [], regions.boxes
+        for number, stage in enumerate(STAGES):
+            logits_R, deltas_RK4 = self.box_heads[number](self.pool.of_rois(maps, rois_of(regions.boxes), BOX_GRID))
             all_logits.append(logits_R.float())
+            boxes_R4 = regions.boxes.flatten(0, 1)
+            if stage is not STAGES[-1]:
+                moved_R4 = decode(boxes_R4, of_label(deltas_RK4, best_classes(logits_R)), stage.stds)
+                regions = regions._replace(boxes=cut(moved_R4.view(regions.boxes.shape), limits_B14))
+            else:
+                boxes_RK4 = decode(boxes_R4[:, None], deltas_RK4, stage.stds)
         probabilities_RK = torch.stack(all_logits).mean(0).softmax(1)[:, :-1]
-        boxes_RK4 = decode(torch.cat(boxes)[:, None], deltas_RK4, STAGES[-1].stds)
-        found = detect(probabilities_RK, boxes_RK4, boxes, sizes, threshold)
-        final = [one.boxes for one in found]
-        masks_R = self.masks(maps, final, torch.cat([one.labels for one in found]))
-        return [one.with_masks(masks) for one, masks in zip(found, split_like(masks_R, final), strict=True)]
+        found = best_of(probabilities_RK, boxes_RK4, regions, limits_B14, threshold, is_fixed=is_fixed)
+        pooled, labels_R = self.pool.of_rois(maps, rois_of(found.boxes), MASK_GRID), found.labels.flatten()
+        masks_Rhw = self._mean_masks(pooled, labels_R)
+        return found, masks_Rhw.view(*found.scores.shape, *masks_Rhw.shape[1:])
+
+    def _mean_masks(self, pooled: Tensor, labels_R: Tensor) -> Tensor:
+        return torch.stack([of_label(head(pooled), labels_R).float().sigmoid() for head in self.mask_heads]).mean(0)
 
     def losses(
         self,

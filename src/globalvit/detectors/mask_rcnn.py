@@ -8,21 +8,22 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size, decode, encode
-from globalvit.detectors.objects import Detections, Divisor, Objects, own_count
+from globalvit.detectors.found import Found, rois_of
+from globalvit.detectors.objects import Divisor, Objects, own_count
 from globalvit.detectors.regions import (
     Drawn,
     Learning,
+    RegionHeads,
+    best_of,
     class_loss,
     count_drawn,
-    detect,
     mask_loss,
     of_label,
     positive_rows,
-    split_like,
 )
 from globalvit.detectors.roi import BOX_GRID, MASK_GRID, BoxHead, MaskHead, RegionPool
 
@@ -39,7 +40,7 @@ class BoxLayers:
     fcs: int
 
 
-class MaskRCNNHeads(nn.Module):
+class MaskRCNNHeads(RegionHeads):
     """Boxes, classes and masks of proposed regions.
 
     Args:
@@ -80,24 +81,23 @@ class MaskRCNNHeads(nn.Module):
         """Mask logits (R, K, 28, 28) of the boxes (N, 4) of every image."""
         return self.mask_head(self.pool(maps, boxes, MASK_GRID))
 
-    def detect(
-        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
-    ) -> list[Detections]:
-        """Detections of each image.
-
-        Args:
-            maps: the pyramid's.
-            proposals: (N, 4) of each image.
-            sizes: (height, width) of each image without its padding, to which boxes are cut.
-            threshold: the score that a detection has to exceed.
-        """
-        logits_R, deltas_RK4 = self.boxes(maps, proposals)
+    def find(
+        self,
+        maps: Sequence[Tensor],
+        regions: Found,
+        limits_B14: Tensor,
+        threshold: float,
+        *,
+        is_fixed: bool = False,
+    ) -> tuple[Found, Tensor]:
+        """See `RegionHeads`."""
+        logits_R, deltas_RK4 = self.box_head(self.pool.of_rois(maps, rois_of(regions.boxes), BOX_GRID))
         probabilities_RK = logits_R.float().softmax(1)[:, :-1]
-        boxes_RK4 = decode(torch.cat(list(proposals))[:, None], deltas_RK4, STDS)
-        found = detect(probabilities_RK, boxes_RK4, proposals, sizes, threshold)
-        boxes, labels = [one.boxes for one in found], torch.cat([one.labels for one in found])
-        masks_R = of_label(self.masks(maps, boxes), labels).float().sigmoid()
-        return [one.with_masks(masks) for one, masks in zip(found, split_like(masks_R, boxes), strict=True)]
+        boxes_RK4 = decode(regions.boxes.flatten(0, 1)[:, None], deltas_RK4, STDS)
+        found = best_of(probabilities_RK, boxes_RK4, regions, limits_B14, threshold, is_fixed=is_fixed)
+        logits_RKhw = self.mask_head(self.pool.of_rois(maps, rois_of(found.boxes), MASK_GRID))
+        masks_Rhw = of_label(logits_RKhw, found.labels.flatten()).float().sigmoid()
+        return found, masks_Rhw.view(*found.scores.shape, *masks_Rhw.shape[1:])
 
     def losses(
         self,

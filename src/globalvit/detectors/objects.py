@@ -4,11 +4,10 @@ Legend: `G` objects · `N` detections · `H W` pixels · `h w` grid of a mask wi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 # From a count of this pass, a scalar tensor, to what this pass's sum is divided by. A lone pass divides by its own
 # count; of many passes and processes, each divides by that of all, so that gradients are those of one large batch.
@@ -53,16 +52,6 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def with_masks(self, masks_Nhw: Tensor) -> "Detections":
-        """The same detections with masks."""
-        return replace(self, masks=masks_Nhw)
-
-
-def suppress(boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor, *, overlap: float, most: int) -> Detections:
-    """Non-maximum suppression within each label, then the `most` best of all labels."""
-    kept = batched_nms(boxes_N4, scores_N, labels_N, overlap)[:most]
-    return Detections(boxes=boxes_N4[kept], scores=scores_N[kept], labels=labels_N[kept])
 
 
 def sum_by_level(values_N: Tensor, levels_N: Tensor, levels: int) -> Tensor:

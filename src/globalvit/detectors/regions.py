@@ -4,20 +4,25 @@ Shared by Mask R-CNN and its cascade. Legend: `R` regions of all images · `S` r
 ones of them · `G` objects · `K` classes · `N` detections · `h w` grid of a mask within its box.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from globalvit.detectors.assign import Assigner, Sampler
-from globalvit.detectors.boxes import Size, clip
-from globalvit.detectors.objects import Detections, Divisor, Objects, suppress
+from globalvit.detectors.boxes import Size
+from globalvit.detectors.found import Found, above, cut, limits_of, stacked, suppress, take, top
+from globalvit.detectors.objects import Detections, Divisor, Objects
 
 OVERLAP = 0.5
 MOST_DETECTIONS = 100
+# Best boxes of an image that enter the last suppression, whose time grows with the square of their number: with a low
+# threshold a thousand regions of 80 classes would be 80,000.
+CANDIDATES = 5000
 MASK_SIDE = 28
 MASK_THRESHOLD = 0.5
 # Objects whose masks are pooled at a time: they are floats of a whole image each.
@@ -141,27 +146,63 @@ def mask_targets(drawn: Drawn, objects: Objects) -> Tensor:
     return (targets >= MASK_THRESHOLD).float()
 
 
-def detect(
-    probabilities_RK: Tensor, boxes_RK4: Tensor, regions: Sequence[Tensor], sizes: Sequence[Size], threshold: float
-) -> list[Detections]:
-    """The detections of each image from the probabilities and boxes of every region and class.
+def best_of(
+    probabilities_RK: Tensor,
+    boxes_RK4: Tensor,
+    regions: Found,
+    limits_B14: Tensor,
+    threshold: float,
+    *,
+    is_fixed: bool = False,
+) -> Found:
+    """Return the detections of all images from the probabilities and boxes of every region and class.
 
     Args:
         probabilities_RK: without the background's.
         boxes_RK4: decoded, not yet cut to the images.
-        regions: (N, 4) of each image, which say whose rows are whose.
-        sizes: (height, width) of each image without its padding.
+        regions: whose rows they are.
+        limits_B14: borders of each image without its padding.
         threshold: the score that a detection has to exceed.
+        is_fixed: as in `suppress`.
     """
-    parts = zip(split_like(probabilities_RK, regions), split_like(boxes_RK4, regions), sizes, strict=True)
-    return [_detect(probabilities, clip(boxes, size), threshold) for probabilities, boxes, size in parts]
+    batch, count = regions.scores.shape
+    classes = probabilities_RK.shape[1]
+    # What stands for no region is not a candidate.
+    scores_BTK = probabilities_RK.view(batch, count, classes) * (regions.scores > 0)[..., None]
+    best = top(above(scores_BTK.flatten(1), threshold), CANDIDATES)
+    boxes_BS4 = cut(boxes_RK4.reshape(batch, count * classes, 4), limits_B14)
+    candidates = Found(take(boxes_BS4, best.indices), best.values, best.indices % classes)
+    return suppress(candidates, overlap=OVERLAP, most=MOST_DETECTIONS, is_fixed=is_fixed)
 
 
-def _detect(probabilities_NK: Tensor, boxes_NK4: Tensor, threshold: float) -> Detections:
-    rows, labels = (probabilities_NK > threshold).nonzero(as_tuple=True)
-    return suppress(
-        boxes_NK4[rows, labels], probabilities_NK[rows, labels], labels, overlap=OVERLAP, most=MOST_DETECTIONS
-    )
+class RegionHeads(nn.Module):
+    """Heads that turn proposed regions into detections."""
+
+    @abstractmethod
+    def find(
+        self,
+        maps: Sequence[Tensor],
+        regions: Found,
+        limits_B14: Tensor,
+        threshold: float,
+        *,
+        is_fixed: bool = False,
+    ) -> tuple[Found, Tensor]:
+        """Return the detections of all images together and masks (B, T, h, w); `is_fixed` as in `suppress`."""
+
+    def detect(
+        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+    ) -> list[Detections]:
+        """Return the detections of each image.
+
+        Args:
+            maps: the pyramid's.
+            proposals: (N, 4) of each image.
+            sizes: (height, width) of each image without its padding, to which boxes are cut.
+            threshold: the score that a detection has to exceed.
+        """
+        found, masks_BThw = self.find(maps, stacked(proposals), limits_of(sizes, maps[0].device), threshold)
+        return found.split(masks_BThw)
 
 
 def split_like(x_R: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from globalvit.detectors.anchors import Anchors, flatten
 from globalvit.detectors.assign import IGNORED, Assigner
-from globalvit.detectors.boxes import Size, clip, decode, encode
+from globalvit.detectors.boxes import Size, decode, encode
+from globalvit.detectors.found import Found, above, cut, join, limits_of, suppress, take, top
 from globalvit.detectors.objects import (
     Detections,
     Divisor,
@@ -21,7 +22,6 @@ from globalvit.detectors.objects import (
     level_indices,
     own_count,
     sum_by_level,
-    suppress,
 )
 from globalvit.detectors.rpn import one_width
 
@@ -116,15 +116,28 @@ class RetinaNetHead(nn.Module):
             sizes: (height, width) of each image without its padding, to which boxes are cut.
             threshold: the score that a detection has to exceed.
         """
+        return self.find(logits, deltas, limits_of(sizes, logits[0].device), threshold).split()
+
+    def find(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        limits_B14: Tensor,
+        threshold: float,
+        *,
+        is_fixed: bool = False,
+    ) -> Found:
+        """Return the detections of all images together; `is_fixed` as in `suppress`."""
+        found = []
         anchors = self.anchors.of_maps(logits)
-        flat = [
-            (flatten(a, self.anchors.per_cell), flatten(b, self.anchors.per_cell))
-            for a, b in zip(logits, deltas, strict=True)
-        ]
-        return [
-            _detect([(a[image], b[image]) for a, b in flat], anchors, size, threshold)
-            for image, size in enumerate(sizes)
-        ]
+        for logits_BCHW, deltas_BCHW, anchors_N4 in zip(logits, deltas, anchors, strict=True):
+            scores_BS = flatten(logits_BCHW, self.anchors.per_cell).float().sigmoid().flatten(1)
+            best = top(scores_BS, PER_LEVEL)
+            rows_BT = best.indices // self.num_classes
+            deltas_BT4 = take(flatten(deltas_BCHW, self.anchors.per_cell), rows_BT)
+            boxes_BT4 = cut(decode(anchors_N4[rows_BT], deltas_BT4), limits_B14)
+            found.append(Found(boxes_BT4, above(best.values, threshold), best.indices % self.num_classes))
+        return suppress(join(found), overlap=OVERLAP, most=MOST_DETECTIONS, is_fixed=is_fixed)
 
 
 def focal_loss(logits: Tensor, is_class: Tensor) -> Tensor:
@@ -154,22 +167,6 @@ def _labels(assigned_BN: Tensor, objects: Sequence[Objects], background: int) ->
         positives = assigned_N >= 0
         labels_N[positives] = found.labels[assigned_N[positives]]
     return labels_BN
-
-
-def _detect(
-    levels: Sequence[tuple[Tensor, Tensor]], anchors: Sequence[Tensor], size: Size, threshold: float
-) -> Detections:
-    """Detections of one image from logits (N, K) and deltas (N, 4) of each level."""
-    boxes, scores, labels = [], [], []
-    for (logits_NK, deltas_N4), anchors_N4 in zip(levels, anchors, strict=True):
-        scores_NK = logits_NK.float().sigmoid()
-        rows, columns = (scores_NK > threshold).nonzero(as_tuple=True)
-        best = scores_NK[rows, columns].topk(min(PER_LEVEL, len(rows)))
-        rows = rows[best.indices]
-        boxes.append(clip(decode(anchors_N4[rows], deltas_N4[rows]), size))
-        scores.append(best.values)
-        labels.append(columns[best.indices])
-    return suppress(torch.cat(boxes), torch.cat(scores), torch.cat(labels), overlap=OVERLAP, most=MOST_DETECTIONS)
 
 
 def _convs(channels: int) -> nn.ModuleList:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from globalvit.detectors.anchors import Anchors, flatten
 from globalvit.detectors.assign import Assigner, Sampler
-from globalvit.detectors.boxes import Size, clip, decode, encode, has_area
+from globalvit.detectors.boxes import Size, decode, encode, has_area
+from globalvit.detectors.found import Found, cut, join, limits_of, suppress, take, top
 from globalvit.detectors.objects import (
     Detections,
     Divisor,
@@ -21,7 +22,6 @@ from globalvit.detectors.objects import (
     level_indices,
     own_count,
     sum_by_level,
-    suppress,
 )
 
 WIDTH = 256
@@ -102,10 +102,11 @@ class RPN(nn.Module):
         hidden = [F.relu(self.conv(x)) for x in maps_BCHW]
         return [self.logits(x) for x in hidden], [self.deltas(x) for x in hidden]
 
+    @torch.no_grad()
     def propose(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Sequence[Size], choice: Choice = EVALUATION
     ) -> list[Detections]:
-        """Proposals of each image, their `labels` the levels.
+        """Return the proposals of each image, their `labels` the levels.
 
         Args:
             logits: as `forward` gives them.
@@ -113,14 +114,27 @@ class RPN(nn.Module):
             sizes: (height, width) of each image without its padding, to which proposals are cut.
             choice: how many.
         """
-        anchors = self.anchors.of_maps(logits)
-        flat = [
-            (flatten(a, self.anchors.per_cell)[..., 0], flatten(b, self.anchors.per_cell))
-            for a, b in zip(logits, deltas, strict=True)
-        ]
-        return [
-            _propose([(a[image], b[image]) for a, b in flat], anchors, size, choice) for image, size in enumerate(sizes)
-        ]
+        return self.find(logits, deltas, limits_of(sizes, logits[0].device), choice).split()
+
+    def find(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        limits_B14: Tensor,
+        choice: Choice = EVALUATION,
+        *,
+        is_fixed: bool = False,
+    ) -> Found:
+        """Return the proposals of all images together; `is_fixed` as in `suppress`."""
+        found = []
+        for level, anchors_N4 in enumerate(self.anchors.of_maps(logits)):
+            scores_BN = flatten(logits[level], self.anchors.per_cell)[..., 0].float().sigmoid()
+            best = top(scores_BN, choice.per_level)
+            deltas_BT4 = take(flatten(deltas[level], self.anchors.per_cell), best.indices)
+            boxes_BT4 = cut(decode(anchors_N4[best.indices], deltas_BT4), limits_B14)
+            scores_BT = torch.where(has_area(boxes_BT4), best.values, 0.0)
+            found.append(Found(boxes_BT4, scores_BT, torch.full_like(best.indices, level)))
+        return suppress(join(found), overlap=choice.overlap, most=choice.most, is_fixed=is_fixed)
 
     def losses(
         self,
@@ -182,18 +196,3 @@ def _is_inside(boxes_N4: Tensor, size: Size) -> Tensor:
     height, width = size
     left, top, right, bottom = boxes_N4.unbind(1)
     return (left >= 0) & (top >= 0) & (right < width) & (bottom < height)
-
-
-@torch.no_grad()
-def _propose(
-    levels: Sequence[tuple[Tensor, Tensor]], anchors: Sequence[Tensor], size: Size, choice: Choice
-) -> Detections:
-    """Proposals of one image from logits (N,) and deltas (N, 4) of each level."""
-    boxes, scores = [], []
-    for (logits, deltas), anchors_N4 in zip(levels, anchors, strict=True):
-        best = logits.float().sigmoid().topk(min(choice.per_level, len(logits)))
-        boxes.append(clip(decode(anchors_N4[best.indices], deltas[best.indices]), size))
-        scores.append(best.values)
-    boxes_N4, levels_N = torch.cat(boxes), level_indices(boxes)
-    kept = has_area(boxes_N4)
-    return suppress(boxes_N4[kept], torch.cat(scores)[kept], levels_N[kept], overlap=choice.overlap, most=choice.most)

@@ -6,7 +6,7 @@ Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 import torch
 from torch import Tensor, nn
 
-from globalvit.export.boxes import find_objects
+from globalvit.detectors.found import limits_of
 from globalvit.export.plan import Plan
 from globalvit.pytorch import copied
 from globalvit.tasks.detect import Detector
@@ -70,7 +70,9 @@ class Graph(nn.Module):
         if isinstance(self.task, Detector):
             assert isinstance(found, dict)
             size = (images_BCHW.shape[2], images_BCHW.shape[3])
-            return find_objects(self.task, found, size, self.plan.score_threshold)
+            limits_B14 = limits_of([size], images_BCHW.device)
+            rows, masks_BThw = self.task.find(found, limits_B14, self.plan.score_threshold, is_fixed=True)
+            return (*rows, masks_BThw) if masks_BThw is not None else tuple(rows)
         assert isinstance(found, Tensor)
         return (found.float().softmax(1) if self.task.kind == "classify" else found.argmax(1).to(torch.uint8),)
 

@@ -111,12 +111,14 @@ class ShiftedWindowAttention(WindowAttention):
         padded_BHWC = windows.pad(x_BHWC if norm is None else norm(x_BHWC), self.window)
         rows, columns = (self.window // 2 if side > self.window else 0 for side in padded_BHWC.shape[1:3])
         mask_MNN = shift_mask(padded_BHWC, self.window, rows, columns)
+        qkv_BHWPC = self.qkv(padded_BHWC.roll((-rows, -columns), (1, 2))).unflatten(-1, (3, -1))
+        cut = windows.partition(qkv_BHWPC, self.window, self.window, heads=self.bias_table.shape[1])
+        q_BMhNd, k_BMhNd, v_BMhNd = cut.unbind(0)
         bias_hNN = position_bias(self.bias_table, self.window)
-        out_BHWC = masked_window_attention(
-            self.qkv(padded_BHWC.roll((-rows, -columns), (1, 2))), bias_hNN, mask_MNN, window=self.window
-        )
-        out_BHWC = out_BHWC.roll((rows, columns), (1, 2))
-        return self.proj(windows.crop(out_BHWC, *x_BHWC.shape[1:3]))
+        bias_MhNN = bias_hNN.masked_fill(~mask_MNN.unsqueeze(1), float("-inf")).to(cut.dtype)
+        out_BMhNd = F.scaled_dot_product_attention(q_BMhNd, k_BMhNd, v_BMhNd, attn_mask=bias_MhNN)
+        out_BHWC = windows.merge(out_BMhNd, self.window, self.window, *padded_BHWC.shape[1:3])
+        return self.proj(windows.crop(out_BHWC.roll((rows, columns), (1, 2)), *x_BHWC.shape[1:3]))
 
     def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:  # noqa: ARG002 - as others are called
         """None: maps are laid over windows that tile the grid.
@@ -191,23 +193,3 @@ class AblatedGCViT(GCViT):
 
     def _learned_queries(self) -> dict[str, LearnedQuery]:
         return {name: module for name, module in self.named_modules() if isinstance(module, LearnedQuery)}
-
-
-def masked_window_attention(projected_BHWC: Tensor, bias_hNN: Tensor, mask_MNN: Tensor, *, window: int) -> Tensor:
-    """As `window_attention` with own queries, by the plain formula and with a mask for each window.
-
-    Args:
-        projected_BHWC: (B, H, W, 3C) holding q, k, v; H and W are multiples of `window`.
-        bias_hNN: (h, N, N), added to the logits of every window.
-        mask_MNN: (M, N, N) bool, whether a query (first) sees a key; windows row-major.
-        window: side of the window in tokens.
-
-    Returns:
-        (B, H, W, C) in `projected_BHWC`'s dtype.
-    """
-    _, H, W, _ = projected_BHWC.shape
-    cut = windows.partition(projected_BHWC.unflatten(-1, (3, -1)), window, window, heads=bias_hNN.shape[0])
-    q_BMhNd, k_BMhNd, v_BMhNd = cut.unbind(0)
-    bias_MhNN = bias_hNN.masked_fill(~mask_MNN.unsqueeze(1), float("-inf")).to(cut.dtype)
-    out_BMhNd = F.scaled_dot_product_attention(q_BMhNd, k_BMhNd, v_BMhNd, attn_mask=bias_MhNN)
-    return windows.merge(out_BMhNd, window, window, H, W)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from globalvit.detectors.boxes import Size, clip
 from globalvit.detectors.cascade import CascadeHeads
+from globalvit.detectors.found import Found, limits_of
 from globalvit.detectors.mask_rcnn import BoxLayers, MaskRCNNHeads
 from globalvit.detectors.masks import paste
 from globalvit.detectors.objects import Detections, Objects
@@ -81,8 +82,20 @@ class Detector(Task):
         """Terms to sum, scalars or one number a level."""
 
     @abstractmethod
-    def _detect(self, maps: Maps, sizes: Sequence[Size], threshold: float) -> list[Detections]:
-        """Detections of each image in the pixels of the padded one."""
+    def find(
+        self, maps: Maps, limits_B14: Tensor, threshold: float, *, is_fixed: bool = False
+    ) -> tuple[Found, Tensor | None]:
+        """Return the detections of all images together, in pixels of the padded images.
+
+        Args:
+            maps: what the forward gave.
+            limits_B14: borders of each image without its padding, as `limits_of` gives them.
+            threshold: the score that a detection has to exceed.
+            is_fixed: whether each image gets as many rows as it can have at most, as an exported graph needs it.
+
+        Returns:
+            Boxes, scores and labels, and, from detectors that have some, masks (B, T, h, w) within the boxes.
+        """
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every term by its published name, summed over levels, and `loss`, their sum.
@@ -173,7 +186,8 @@ class Detector(Task):
         for positions, tensors, sizes in of_one_padded_size(images, batch_size):
             maps = self(stack([tensor.to(self.device) for tensor in tensors]))
             shapes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
-            found = self._detect(maps, shapes, threshold)
+            rows, masks_BThw = self.find(maps, limits_of(shapes, self.device), threshold)
+            found = rows.split(masks_BThw)
             for position, one, shape, size in zip(positions, found, shapes, sizes, strict=True):
                 yield position, as_answer(one, shape, size)
 
@@ -219,9 +233,12 @@ class RegionDetector(Detector):
         proposals = [one.boxes for one in self.rpn.propose(logits, deltas, sizes, self.rpn.how.choice)]
         return losses | self.roi.losses(maps["features"], proposals, objects, sizes, share)
 
-    def _detect(self, maps: Maps, sizes: Sequence[Size], threshold: float) -> list[Detections]:
-        proposals = [one.boxes for one in self.rpn.propose(maps["rpn_logits"], maps["rpn_deltas"], sizes)]
-        return self.roi.detect(maps["features"], proposals, sizes, threshold)
+    def find(
+        self, maps: Maps, limits_B14: Tensor, threshold: float, *, is_fixed: bool = False
+    ) -> tuple[Found, Tensor | None]:
+        """See `Detector`."""
+        proposals = self.rpn.find(maps["rpn_logits"], maps["rpn_deltas"], limits_B14, is_fixed=is_fixed)
+        return self.roi.find(maps["features"], proposals, limits_B14, threshold, is_fixed=is_fixed)
 
 
 class DenseDetector(Detector):
@@ -253,8 +270,11 @@ class DenseDetector(Detector):
     def _losses(self, maps: Maps, objects: Sequence[Objects], sizes: Sequence[Size]) -> dict[str, Tensor]:  # noqa: ARG002
         return self.dense.losses(maps["logits"], maps["deltas"], objects, share)
 
-    def _detect(self, maps: Maps, sizes: Sequence[Size], threshold: float) -> list[Detections]:
-        return self.dense.detect(maps["logits"], maps["deltas"], sizes, threshold)
+    def find(
+        self, maps: Maps, limits_B14: Tensor, threshold: float, *, is_fixed: bool = False
+    ) -> tuple[Found, Tensor | None]:
+        """See `Detector`."""
+        return self.dense.find(maps["logits"], maps["deltas"], limits_B14, threshold, is_fixed=is_fixed), None
 
 
 def _with_samples(learning: Learning, number: int) -> Learning:
