@@ -1,5 +1,6 @@
 """The functions of `globalvit`: the same bits as the commands, one line for every mistake."""
 
+import io
 import json
 import os
 import signal
@@ -175,8 +176,9 @@ def test_an_image_that_cannot_be_read_is_an_error_or_left_out(run, digits, caplo
         gv.predict(digits, checkpoint=run)
     assert len(gv.predict([digits, "gone.png"], checkpoint=run, skip_unreadable=True)) == 3
     assert "no answer: gone.png does not exist" in caplog.text
-    with pytest.raises(ValueError, match=r"images\[0\]: an image came as int"):
-        gv.predict([3], checkpoint=run)
+    for given, kind in (([3], "int"), (io.BytesIO(b"no image\n"), "BytesIO")):
+        with pytest.raises(ValueError, match=rf"images\[0\]: an image came as {kind}"):
+            gv.predict(given, checkpoint=run)
 
 
 def test_a_split_is_predicted_without_naming_its_images(run, tmp_path):
