@@ -220,6 +220,7 @@ def test_an_exported_file_has_the_bits_of_the_commands(run, tmp_path):
     report = gv.export(run, output=tmp_path / "b.onnx", image_size=32, dynamic="none")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert report.path == tmp_path / "b.onnx"
+    assert [row["difference"] for row in report.rows] == [check.difference for check in report.checks]
     with pytest.raises(FileExistsError, match=r"b\.onnx exists; give --force to replace it, or another name"):
         gv.export(run, output=tmp_path / "b.onnx")
 
