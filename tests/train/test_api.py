@@ -1,5 +1,6 @@
 """The functions of `globalvit`: the same bits as the commands, one line for every mistake."""
 
+import io
 import json
 import os
 import signal
@@ -175,8 +176,9 @@ def test_an_image_that_cannot_be_read_is_an_error_or_left_out(run, digits, caplo
         gv.predict(digits, checkpoint=run)
     assert len(gv.predict([digits, "gone.png"], checkpoint=run, skip_unreadable=True)) == 3
     assert "no answer: gone.png does not exist" in caplog.text
-    with pytest.raises(ValueError, match=r"images\[0\]: an image came as int"):
-        gv.predict([3], checkpoint=run)
+    for given, kind in (([3], "int"), (io.BytesIO(b"no image\n"), "BytesIO")):
+        with pytest.raises(ValueError, match=rf"images\[0\]: an image came as {kind}"):
+            gv.predict(given, checkpoint=run)
 
 
 def test_a_split_is_predicted_without_naming_its_images(run, tmp_path):
@@ -218,6 +220,7 @@ def test_an_exported_file_has_the_bits_of_the_commands(run, tmp_path):
     report = gv.export(run, output=tmp_path / "b.onnx", image_size=32, dynamic="none")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert report.path == tmp_path / "b.onnx"
+    assert [row["difference"] for row in report.rows] == [check.difference for check in report.checks]
     with pytest.raises(FileExistsError, match=r"b\.onnx exists; give --force to replace it, or another name"):
         gv.export(run, output=tmp_path / "b.onnx")
 

@@ -46,6 +46,11 @@ class ExportReport:
     metadata: dict[str, Any]
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per check: batch, height, width, largest difference, seconds of the file and of the model."""
+        return [asdict(one) for one in self.checks]
+
+    @property
     def difference(self) -> float:
         """The largest of all checks."""
         return max(one.difference for one in self.checks)

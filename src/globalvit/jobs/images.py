@@ -228,9 +228,11 @@ def sources_of(images: Any) -> list[Source] | Iterator[Source]:
     Raises:
         ValueError: it is something else.
     """
-    if isinstance(images, Iterator):
+    # An open file iterates over its lines, and a path or an image is one thing.
+    is_one = isinstance(images, str | os.PathLike) or hasattr(images, "read") or getattr(images, "ndim", None) == 3
+    if isinstance(images, Iterator) and not is_one:
         return (source for number, image in enumerate(images) for source in _given(image, number))
-    if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3 or not isinstance(images, Iterable):
+    if is_one or not isinstance(images, Iterable):
         images = [images]
     return [source for number, image in enumerate(images) for source in _given(image, number)]
 
