@@ -62,7 +62,7 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
         (
             ["--model", "gcvit_xxtiny", "--output", "a.pt2", "--opset", "20"],
             2,
-            "opset=20 means nothing for a .pt2 file",
+            "opset=20 does not apply to a .pt2 file",
         ),
         (
             ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--score-threshold", "0.3"],
