@@ -12,7 +12,7 @@ typedef struct {
     void *data;
     pthread_mutex_t lock;
     pthread_cond_t arrived;
-    long next, end, step, chunk; /* of the loop at hand */
+    long next, end, step, chunk; /* of the current loop */
     int loops, waiting, round;
 } Team;
 

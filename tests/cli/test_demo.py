@@ -17,7 +17,7 @@ from globalvit.cli.options import parse
         (["--port", "70000"], 2, "--port 70000 must be between 0 and 65535"),
         (["--max-upload-mb", "0"], 2, "--max-upload-mb 0 must be more than 0 and at most 1024"),
         (["--quick", "cats"], 2, "--quick 'cats' is not understood: expected one of digits, shapes, shapes_detection"),
-        (["--runs", "gone"], 2, "--runs gone is no folder; give one that trainings wrote their runs into"),
+        (["--runs", "gone"], 2, "--runs gone is not a folder; expected one that holds runs of globalvit train"),
         (["--checkpoint", "gone"], 1, "gone does not exist; give a weight file, a checkpoint folder or a run folder"),
         (["--model", "gcvit_tinny"], 1, "model 'gcvit_tinny' is not known. Did you mean 'gcvit_tiny'"),
         (["--host", "192.0.2.1"], 1, "cannot serve at 192.0.2.1, port 7860: "),

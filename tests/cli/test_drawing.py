@@ -1,4 +1,4 @@
-"""Labelled images: size, bars as long as the probabilities, text that fits."""
+"""Labeled images: size, bars as long as the probabilities, text that fits."""
 
 import numpy as np
 import pytest

@@ -150,7 +150,7 @@ def test_the_classifier_starts_near_nothing():
 )
 def test_other_maps_are_refused(name, channels, strides):
     with pytest.raises(
-        ValueError, match=r"maps of channels=\(.*\) came; expected two or more, finest first: create the"
+        ValueError, match=r"got maps of channels=\(.*\), expected two or more, finest first: create the"
     ):
         HEADS[name](channels, strides, 5)
 

@@ -261,7 +261,7 @@ def _tell(report: "Report") -> None:
 
 
 def _without_details(problem: "Problem") -> str:
-    """The text without files and numbers, which is the same for like problems."""
+    """The text without files and numbers, which like problems share."""
     text = problem.text
     for path in sorted(problem.files, key=len, reverse=True):
         text = text.replace(path, "")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "A local web page: drop an image, see classes, boxes, masks, attention and Grad-CAM"
 DESCRIPTION = SUMMARY + (
-    ". On offer are the models given here, the runs in --runs, published weights that are at hand, and small models "
+    ". On offer are the models given here, the runs in --runs, published weights downloaded before, and small models "
     "that the page trains in a minute or two. Nothing leaves this machine."
 )
 PAGE = "page"
@@ -53,7 +53,7 @@ class DemoOptions:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port {self.port} must be between 0 and 65535")
         if self.runs is not None and not self.runs.is_dir():
-            raise ValueError(f"--runs {self.runs} is no folder; give one that trainings wrote their runs into")
+            raise ValueError(f"--runs {self.runs} is not a folder; expected one that holds runs of globalvit train")
         if not 0 < self.max_upload_mb <= 1024:
             raise ValueError(f"--max-upload-mb {self.max_upload_mb:g} must be more than 0 and at most 1024")
 
@@ -77,7 +77,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def offered(options: DemoOptions) -> list["Choice"]:
-    """The models on offer: those that were given, then runs, then published weights at hand.
+    """The models on offer: those that were given, then runs, then published weights that were downloaded before.
 
     Raises:
         FileNotFoundError: a checkpoint is not there.

@@ -1,4 +1,4 @@
-"""The text of `--help`: one line a flag where it fits, defaults at the end, at most 100 columns."""
+"""The text of `--help`: one line per flag where it fits, defaults at the end, at most 100 columns."""
 
 import shutil
 import textwrap

@@ -1,4 +1,4 @@
-"""The command `globalvit`: finds the sub-command, runs it, and turns what a user can mend into one line.
+"""The command `globalvit`: finds the sub-command, runs it, and turns what a user can fix into one line.
 
 Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted by SIGINT (Ctrl-C), 143 by SIGTERM.
 `GLOBALVIT_TRACEBACK=1` shows where an error arose.
@@ -32,8 +32,8 @@ COMMANDS = (
     "doctor",
 )
 DESCRIPTION = "Vision transformers with global context: train, fine-tune, evaluate and use them."
-# Errors a user can mend. Anything else is a bug and shows where it is.
-MENDABLE = (ValueError, OSError, FloatingPointError, MemoryError)
+# Errors a user can fix. Anything else is a bug and shows where it is.
+USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _leave_quietly()
     except UsageError as error:
         return _fail(str(error), 2)
-    except (*MENDABLE, ImportError) as error:
+    except (*USER_ERRORS, ImportError) as error:
         if isinstance(error, ImportError) and _is_ours(error):
             raise
         return _fail(_one_line(error), 1)

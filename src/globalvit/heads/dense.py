@@ -52,7 +52,7 @@ class DenseHead(nn.Module):
             or any(fine > coarse for fine, coarse in pairwise(strides))
         ):
             raise ValueError(
-                f"maps of channels={tuple(channels)} and strides={tuple(strides)} came; expected two or more, finest "
+                f"got maps of channels={tuple(channels)} and strides={tuple(strides)}, expected two or more, finest "
                 "first: create the backbone with form='segmentation'"
             )
         # Whole channels are dropped: neighboring pixels of a map are much alike.

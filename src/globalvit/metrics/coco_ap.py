@@ -238,7 +238,7 @@ def _rows(boxes: np.ndarray, labels: np.ndarray, columns: Mapping[str, list[Any]
 
 
 def _numbered(rows_of_images: Sequence[list[Row]]) -> list[Row]:
-    """Every row with the number of its image and its own; numbers of rows begin at 1, since 0 is no match."""
+    """Every row with the number of its image and its own; numbers of rows begin at 1, since 0 means no match."""
     rows = [row | {"image_id": at} for at, rows in enumerate(rows_of_images) for row in rows]
     return [row | {"id": number} for number, row in enumerate(rows, 1)]
 

@@ -107,7 +107,7 @@ class Trainer:
         remedy = saved if self.saved_step else "no checkpoint was saved yet"
         stopped_by = self.engine.on_main(lambda: self.callbacks.call(name, record, remedy))
         self.stopped_by = self.stopped_by or stopped_by
-        # What callbacks do is no part of a step's time.
+        # What callbacks do does not count as a step's time.
         self.report.start_clock()
 
     def _train_to(self, pause: int) -> None:
