@@ -56,7 +56,7 @@ def test_networks_take_turns_and_are_compared(toy, make_cell, mode):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried…"), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
@@ -64,7 +64,7 @@ def test_networks_take_turns_and_are_compared(toy, make_cell, mode):
         (ValueError(), "ValueError"),
     ],
 )
-def test_a_network_that_fails_says_why_and_the_others_go_on(make_cell, monkeypatch, error, told):
+def test_a_network_that_fails_says_why_and_the_others_go_on(make_cell, monkeypatch, error, reason):
     def fail(entry, *_):
         if entry.source == "timm":
             raise error
@@ -72,11 +72,11 @@ def test_a_network_that_fails_says_why_and_the_others_go_on(make_cell, monkeypat
 
     monkeypatch.setattr(measuring, "create", fail)
     ours, peer = measure([make_cell("test_resnet")], "cpu", budget=Budget(repeats=1))
-    assert (ours.error, peer.error) == (None, told)
+    assert (ours.error, peer.error) == (None, reason)
     plain = rows([ours, peer], "cpu")
     assert plain[0]["speed_ratios"] == {}
     _, texts = speed_table(plain, "inference")
-    assert [text["why not"] for text in texts] == ["", told]
+    assert [text["why not"] for text in texts] == ["", reason]
     assert "speed ×" not in texts[0]
     assert texts[1]["images/s"] == "–"
 

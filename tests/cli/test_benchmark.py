@@ -74,7 +74,7 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
         (["--kernels", "native"], "--kernels 'native' is not understood: expected one of auto, torch, c, triton"),
         (["--mode", "training"], "--mode 'training' is not one of inference, train."),
@@ -89,15 +89,15 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
         (["--mode", "train", "--compile", "frozen"], "--compile frozen is for inference, where weights stay as they"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(words, told, capsys):
+def test_wrong_use_is_one_line(words, text, capsys):
     assert main(["benchmark", *words]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert text in error
     assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
         (["--model", "gcvit_tny"], "model 'gcvit_tny' is not known. Did you mean 'gcvit_tiny'"),
         (["--model", "gcvit_y*"], "no model matches 'gcvit_y*'."),
@@ -113,8 +113,8 @@ def test_wrong_use_is_told_in_a_line(words, told, capsys):
         ),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_a_line(words, told, capsys):
+def test_what_cannot_be_measured_is_one_line(words, text, capsys):
     assert main(["benchmark", *words]) == 1
     error = capsys.readouterr().err
-    assert told in error
+    assert text in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The machine that figures come from, and how it is told to compute."""
+"""The machine that figures come from, and how it is set to compute."""
 
 import os
 import platform
