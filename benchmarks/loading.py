@@ -9,7 +9,7 @@ order, each once a pass:
 - decoded: reading and decoding to RGB, in one process;
 - batches: what training gets with `--workers` workers, random crop and flip to 224×224, 64 to a batch.
 
-A cold pass comes after the system dropped these files from its cache; with `--drop-caches`, which needs
+A cold pass comes after the system has dropped these files from its cache; with `--drop-caches`, which needs
 root, everything is dropped, folders' entries too. Disks and hypervisors may have caches of their own, which stay. A
 warm pass reads the same again. The sources take turns; figures are medians, and their spread is the widest of all.
 """

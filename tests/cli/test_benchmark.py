@@ -89,7 +89,7 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
         (["--mode", "train", "--compile", "frozen"], "--compile frozen is for inference, where weights stay as they"),
     ],
 )
-def test_wrong_use_is_reported_in_a_line(words, text, capsys):
+def test_wrong_use_is_one_line(words, text, capsys):
     assert main(["benchmark", *words]) == 2
     error = capsys.readouterr().err
     assert text in error
@@ -113,7 +113,7 @@ def test_wrong_use_is_reported_in_a_line(words, text, capsys):
         ),
     ],
 )
-def test_what_cannot_be_measured_is_reported_in_a_line(words, text, capsys):
+def test_what_cannot_be_measured_is_one_line(words, text, capsys):
     assert main(["benchmark", *words]) == 1
     error = capsys.readouterr().err
     assert text in error

@@ -97,7 +97,7 @@ def test_shifted_windows_are_the_windows_of_a_shifted_grid(size):
 
 def test_shifted_windows_have_no_maps_to_explain():
     x = torch.randn(1, 8, 8, 8)
-    with pytest.raises(ValueError, match="shifted windows, of which there are no maps; choose a block of even number"):
+    with pytest.raises(ValueError, match="shifted windows, which have no maps; choose a block of even number"):
         ShiftedWindowAttention(8, 2, 4).attention_maps(x, x)
 
 

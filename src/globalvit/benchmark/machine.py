@@ -1,4 +1,4 @@
-"""The machine that figures come from, and its settings while they are measured."""
+"""The machine that figures come from, and how it is set to compute."""
 
 import os
 import platform

@@ -59,7 +59,7 @@ class Result:
         run_bytes: most that a run adds to memory; None where nothing tells.
         state_bytes: of weights, buffers and what the optimizer remembers.
         params: number of parameters.
-        error: why there are no figures; None where there are.
+        error: why figures are missing; None if there are some.
     """
 
     cell: Cell

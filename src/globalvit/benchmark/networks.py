@@ -84,7 +84,7 @@ def _peer(name: str, size: Size, drop_path: float) -> nn.Module:
     is_own_size = made is None or tuple(made.input_size[1:]) == size
     size_argument: dict[str, Any] = {} if is_own_size else {"img_size": size}
     path_argument: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    # Not every network knows both arguments; those without a fixed size need none.
+    # Not every network knows both arguments; those without a fixed size take any.
     for arguments in (size_argument | path_argument, size_argument, path_argument):
         try:
             return timm.create_model(name, **arguments)

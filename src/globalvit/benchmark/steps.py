@@ -107,7 +107,7 @@ class Training(Step):
         return super().state_bytes + _bytes(value for value in kept if isinstance(value, Tensor))
 
     def _losses(self) -> Callable[[], Tensor]:
-        """What gives the loss: cross-entropy of classifiers and peers, the own losses of other tasks."""
+        """Return what gives the loss: cross-entropy of classifiers, peers too; the own losses of other tasks."""
         if _kind(self.module) != "classify":
             return self._own_losses()
         forward = compiled(self.module, self.compiler)

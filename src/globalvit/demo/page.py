@@ -123,8 +123,8 @@ class Page:
         asked = [self.visit, self.model, self.threshold]
         busy: dict[str, Any] = {"show_progress_on": [self.answer], **COMPUTING}
         quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", **COMPUTING}
-        watched = [self.progress, self.stop, self.model]
-        self.blocks.load(self._choices, None, self.model, **ASIDE).then(self._follow, None, watched, **ASIDE)
+        learned = [self.progress, self.stop, self.model]
+        self.blocks.load(self._choices, None, self.model, **ASIDE).then(self._follow, None, learned, **ASIDE)
         self.model.change(self._choose, asked, [self.examples, self.about, *said], **busy)
         # Uploads are deleted when they have been read, so nothing is left to show of them.
         sent = self.upload.upload(self._upload, [*asked, self.upload], said, **busy)
@@ -138,7 +138,7 @@ class Page:
         self.map.select(self._click, self.visit, seen, **quiet)
         self.forget.click(self._forget, self.visit, seen, **quiet)
         for name, button in self.lessons.items():
-            button.click(partial(self._follow, name), None, watched, **ASIDE)
+            button.click(partial(self._follow, name), None, learned, **ASIDE)
         self.stop.click(self.training.stop, None, None, **ASIDE)
 
     @safely

@@ -52,7 +52,7 @@ class Shelf:
                 return self._opened[1]
             self._opened = None
             if key is None or key not in self.choices:
-                raise ValueError("this model is no longer there; choose another")
+                raise ValueError("this model does not exist anymore; choose another")
             choice = self.choices[key]
             logger.info("opening %s", choice.title)
             if choice.checkpoint is not None:

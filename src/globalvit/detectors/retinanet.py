@@ -45,7 +45,7 @@ class RetinaNetHead(nn.Module):
     Args:
         channels: channels of every map.
         strides: strides of the maps, finest first.
-        num_classes: classes; there is no background among them.
+        num_classes: classes without the background.
 
     Raises:
         ValueError: the maps differ in channels.

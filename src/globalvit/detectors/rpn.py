@@ -1,4 +1,4 @@
-"""The region proposal network: where objects may be, of any class.
+"""Region proposal network: class-agnostic object proposals.
 
 Paper: Ren et al., NeurIPS 2015, arXiv 1506.01497, on a feature pyramid (arXiv 1612.03144).
 Legend: `B` images · `C` channels · `H W` grid · `L` levels · `A` anchors a cell · `N` anchors of all levels.

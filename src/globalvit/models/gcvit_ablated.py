@@ -127,7 +127,7 @@ class ShiftedWindowAttention(WindowAttention):
             ValueError: always.
         """
         raise ValueError(
-            "this block attends in shifted windows, of which there are no maps; choose a block of even number, "
+            "this block attends in shifted windows, which have no maps; choose a block of even number, "
             "or --kind grad_cam"
         )
 

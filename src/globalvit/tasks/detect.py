@@ -45,7 +45,7 @@ class Detector(Task):
 
     Attributes:
         neck: the backbone's maps → a pyramid.
-        needs_masks: it learns and predicts masks as well as boxes.
+        needs_masks: whether it learns and predicts masks as well as boxes.
     """
 
     kind = "detect"
