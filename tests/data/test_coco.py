@@ -150,9 +150,36 @@ def test_labels_follow_the_classes_expected(make_coco):
     source = open_coco(folder, "train", classes=("eel", "dog", "cat"))
     assert source.category_ids == (90, 18, 3)
     assert source.read(0)[1].labels.tolist() == [1]
-    message = r"are not the 3 classes expected: it lacks 'cow' and has 'eel' besides; give every split the categories"
+    message = r"are not the 3 classes expected: unexpected 'eel'; missing 'cow'; give every split the categories"
     with pytest.raises(ValueError, match=message):
         open_coco(folder, "train", classes=("dog", "cat", "cow"))
+
+
+def test_a_file_may_list_fewer_categories(make_coco, caplog):
+    folder = make_coco(content())
+    source = open_coco(folder, "train", classes=("ape", "cat", "dog", "eel", "fox"))
+    assert (source.category_ids, source.read(0)[1].labels.tolist()) == ((None, 3, 18, 90, None), [2])
+    assert "does not list 2 of the 5 categories, so their AP cannot be measured: 'ape', 'fox'" in caplog.text
+    truth = source.truth(0)
+    metric = CocoAP(source.classes)
+    metric.update(
+        [
+            {key: np.repeat(truth[key], 2, 0) for key in ("boxes", "masks")}
+            | {"labels": np.array([2, 0]), "scores": np.array([0.9, 0.8])}
+        ],
+        [truth],
+    )
+    assert [row["category_id"] for row in metric.results(source.category_ids)] == [18]
+    assert [row["ap_box"] for row in metric.report()["per_class"]] == [None, None, pytest.approx(100), None, None]
+
+
+def test_fewer_categories_must_have_the_ids_of_training(make_coco):
+    folder, classes = make_coco(content()), ("ape", "cat", "dog", "eel")
+    source = open_coco(folder, "train", classes=classes, category_ids=(1, 3, 18, 90))
+    assert source.category_ids == (1, 3, 18, 90)
+    message = r"lists 3 of the 4 categories, and 'dog' has id 18, but 2 in the training split; export both with one"
+    with pytest.raises(ValueError, match=message):
+        open_coco(folder, "train", classes=classes, category_ids=(1, 3, 2, 90))
 
 
 def test_the_built_in_shapes():
@@ -165,7 +192,7 @@ def test_the_built_in_shapes():
     masks = [mask.bitmap() for mask in instances.masks]
     metric.update([dict(truth) | {"scores": [0.5] * len(masks), "masks": np.array(masks)}], [truth])
     assert (source.has_masks, metric.compute()["ap_mask"]) == (True, pytest.approx(100))
-    with pytest.raises(ValueError, match=r"the categories of shapes/val/0 are not the 1 classes expected: it has "):
+    with pytest.raises(ValueError, match=r"the categories of shapes/val/0 are not the 1 classes expected: unexpected "):
         open_coco("shapes", "val", classes=("circle",))
 
 

@@ -108,14 +108,14 @@ class Result:
         model: its name.
         metric: over all images.
         skipped: the images left out, name → reason.
-        category_ids: of detection, the data set's own id of each label.
+        category_ids: of detection, the data set's own id of each label; None where it does not list the class.
     """
 
     kind: Kind
     model: str
     metric: "Metric"
     skipped: dict[str, str]
-    category_ids: tuple[int, ...] | None = None
+    category_ids: tuple[int | None, ...] | None = None
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -271,6 +271,8 @@ def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
 
         assert isinstance(result.metric, CocoAP)
         ids = result.category_ids or tuple(range(len(rows)))
+        if None in ids:
+            logger.info("results.json is without classes that the annotations do not list: they have no category_id")
         tables.write_json(folder / "results.json", result.metric.results(ids))
 
 

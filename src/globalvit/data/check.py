@@ -229,18 +229,6 @@ def _look_into_database(root: Path, report: Report) -> tuple[list[str], list[Ima
     return list(source.classes), images
 
 
-def differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
-    """Compare every split's classes with those of `train`, or of the first."""
-    if not classes:
-        return
-    first = next((name for name in classes if role_of(name) == "train"), next(iter(classes)))
-    for name, found in classes.items():
-        parts = [("has no", classes[first] - found), ("in addition has", found - classes[first])]
-        differences = [f"{verb} {listed(sorted(names))}" for verb, names in parts if names]
-        if differences:
-            yield Problem("other classes", f"compared with {first}, {name} {' and '.join(differences)}")
-
-
 def _read_all(
     images: Sequence[Image], workers: int, report: Report, on_image: Callable[[], None]
 ) -> dict[bytes, list[Image]]:

@@ -16,7 +16,6 @@ from globalvit.data.check import (
     Report,
     Split,
     chosen_splits,
-    differing_classes,
     find_leaks,
     fingerprint,
     frame_problems,
@@ -25,7 +24,7 @@ from globalvit.data.check import (
 from globalvit.data.class_folders import listed
 from globalvit.data.coco import CocoSource, CompressedMask, OtherSize, image_folder, open_table, read_sized
 from globalvit.data.coco_folder import ANNOTATIONS, annotation_files
-from globalvit.data.coco_json import CocoTable
+from globalvit.data.coco_json import CocoTable, missing_categories
 from globalvit.data.frames import Sight, is_ambiguous, shown_frame
 from globalvit.data.images import OversizedImage, UnreadableImage, look
 from globalvit.data.splits import role_of
@@ -93,7 +92,7 @@ def check_coco(
         raise ValueError(f"{data_dir} holds no annotations; expected {data_dir}/{ANNOTATIONS}/instances_train.json")
     report = Report()
     images: list[Labelled] = []
-    classes: dict[str, set[str]] = {}
+    tables: dict[str, CocoTable] = {}
     for name in chosen_splits(list(files), split, data_dir, report):
         path = files[name]
         try:
@@ -101,10 +100,10 @@ def check_coco(
         except (ValueError, OSError) as error:
             report.problems.append(Problem("annotations", str(error), (str(path),)))
             continue
-        classes[name] = set(table.classes)
+        tables[name] = table
         _judge(name, table, report)
         images += _images(data_dir, name, table, report)
-    report.problems += differing_classes(classes)
+    _compare(tables, report)
     on_start(len(images))
     _read_all(images, workers, report, on_image)
     return report
@@ -132,6 +131,23 @@ def _judge(split: str, table: CocoTable, report: Report) -> None:
     if 0 < len(missing) < len(table.ids):
         text = f"{split}: {len(missing)} of {len(table.ids)} annotations have no mask, the first is {missing[0]}"
         report.problems.append(Problem("no mask", text, path))
+
+
+def _compare(tables: Mapping[str, CocoTable], report: Report) -> None:
+    """Compare every split's categories with those of the training split, or of the first."""
+    first = next((name for name in tables if role_of(name) == "train"), next(iter(tables), None))
+    for name, table in tables.items():
+        if first is None or name == first:
+            continue
+        expected = tables[first]
+        try:
+            table.for_classes(expected.classes, expected.category_ids)
+        except ValueError as error:
+            report.problems.append(Problem("other classes", str(error), (str(table.path),)))
+            continue
+        missing = missing_categories(table.classes, expected.classes, name)
+        if missing:
+            report.notes.append(Problem("missing classes", missing, (str(table.path),)))
 
 
 def _writer_of(path: Path) -> str | None:

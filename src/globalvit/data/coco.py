@@ -22,7 +22,7 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from globalvit.data.coco_folder import ANNOTATIONS, BESIDE, annotation_files
-from globalvit.data.coco_json import CocoTable, label_order, read_coco
+from globalvit.data.coco_json import CocoTable, match_categories, missing_categories, read_coco
 from globalvit.data.coco_plausible import CROWD_REMEDY
 from globalvit.data.frames import Frame, rule_of, shown_frame, turn_of
 from globalvit.data.image_folder import listed, split_folders
@@ -69,7 +69,7 @@ class CocoSource:
 
     Attributes:
         classes: names of the labels 0 … K−1.
-        category_ids: the file's own id of each label.
+        category_ids: the file's own id of each label; None for a class that it does not list.
         annotations: the JSON file.
         sizes: int32 (len, 2): height and width of every image as the file states them.
         has_masks: whether every object has a mask.
@@ -186,6 +186,7 @@ def open_coco(
     split: str,
     *,
     classes: Sequence[str] | None = None,
+    category_ids: Sequence[int | None] | None = None,
     annotations: str | PathLike[str] | None = None,
     need_masks: bool = False,
     with_empty: bool = True,
@@ -200,6 +201,7 @@ def open_coco(
         split: `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
         classes: names of the categories in the order of their labels, such as those of the training split; None takes
             the file's, in the order of their ids.
+        category_ids: the ids of `classes` in the training split, as `CocoTable.for_classes` takes them.
         annotations: another file, below `data_dir` or anywhere.
         need_masks: refuse a set in which an object has no mask.
         with_empty: keep images without objects.
@@ -214,13 +216,16 @@ def open_coco(
     """
     if str(data_dir) == BUILT_IN:
         shapes = DetectShapes(split)
-        label_order(shapes.classes, classes or shapes.classes, shapes.name(0))
+        match_categories(shapes.classes, classes or shapes.classes, shapes.name(0))
         return shapes
     root = Path(data_dir)
     path = _annotation_file(root, split, annotations, exact=exact)
     table = open_table(path, crowd_as_instances=crowd_as_instances)
     if classes is not None:
-        table = table.for_classes(classes)
+        missing = missing_categories(table.classes, classes, path)
+        table = table.for_classes(classes, category_ids)
+        if missing:
+            logger.warning("%s", missing)
     if table.crowd.all():
         raise ValueError(f"{path} holds no objects{_why_none(table)}; give a file with annotations of objects")
     if need_masks:

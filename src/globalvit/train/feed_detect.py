@@ -15,6 +15,7 @@ from globalvit.models.variants import ModelSpec
 from globalvit.tasks.detect import RegionDetector
 from globalvit.tasks.task import Task
 from globalvit.train.feed import Feed
+from globalvit.train.fields import TrainConfig
 
 BOXES_ONLY = ("retinanet",)
 
@@ -24,19 +25,28 @@ class DetectFeed(Feed[FitTransform]):
 
     kind = "detect"
 
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        # Training's ids of the categories, which other splits must not contradict.
+        self._category_ids: tuple[int | None, ...] | None = None
+
     def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> DetectSource:
         """See `data.coco.open_coco`; images without objects may be left out of training."""
         config = self.config
         assert config.data_dir is not None
-        return open_coco(
+        source = open_coco(
             config.data_dir,
             split,
             classes=classes,
+            category_ids=None if classes is None else self._category_ids,
             need_masks=ModelSpec(model=config.model).head not in BOXES_ONLY,
             crowd_as_instances=config.crowd_as_instances,
             with_empty=config.keep_empty or is_whole or split != config.train_split,
             exact=self.is_named(split),
         )
+        if split == config.train_split:
+            self._category_ids = source.category_ids
+        return source
 
     def augmentation(self, transform: FitTransform) -> DetectTrainTransform:
         """Resized and cropped as the config says, for images of the sides of evaluation."""
