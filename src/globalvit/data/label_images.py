@@ -86,6 +86,14 @@ class LabelReader:
         """
         return decode_image(data, lambda image: _values(image, data), name, ("PNG",))
 
+    def labels(self, data: bytes, name: str) -> list[int]:
+        """The labels 0 … K−1 in a file, ascending; none where it cannot be read, which is left to whoever reads it."""
+        try:
+            counts = np.bincount(self.read(data, name).ravel(), minlength=IGNORE + 1)
+        except (UnreadableImage, OversizedImage, WrongLabels):
+            return []
+        return np.flatnonzero(counts[:IGNORE]).tolist()
+
     @property
     def ignored_values(self) -> set[int]:
         """The values in files that are ignored."""

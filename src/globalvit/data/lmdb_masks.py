@@ -11,6 +11,7 @@ from PIL import Image
 
 from globalvit.data.class_table import ClassTable, resolve_classes
 from globalvit.data.frames import Frame, rule_of
+from globalvit.data.images import UnreadableImage
 from globalvit.data.label_images import LabelReader, look_at_pair, read_labeled
 from globalvit.data.lmdb import located, only_now, value
 from globalvit.data.lmdb_decode import decode
@@ -67,6 +68,13 @@ class LmdbMasks:
     def label_data(self, index: int) -> bytes:
         """The bytes of the label map of image `index`."""
         return file_data(self.path, self.label_key(index), self.label_name(index))
+
+    def labels(self, index: int) -> list[int]:
+        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
+        try:
+            return self.reader.labels(self.label_data(index), self.label_name(index))
+        except (UnreadableImage, OSError):
+            return []
 
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Image `index` as RGB, and its labels; raises what `file_data` and `read_labeled` raise."""

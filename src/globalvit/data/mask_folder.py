@@ -137,6 +137,14 @@ class MaskFolder:
         """The path of the label map of image `index`."""
         return str(self.folders.labels / self._label_names[index])
 
+    def labels(self, index: int) -> list[int]:
+        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
+        name = self.label_name(index)
+        try:
+            return self.reader.labels(Path(name).read_bytes(), name)
+        except OSError:
+            return []
+
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
         name, label_name = self.name(index), self.label_name(index)

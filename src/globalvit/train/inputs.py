@@ -98,6 +98,8 @@ def _with_validation(config: TrainConfig, feed: Feed, train: Any) -> Splits:
     fraction = config.val_fraction or DEFAULT_FRACTION
     # Only detectors may train without some images that validation wants.
     whole = feed.open_split(config.train_split, train.classes, is_whole=True) if feed.kind == "detect" else train
+    if feed.kind == "segment":
+        logger.info("%s: reading %d label maps to hold out images of every class", config.data_dir, len(whole))
     val = Subset(whole, hold_out(whole, fraction, config.seed))
     taken = {val.name(index) for index in range(len(val))}
     rest = Subset(train, [index for index in range(len(train)) if train.name(index) not in taken])
