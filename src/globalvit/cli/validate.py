@@ -150,6 +150,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
         FileNotFoundError: there is no such folder.
         ValueError: its classes are not the model's; the text names those that differ.
     """
+    from globalvit.data.frames import warn_of_frames
     from globalvit.train.feeds import feed_for
     from globalvit.train.inputs import open_held_out
 
@@ -164,6 +165,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
             "give the data it was trained on"
         )
     task.classes = readable(source.classes)
+    warn_of_frames(source)
     return source
 
 

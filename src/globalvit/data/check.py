@@ -25,7 +25,7 @@ from globalvit.data.class_folders import (
     similar_folders,
     split_folders,
 )
-from globalvit.data.frames import Frame, Sight, rule_of
+from globalvit.data.frames import Sight, questions
 from globalvit.data.image_folder import is_database, other_level
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 from globalvit.data.splits import NoSplitError, choose_split, role_of
@@ -306,33 +306,9 @@ def find_leaks(places: Iterable[Sequence[Image]], report: Report) -> None:
 
 
 def frame_problems(sights: Sequence[Sight], what: str) -> Iterator[Problem]:
-    """Name the images that EXIF turns where nothing, or too much, shows which frame their annotations are for.
-
-    Args:
-        sights: of all images of one set of annotations that EXIF turns, in order.
-        what: the annotations, for messages.
-    """
-    shown: dict[Frame, tuple[str, ...]] = {
-        frame: tuple(one.name for one in sights if one.frame == frame) for frame in ("stored", "upright")
-    }
-    rule = rule_of(one.frame for one in sights)
-    if shown["stored"] and shown["upright"]:
-        yield Problem(
-            "mixed frames",
-            f"{what} are for the stored pixels of {len(shown['stored'])} images that EXIF turns and for the upright "
-            f"pixels of {len(shown['upright'])}, such as {shown['stored'][0]} and {shown['upright'][0]}; images whose "
-            f"size does not show it count as {rule}: write all annotations the same way",
-            shown["stored"] + shown["upright"],
-        )
-    unclear = tuple(one.name for one in sights if one.is_ambiguous)
-    if unclear and not (shown["stored"] or shown["upright"]):
-        yield Problem(
-            "unclear frame",
-            f"EXIF turns or mirrors {len(unclear)} images without changing their size, such as {unclear[0]}, and no "
-            f"image turned by 90° shows whether {what} are for the stored or the upright pixels; upright is assumed: "
-            "look at these with `globalvit data preview`, or remove the EXIF orientation from the files",
-            unclear,
-        )
+    """Name the images of which it is not clear which frame their annotations are for, as `frames.questions` does."""
+    for kind, text, images in questions(sights, what):
+        yield Problem(kind, text, images)
 
 
 def default_workers() -> int:

@@ -25,7 +25,7 @@ from globalvit.data.class_folders import listed
 from globalvit.data.coco import CocoSource, CompressedMask, OtherSize, image_folder, open_table, read_sized
 from globalvit.data.coco_folder import ANNOTATIONS, annotation_files
 from globalvit.data.coco_json import CocoTable, missing_categories
-from globalvit.data.frames import Sight, is_ambiguous, shown_frame
+from globalvit.data.frames import Sight, sight_of
 from globalvit.data.images import OversizedImage, UnreadableImage, look
 from globalvit.data.splits import role_of
 
@@ -218,8 +218,5 @@ def _read_one(labeled: Labelled) -> tuple[Problem | None, bytes, Sight | None]:
     except tuple(KINDS) as error:
         kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
         return Problem(kind, str(error), (path,)), b"", None
-    sight = None
-    if orientation != 1:
-        stored = look(data, path)[1]
-        sight = Sight(path, shown_frame(orientation, stored, labeled.size), is_ambiguous(orientation, stored))
+    sight = sight_of(path, orientation, look(data, path)[1], labeled.size) if orientation != 1 else None
     return None, fingerprint(data), sight

@@ -24,10 +24,10 @@ from globalvit.data.check import (
 )
 from globalvit.data.class_folders import listed, split_folders
 from globalvit.data.class_table import resolve_classes
-from globalvit.data.frames import Sight, is_ambiguous
+from globalvit.data.frames import Sight
 from globalvit.data.image_folder import is_database
-from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels, look
-from globalvit.data.label_images import IGNORE, LabelReader, WrongSize, look_at_pair, read_labeled
+from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels
+from globalvit.data.label_images import IGNORE, LabelReader, WrongSize, read_labeled, sight_of_pair
 from globalvit.data.mask_folder import Folders, MaskListing, find_folders, find_splits, reader_of
 from globalvit.data.mask_survey import look_over, settle_reader
 from globalvit.data.splits import role_of
@@ -296,10 +296,7 @@ def _read_one(pair: Pair) -> Finding:
         return Finding(problem, labels=_known(pair) if kind == KINDS[WrongLabels] else frozenset())
     counts = np.bincount(labels_HW.ravel(), minlength=IGNORE + 1)
     present = frozenset(np.flatnonzero(counts[:IGNORE]).tolist())
-    orientation, stored = look(data)
-    sight = None
-    if orientation != 1:
-        sight = Sight(image.path, look_at_pair(data, label_data), is_ambiguous(orientation, stored))
+    sight = sight_of_pair(image.path, data, label_data)
     return Finding(None, fingerprint(data), present, int(counts[IGNORE]), labels_HW.size, sight)
 
 

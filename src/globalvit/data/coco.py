@@ -10,6 +10,7 @@ Legend: `N` objects of an image.
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from PIL import Image
 from globalvit.data.coco_folder import ANNOTATIONS, BESIDE, annotation_files
 from globalvit.data.coco_json import CocoTable, match_categories, missing_categories, read_coco
 from globalvit.data.coco_plausible import CROWD_REMEDY
-from globalvit.data.frames import Frame, rule_of, shown_frame, turn_of
+from globalvit.data.frames import Frame, Sight, rule_of, shown_frame, sight_of, turn_of, votes_of
 from globalvit.data.image_folder import listed, split_folders
 from globalvit.data.images import OversizedImage, UnreadableImage, look, read_oriented
 from globalvit.data.instances import Instances
@@ -120,16 +121,31 @@ class CocoSource:
     @cached_property
     def frame(self) -> Frame:
         """What the file's annotations are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        # All of the file's images, also those that training leaves out, so that every reader finds the same rule.
-        return rule_of(self._shown(at) for at in range(len(self._table.names)))
+        return rule_of(self.votes)
 
-    def _shown(self, at: int) -> Frame | None:
+    @cached_property
+    def votes(self) -> Counter[Frame]:
+        """How many images show each frame of the annotations, as `frames.votes_of` counts them."""
+        # All of the file's images, also those that training leaves out, so that every reader finds the same rule.
+        return votes_of(map(self._sight, range(len(self._table.names))))
+
+    @property
+    def annotated_by(self) -> str:
+        """What to call the annotations in messages."""
+        return f"the annotations of {self.annotations}"
+
+    def sight(self, index: int) -> Sight | None:
+        """What image `index` shows of the annotations' frame; None where EXIF does not turn it."""
+        return self._sight(int(self._chosen[index]))
+
+    def _sight(self, at: int) -> Sight | None:
+        name = str(placed(self.root, self._table.names[at]))
         try:
-            orientation, stored = look(placed(self.root, self._table.names[at]))
+            orientation, stored = look(name)
         except (UnreadableImage, OversizedImage, OSError):
             return None
         height, width = self._table.sizes[at].tolist()
-        return shown_frame(orientation, stored, (height, width))
+        return sight_of(name, orientation, stored, (height, width))
 
     def _size(self, index: int) -> Size:
         """Height and width as the file states them."""

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from globalvit.data.frames import Frame, shown_frame, turn_of
+from globalvit.data.frames import Frame, Sight, shown_frame, sight_of, turn_of
 from globalvit.data.images import OversizedImage, UnreadableImage, WrongLabels, decode_image, look, read_image, upright
-from globalvit.data.orientation import UPRIGHT
 
 IGNORE = 255
 MOST_CLASSES = 255
@@ -243,8 +242,12 @@ def read_labeled(
     return image, np.ascontiguousarray(labels_HW)
 
 
-def look_at_pair(data: bytes | Path, label_data: bytes | Path) -> Frame | None:
-    """Return the frame that an image and its label map, paths or bytes, show labels to be for; None for neither."""
+def sight_of_pair(name: str, data: bytes | Path, label_data: bytes | Path) -> Sight | None:
+    """Return what an image and its label map, paths or bytes, show of the frame that labels are for.
+
+    Returns:
+        None if EXIF does not turn the image, or the label map has EXIF data of its own; or one cannot be read.
+    """
     try:
         orientation, stored = look(data)
         if orientation == 1:
@@ -252,7 +255,7 @@ def look_at_pair(data: bytes | Path, label_data: bytes | Path) -> Frame | None:
         label_orientation, label_size = look(label_data)
     except (UnreadableImage, OversizedImage, OSError):
         return None
-    return shown_frame(orientation, stored, UPRIGHT[label_orientation].size(label_size))
+    return sight_of(name, orientation, stored, label_size) if label_orientation == 1 else None
 
 
 def shown(values: Sequence[int]) -> str:

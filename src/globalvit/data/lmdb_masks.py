@@ -1,6 +1,7 @@
 """Images and their label maps out of an LMDB database, in place of folders of them."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from globalvit.data.class_table import ClassTable, resolve_classes
-from globalvit.data.frames import Frame, rule_of
+from globalvit.data.frames import Frame, Sight, rule_of, votes_of
 from globalvit.data.images import UnreadableImage
-from globalvit.data.label_images import LabelReader, look_at_pair, read_labeled
+from globalvit.data.label_images import LabelReader, read_labeled, sight_of_pair
 from globalvit.data.lmdb import located, only_now, value
 from globalvit.data.lmdb_decode import decode
 from globalvit.data.lmdb_index import Header, Keys, read_header, read_keys
@@ -86,8 +87,22 @@ class LmdbMasks:
     @cached_property
     def frame(self) -> Frame:
         """What the labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        pairs = ((self.key(index), self.label_key(index)) for index in range(len(self)))
-        return rule_of(look_at_pair(*(value(self.path, key) or b"" for key in pair)) for pair in pairs)
+        return rule_of(self.votes)
+
+    @cached_property
+    def votes(self) -> Counter[Frame]:
+        """How many images show each frame of the labels, as `frames.votes_of` counts them."""
+        return votes_of(map(self.sight, range(len(self))))
+
+    @property
+    def annotated_by(self) -> str:
+        """What to call the label maps in messages."""
+        return f"the label maps of {self.root}"
+
+    def sight(self, index: int) -> Sight | None:
+        """What image `index` shows of the labels' frame; None where EXIF does not turn it."""
+        pair = (value(self.path, key(index)) or b"" for key in (self.key, self.label_key))
+        return sight_of_pair(self.name(index), *pair)
 
 
 def holds_masks(root: Path) -> bool:

@@ -10,6 +10,7 @@ image, as `data.frames` has it.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from os import PathLike
@@ -21,9 +22,9 @@ from PIL import Image
 
 from globalvit.data import shapes
 from globalvit.data.class_table import ClassTable, resolve_classes
-from globalvit.data.frames import Frame, rule_of
+from globalvit.data.frames import Frame, Sight, rule_of, votes_of
 from globalvit.data.image_folder import is_built_in, is_database, is_image_folder, listed, split_folders
-from globalvit.data.label_images import LabelReader, look_at_pair, read_labeled
+from globalvit.data.label_images import LabelReader, read_labeled, sight_of_pair
 from globalvit.data.mask_survey import look_over, settle_reader, warn_unlearned
 from globalvit.data.names import Names
 from globalvit.data.palette import default_palette
@@ -154,8 +155,22 @@ class MaskFolder:
     @cached_property
     def frame(self) -> Frame:
         """What the split's labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        pairs = ((Path(self.name(index)), Path(self.label_name(index))) for index in range(len(self)))
-        return rule_of(look_at_pair(*pair) for pair in pairs)
+        return rule_of(self.votes)
+
+    @cached_property
+    def votes(self) -> Counter[Frame]:
+        """How many images show each frame of the labels, as `frames.votes_of` counts them."""
+        return votes_of(map(self.sight, range(len(self))))
+
+    @property
+    def annotated_by(self) -> str:
+        """What to call the label maps in messages."""
+        return f"the label maps of {self.folders.labels}"
+
+    def sight(self, index: int) -> Sight | None:
+        """What image `index` shows of the labels' frame; None where EXIF does not turn it."""
+        name = self.name(index)
+        return sight_of_pair(name, Path(name), Path(self.label_name(index)))
 
 
 class MaskListing:

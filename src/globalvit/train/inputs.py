@@ -11,6 +11,7 @@ from PIL import Image
 
 from globalvit.build import as_transform, preprocessing
 from globalvit.data.fit import FitTransform
+from globalvit.data.frames import warn_of_frames
 from globalvit.data.holdout import DEFAULT_FRACTION, Subset, hold_out
 from globalvit.data.loading import Batch, to_device
 from globalvit.data.splits import NoSplitError, role_of
@@ -63,6 +64,9 @@ def open_splits(config: TrainConfig) -> Splits:
             f"num_classes={config.num_classes}, but {config.data_dir} has {len(train.classes)} classes; "
             "leave --num-classes out"
         )
+    warn_of_frames(train)
+    if not splits.val_fraction:
+        warn_of_frames(splits.val)
     return splits
 
 
