@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, besides itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch")
+FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "regular", "hardware", "pytorch")
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "atomic": (),
     "locks": (),
     "printable": (),
+    "regular": (),
     "hardware": (),
     "variants": (),
     "pytorch": (),

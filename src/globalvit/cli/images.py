@@ -2,7 +2,6 @@
 
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from globalvit.cli.fetch import check_address, download
 from globalvit.cli.progress import Progress
+from globalvit.regular import check_regular, irregular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,13 +20,6 @@ logger = logging.getLogger(__name__)
 LONGEST_NAME = 255
 # Failures named again in the last lines.
 MOST_LISTED = 20
-KINDS = {
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a pipe (FIFO)",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
 
 T = TypeVar("T")
 
@@ -54,7 +47,6 @@ class Source:
         from globalvit.data.images import read_image
 
         if not self.is_address:
-            check_regular(self.name)
             return read_image(self.name, self.name)
         data = download(self.name)
         if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
@@ -176,25 +168,6 @@ def find_images(words: Sequence[str]) -> Found:
     return Found(images, failures)
 
 
-def check_regular(path: str) -> None:
-    """Refuse what cannot be read to its end: opening a pipe waits for a writer, and a device has no end.
-
-    Raises:
-        OSError: nothing is there, or it is not a regular file.
-    """
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 (a path as it was given, NUL and all)
-    except ValueError as error:
-        raise OSError(f"{path!r} is not a path: {error}") from error
-    if not stat.S_ISREG(mode):
-        raise OSError(f"{path} {_kind(mode)}")
-
-
-def _kind(mode: int) -> str:
-    kind = next((word for is_kind, word in KINDS.items() if is_kind(mode)), "something else")
-    return f"is {kind}, expected a regular file; save the image to a file first"
-
-
 def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
     if "://" in word:
         check_address(word)
@@ -222,7 +195,7 @@ def _search(folder: Path, failures: list[Failure]) -> Iterator[Source]:
     if others := found.others - len(found.irregular):
         logger.info("%s: left out %d files that are not named as images, such as %s", folder, others, found.other)
     failures += [Failure(path, f"{path} cannot be read; change its permissions") for path in found.unreadable]
-    failures += [Failure(path, f"{path} {_kind(os.stat(path).st_mode)}") for path in found.irregular]  # noqa: PTH116
+    failures += [Failure(path, f"{path} {irregular(os.stat(path).st_mode)}") for path in found.irregular]  # noqa: PTH116
     if not found.images and not found.unreadable and not found.irregular:
         raise ValueError(f"folder {folder} holds no images; looked for {', '.join(sorted(SUFFIXES))}")
     for path in found.images:
