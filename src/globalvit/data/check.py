@@ -27,6 +27,7 @@ from globalvit.data.class_folders import (
 )
 from globalvit.data.frames import Sight, questions
 from globalvit.data.image_folder import is_database, other_level
+from globalvit.data.imagenet import is_devkit
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 from globalvit.data.splits import NoSplitError, choose_split, role_of
 from globalvit.data.walk import Found
@@ -168,8 +169,10 @@ def _look_into(root: Path, report: Report, *, nested: bool) -> tuple[list[str], 
     try:
         if is_database(root):
             return _look_into_database(root, report)
+        if is_devkit(root):
+            return _look_into_devkit(root, report)
         found = scan_classes(root, nested=nested)
-    except (ValueError, PermissionError) as error:
+    except (ValueError, PermissionError, FileNotFoundError) as error:
         problem = Problem("database" if is_database(root) else "no classes", str(error))
         (report.notes if role_of(root.name) is None else report.problems).append(problem)
         return [], []
@@ -215,6 +218,16 @@ def _compare(classes: Mapping[str, Sequence[str]], report: Report) -> None:
         missing = missing_classes(filled[first], label_of.values(), name)
         if missing:
             report.notes.append(Problem("missing classes", missing))
+
+
+def _look_into_devkit(root: Path, report: Report) -> tuple[list[str], list[Image]]:
+    from globalvit.data.imagenet_devkit import open_devkit
+
+    source = open_devkit(root)
+    images = [Image(root.name, source.classes[source.label(at)], source.name(at)) for at in range(len(source))]
+    names = sorted({image.class_name for image in images})
+    report.splits.append(Split(root.name, len(names), len(images), 0))
+    return names, images
 
 
 def _look_into_database(root: Path, report: Report) -> tuple[list[str], list[Image]]:

@@ -23,6 +23,7 @@ from globalvit.data.class_folders import (
 )
 from globalvit.data.coco_folder import YEAR
 from globalvit.data.digits import Digits
+from globalvit.data.imagenet import is_devkit
 from globalvit.data.images import SUFFIXES, read_image
 from globalvit.data.names import Names
 from globalvit.data.shapes import ClassifyShapes
@@ -159,6 +160,11 @@ def open_split(
         from globalvit.data.lmdb_source import open_database
 
         return open_database(root, classes)
+    if is_devkit(root):
+        # It needs what this file has.
+        from globalvit.data.imagenet_devkit import open_devkit
+
+        return open_devkit(root, classes)
     return ImageFolder(root, classes, nested=nested)
 
 
