@@ -98,7 +98,7 @@ def test_truth_and_metric_give_the_files_own_ids_back(make_coco):
         truth = source.truth(index)
         metric.update([dict(truth) | {"scores": [0.5]}], [truth])
     assert [(row["image_id"], row["category_id"]) for row in metric.results(source.category_ids)] == [(1, 90), (2, 3)]
-    # The truth keeps what reaches over the edge; training does not.
+    # The ground truth keeps what reaches over the edge; training does not.
     assert source.truth(0)["boxes"].tolist() == [[1.37, 5.11, 1.37 + 70.03, 5.11 + 15.91]]
     assert source.read(0)[1].boxes[0, 2] == 60
     assert metric.compute()["ap_mask"] == pytest.approx(100)
@@ -160,14 +160,14 @@ def test_a_file_may_list_fewer_categories(make_coco, caplog):
     source = open_coco(folder, "train", classes=("ape", "cat", "dog", "eel", "fox"))
     assert (source.category_ids, source.read(0)[1].labels.tolist()) == ((None, 3, 18, 90, None), [2])
     assert "does not list 2 of the 5 categories, so their AP cannot be measured: 'ape', 'fox'" in caplog.text
-    truth = source.truth(0)
+    seen = source.truth(0)
     metric = CocoAP(source.classes)
     metric.update(
         [
-            {key: np.repeat(truth[key], 2, 0) for key in ("boxes", "masks")}
+            {key: np.repeat(seen[key], 2, 0) for key in ("boxes", "masks")}
             | {"labels": np.array([2, 0]), "scores": np.array([0.9, 0.8])}
         ],
-        [truth],
+        [seen],
     )
     assert [row["category_id"] for row in metric.results(source.category_ids)] == [18]
     assert [row["ap_box"] for row in metric.report()["per_class"]] == [None, None, pytest.approx(100), None, None]

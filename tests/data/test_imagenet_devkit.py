@@ -10,7 +10,7 @@ from globalvit.data.imagenet_suites import read_real_labels
 
 # ILSVRC2012_IDs in any order but that of the WordNet ids.
 ORDER = sorted(range(1000), key=lambda index: index * 617 % 1000)
-DEVKIT, TRUTH = "ILSVRC2012_devkit_t12/data", "ILSVRC2012_validation_ground_truth.txt"
+DEVKIT, GROUND = "ILSVRC2012_devkit_t12/data", "ILSVRC2012_validation_ground_truth.txt"
 BY_IMAGE = "imagenet_2012_validation_synset_labels.txt"
 
 
@@ -52,11 +52,11 @@ def files(request, real):
         "kaggle": {"LOC_val_solution.csv": lines(["ImageId,PredictionString", *rows])},
         "by image": {BY_IMAGE: lines(synsets[label] for label in by_image)},
         "devkit": {
-            f"{DEVKIT}/{TRUTH}": ids,
+            f"{DEVKIT}/{GROUND}": ids,
             f"{DEVKIT}/synsets.txt": lines(synsets[index] for index in ORDER),
         },
         "map": {
-            TRUTH: ids,
+            GROUND: ids,
             "map_clsloc.txt": lines(f"{synsets[index]} {ORDER.index(index) + 1} some_name" for index in range(1000)),
         },
     }[request.param]
@@ -76,7 +76,7 @@ def test_labels_are_read_in_every_form(make_val, files, real):
 
 def test_a_list_in_another_order_is_refused(make_val, real):
     ids = lines(ORDER.index(real.get(number, 0)) + 1 for number in range(1, 90))
-    data = make_val({TRUTH: ids, "synsets.txt": lines(imagenet_synsets())})
+    data = make_val({GROUND: ids, "synsets.txt": lines(imagenet_synsets())})
     message = "agree with those of ImageNet-ReaL for 0 of 12 images; expected nine in ten: they are in another order"
     with pytest.raises(ValueError, match=message):
         open_split(data, "val")
@@ -87,12 +87,12 @@ def test_a_list_in_another_order_is_refused(make_val, real):
     ("files", "message"),
     [
         ({}, "no file with their labels is found; put LOC_val_solution.csv, "),
-        ({TRUTH: "490\n"}, "holds ILSVRC2012_IDs, whose WordNet ids are in the kit's"),
+        ({GROUND: "490\n"}, "holds ILSVRC2012_IDs, whose WordNet ids are in the kit's"),
         ({"LOC_val_solution.csv": "a,b\n"}, "expected ImageId,PredictionString, such as n01440764, got nothing"),
         ({BY_IMAGE: "tench\n" * 99}, "one WordNet id per line.*got 'tench'"),
         ({BY_IMAGE: "n01440764\n"}, "has no label in .*; expected images named ILS"),
         (
-            {TRUTH: "3\n" * 99, "synsets.txt": "n01440764\nn01443537\n"},
+            {GROUND: "3\n" * 99, "synsets.txt": "n01440764\nn01443537\n"},
             "has the number 3; expected ILSVRC2012_IDs from 1 to 2",
         ),
     ],

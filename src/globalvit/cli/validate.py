@@ -13,7 +13,7 @@ from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
 from globalvit.cli.scores import LAYOUTS
 from globalvit.data.imagenet import readable
-from globalvit.models.variants import Kind
+from globalvit.models.variants import Kind, ModelSpec
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 SUMMARY = "Measure accuracy, mIoU or AP on labeled images, class by class"
 SEGMENTATION = "segmentation (default: as in the checkpoint's run)"
 DATA = "data (default: as in the checkpoint's run)"
+# What is measured of each kind of task, in the words of GPViT's commands.
+MEASURED: dict[Kind, tuple[str, ...]] = {
+    "classify": ("accuracy", "precision", "recall"),
+    "segment": ("mIoU",),
+    "detect": ("bbox", "segm"),
+}
 # More rows than this are not read on a screen; files hold them all.
 MOST_ROWS = 40
 
@@ -74,6 +80,16 @@ class ValidateOptions(ModelOptions):
         default=None, metadata=about(DATA, "value of label maps that is to be ignored, in addition to 255")
     )
     class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colors"))
+
+    eval: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            DATA,
+            "what the model's kind of task has measured, in the words of GPViT's commands, --metrics too; others are "
+            "refused",
+        )
+        | {"aliases": ("metrics",), "takes_words": True, "metavar": "WORD ..."},
+    )
 
     eval_mode: Literal["whole", "slide"] | None = field(
         default=None,
@@ -129,6 +145,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     # Sharding is for training: a model that could be trained fits a device without its optimizer.
     with start_engine(replace(settings, fsdp=False)) as engine:
         task = open_model(options)
+        check_words(options.eval, task.spec)
         settings = replace(settings, model=task.spec.model)
         make_metric = None
         if options.suite is None:
@@ -141,6 +158,22 @@ def run(argv: Sequence[str], prog: str) -> int:
             if options.output:
                 write(options.output, result, options.checkpoint)
     return 0
+
+
+def check_words(words: Sequence[str], spec: ModelSpec) -> None:
+    """Check that other tools' words ask for what a model's kind of task has measured.
+
+    Raises:
+        ValueError: they do not; the text names what is measured.
+    """
+    from globalvit.train.feed_detect import BOXES_ONLY
+
+    measured = MEASURED[spec.kind][:1] if spec.head in BOXES_ONLY else MEASURED[spec.kind]
+    foreign = [word for word in words if word not in measured]
+    if foreign:
+        raise ValueError(
+            f"--eval {' '.join(foreign)}: {spec.model} is measured by {', '.join(measured)}; leave --eval out"
+        )
 
 
 def open_source(task: "Task", settings: TrainConfig) -> Any:
