@@ -64,7 +64,18 @@ def test_annotations_that_are_wrong_are_named(make_sets):
     assert problems["left out"].endswith("annotation 1 (image 0, '0.png'): its box [5, 5, 0, 3] has no area")
     assert problems["no mask"] == "train: 1 of 2 annotations have no mask, the first is 3"
     assert "4.png: annotation 2 has damaged run lengths" in problems["damaged mask"]
-    assert problems["other classes"] == "compared with train, val in addition has 'eel'"
+    assert "instances_val2017.json are not the 2 classes expected: unexpected 'eel'; give" in problems["other classes"]
+
+
+def test_categories_that_are_missing_are_a_note_and_other_ids_a_problem(make_sets):
+    data = make_sets(val2017={"annotations": [annotation(1, 3)], "categories": CATEGORIES[:1]})
+    report = check_detection(data)
+    text = "val does not list 1 of the 2 categories, so their AP cannot be measured: 'dog'"
+    assert ([note.text for note in report.notes if note.kind == "missing classes"], report.problems) == ([text], [])
+    path = data / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "dog"}]}))
+    assert "lists 1 of the 2 categories, and 'dog' has id 1, but 5 in" in found(check_detection(data))["other classes"]
 
 
 def test_images_that_are_wrong_are_named(make_sets):

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
+from globalvit.demo.leftovers import own_folder
 from globalvit.demo.quick import Training
 from globalvit.demo.shelf import Choice, Shelf
 
@@ -158,8 +158,7 @@ def serve(
         ImportError: Gradio is not installed.
         SystemExit: a signal ended it, with the status that shells give it.
     """
-    with _ended_by_signals(), listening(host, port) as listener, TemporaryDirectory(prefix="globalvit-demo-") as name:
-        folder = Path(name)
+    with _ended_by_signals(), listening(host, port) as listener, own_folder() as folder:
         _prepare_gradio(folder / "uploads")
         training = Training(folder, device)
         try:
