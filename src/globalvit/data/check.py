@@ -31,6 +31,7 @@ from globalvit.data.imagenet import is_devkit
 from globalvit.data.images import OversizedImage, UnreadableImage, read_image
 from globalvit.data.splits import NoSplitError, choose_split, role_of
 from globalvit.data.walk import Found
+from globalvit.regular import check_regular
 
 # Below this many images, starting processes takes longer than reading.
 FEWEST_FOR_PROCESSES = 200
@@ -52,6 +53,7 @@ class Image:
     def data(self) -> bytes:
         """The file's bytes; raises OSError."""
         if not self.database:
+            check_regular(self.path)
             return Path(self.path).read_bytes()
         from globalvit.data.lmdb import value
 

@@ -24,7 +24,7 @@ from globalvit.data.check import (
 from globalvit.data.class_folders import listed
 from globalvit.data.coco import CocoSource, CompressedMask, OtherSize, image_folder, open_table, read_sized
 from globalvit.data.coco_folder import ANNOTATIONS, annotation_files
-from globalvit.data.coco_json import CocoTable, missing_categories
+from globalvit.data.coco_json import CocoTable, missing_categories, other_ids
 from globalvit.data.frames import Sight, sight_of
 from globalvit.data.images import OversizedImage, UnreadableImage, look
 from globalvit.data.splits import role_of
@@ -146,8 +146,10 @@ def _compare(tables: Mapping[str, CocoTable], report: Report) -> None:
             report.problems.append(Problem("other classes", str(error), (str(table.path),)))
             continue
         missing = missing_categories(table.classes, expected.classes, name)
-        if missing:
-            report.notes.append(Problem("missing classes", missing, (str(table.path),)))
+        renumbered = other_ids(table, expected.classes, expected.category_ids, name)
+        for kind, text in (("missing classes", missing), ("other ids", renumbered)):
+            if text:
+                report.notes.append(Problem(kind, text, (str(table.path),)))
 
 
 def _writer_of(path: Path) -> str | None:

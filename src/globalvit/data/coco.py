@@ -23,7 +23,7 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from globalvit.data.coco_folder import ANNOTATIONS, BESIDE, annotation_files
-from globalvit.data.coco_json import CocoTable, match_categories, missing_categories, read_coco
+from globalvit.data.coco_json import CocoTable, match_categories, missing_categories, other_ids, read_coco
 from globalvit.data.coco_plausible import CROWD_REMEDY
 from globalvit.data.frames import Frame, Sight, rule_of, shown_frame, sight_of, turn_of, votes_of
 from globalvit.data.image_folder import listed, split_folders
@@ -239,9 +239,11 @@ def open_coco(
     table = open_table(path, crowd_as_instances=crowd_as_instances)
     if classes is not None:
         missing = missing_categories(table.classes, classes, path)
+        renumbered = None if category_ids is None else other_ids(table, classes, category_ids, path)
         table = table.for_classes(classes, category_ids)
-        if missing:
-            logger.warning("%s", missing)
+        for text in (missing, renumbered):
+            if text:
+                logger.warning("%s", text)
     if table.crowd.all():
         raise ValueError(f"{path} holds no objects{_why_none(table)}; give a file with annotations of objects")
     if need_masks:

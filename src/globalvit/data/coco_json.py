@@ -19,7 +19,7 @@ import numpy as np
 
 from globalvit.data import coco_values
 from globalvit.data.coco_masks import Compress, read_masks
-from globalvit.data.coco_plausible import Boxes, Question, asked_of_boxes, asked_of_rows, check_boxes
+from globalvit.data.coco_plausible import Boxes, Question, asked_of_boxes, asked_of_outlines, asked_of_rows, check_boxes
 from globalvit.data.coco_values import BrokenError, Owners, shown
 from globalvit.data.image_folder import listed
 from globalvit.data.names import Names
@@ -107,6 +107,22 @@ def match_categories(found: Sequence[str], expected: Sequence[str], where: str) 
             "split the categories the model was trained on"
         )
     return [expected.index(name) for name in found]
+
+
+def other_ids(
+    found: CocoTable, expected: Sequence[str], category_ids: Sequence[int | None], where: object
+) -> str | None:
+    """What to say of categories whose ids are not those of the training split; None if all agree."""
+    ids = dict(zip(expected, category_ids, strict=True))
+    pairs = [(name, own, ids.get(name)) for name, own in zip(found.classes, found.category_ids, strict=True)]
+    differing = [(name, own, there) for name, own, there in pairs if there not in (None, own)]
+    if not differing:
+        return None
+    name, own, there = differing[0]
+    return (
+        f"{where} has other ids than the training split for {len(differing)} of {len(found.classes)} categories, such "
+        f"as {own} for {name!r}, which is {there} there; categories are matched by name"
+    )
 
 
 def missing_categories(found: Sequence[str], expected: Sequence[str], where: object) -> str | None:
@@ -200,7 +216,11 @@ def _table(path: Path, content: dict[str, Any], compress: Compress, crowd_as_ins
         crowd=crowd[kept],
         masks=read_masks([rows[at] for at in kept], owners.chosen(kept), image_sizes, compress),
         dropped=tuple(dropped),
-        questions=(*asked_of_boxes(found), *asked_of_rows(crowd[kept], image_ids.tolist(), names)),
+        questions=(
+            *asked_of_boxes(found),
+            *asked_of_outlines(found),
+            *asked_of_rows(crowd[kept], image_ids.tolist(), names),
+        ),
     )
 
 
