@@ -111,6 +111,8 @@ def _look_into(root: Path, report: Report, *, nested: bool) -> tuple[list[str], 
     report.problems += [Problem("unreadable folder", f"{path} cannot be read", (path,)) for path, _ in folders]
     cycles = [path for inside in found.values() for path in inside.cycles]
     report.notes += [Problem("link", f"{path} leads back to a folder above it", (path,)) for path in cycles]
+    pipes = [path for inside in found.values() for path in inside.irregular]
+    report.notes += [Problem("not a file", f"{path} is a pipe, socket or device", (path,)) for path in pipes]
     is_training = role_of(root.name) == "train"
     empty = [Problem("empty class", f"no images in {root / name}") for name in found if name not in filled]
     (report.problems if is_training else report.notes).extend(empty)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from globalvit.data.common.folders import listed
 from globalvit.data.common.orientation import Sight, questions
 from globalvit.data.common.splits import NoSplitError, choose_split, role_of
+from globalvit.regular import check_regular
 
 # Below this many images, starting processes takes longer than reading.
 FEWEST_FOR_PROCESSES = 200
@@ -37,6 +38,7 @@ class Image:
     def data(self) -> bytes:
         """The file's bytes; raises OSError."""
         if not self.database:
+            check_regular(self.path)
             return Path(self.path).read_bytes()
         from globalvit.data.storage.lmdb import value
 

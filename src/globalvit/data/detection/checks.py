@@ -28,7 +28,7 @@ from globalvit.data.common.images import OversizedImage, UnreadableImage, look
 from globalvit.data.common.orientation import Sight, sight_of
 from globalvit.data.common.splits import role_of
 from globalvit.data.detection.coco import ANNOTATIONS, given_file, open_file
-from globalvit.data.detection.coco_json import CocoTable, missing_categories
+from globalvit.data.detection.coco_json import CocoTable, missing_categories, other_ids
 from globalvit.data.detection.coco_values import LabelsError
 from globalvit.data.detection.dataset import CocoSource, OtherSize, read_sized
 from globalvit.data.detection.formats import Annotated
@@ -179,8 +179,10 @@ def _compare(tables: Mapping[str, CocoTable], report: Report) -> None:
             report.problems.append(Problem("other classes", str(error), (str(table.path),)))
             continue
         missing = missing_categories(table.classes, expected.classes, name)
-        if missing:
-            report.notes.append(Problem("missing classes", missing, (str(table.path),)))
+        renumbered = other_ids(table, expected.classes, expected.category_ids, name)
+        for kind, text in (("missing classes", missing), ("other ids", renumbered)):
+            if text:
+                report.notes.append(Problem(kind, text, (str(table.path),)))
 
 
 def _writer_of(path: Path) -> str | None:

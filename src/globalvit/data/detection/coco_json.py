@@ -27,6 +27,7 @@ from globalvit.data.detection.coco_plausible import (
     Question,
     Words,
     asked_of_boxes,
+    asked_of_outlines,
     asked_of_rows,
     check_boxes,
 )
@@ -165,6 +166,22 @@ def match_categories(found: Sequence[str], expected: Sequence[str], where: str) 
     return [expected.index(name) for name in found]
 
 
+def other_ids(
+    found: CocoTable, expected: Sequence[str], category_ids: Sequence[int | None], where: object
+) -> str | None:
+    """What to say of categories whose ids are not those of the training split; None if all agree."""
+    ids = dict(zip(expected, category_ids, strict=True))
+    pairs = [(name, own, ids.get(name)) for name, own in zip(found.classes, found.category_ids, strict=True)]
+    differing = [(name, own, there) for name, own, there in pairs if there not in (None, own)]
+    if not differing:
+        return None
+    name, own, there = differing[0]
+    return (
+        f"{where} has other ids than the training split for {len(differing)} of {len(found.classes)} categories, such "
+        f"as {own} for {name!r}, which is {there} there; categories are matched by name"
+    )
+
+
 def missing_categories(found: Sequence[str], expected: Sequence[str], where: object) -> str | None:
     """What to say of the categories that the file of a split does not list; None if all are there."""
     missing = [name for name in expected if name not in found]
@@ -280,7 +297,11 @@ def table_of(
         crowd=crowd[kept],
         masks=read_masks([rows[at] for at in kept], owners.chosen(kept), image_sizes),
         dropped=tuple(dropped),
-        questions=(*asked_of_boxes(found, words), *asked_of_rows(crowd[kept], image_ids.tolist(), names, words)),
+        questions=(
+            *asked_of_boxes(found, words),
+            *asked_of_outlines(found),
+            *asked_of_rows(crowd[kept], image_ids.tolist(), names, words),
+        ),
         words=words,
         sources=None if labels is None else Names(labels.sources),
     )

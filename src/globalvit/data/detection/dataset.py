@@ -39,7 +39,7 @@ from globalvit.data.common.orientation import (
 )
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
 from globalvit.data.detection.coco import ANNOTATIONS, CocoFormat, given_file, open_file
-from globalvit.data.detection.coco_json import CocoTable, match_categories, missing_categories
+from globalvit.data.detection.coco_json import CocoTable, match_categories, missing_categories, other_ids
 from globalvit.data.detection.formats import DetectionFormat
 from globalvit.data.detection.instances import DetectSource, GroundTruth, Instances, ground_truth_of
 from globalvit.data.detection.registry import FORMATS, holds_objects
@@ -287,11 +287,13 @@ def _deeper(data_dir: Path, folders: Sequence[str]) -> str:
 
 
 def _for_classes(table: CocoTable, classes: Sequence[str], category_ids: Sequence[int | None] | None) -> CocoTable:
-    """See `CocoTable.for_classes`; classes that the file does not list are logged."""
+    """See `CocoTable.for_classes`; classes that the file does not list, and other ids, are logged."""
     missing = missing_categories(table.classes, classes, table.path)
+    renumbered = None if category_ids is None else other_ids(table, classes, category_ids, table.path)
     chosen = table.for_classes(classes, category_ids)
-    if missing:
-        logger.warning("%s", missing)
+    for text in (missing, renumbered):
+        if text:
+            logger.warning("%s", text)
     return chosen
 
 
