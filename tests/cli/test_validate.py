@@ -4,14 +4,18 @@ import csv
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from PIL import Image
 
 from globalvit.cli.main import main
-from globalvit.cli.validate import Result, show
+from globalvit.cli.options import parse
+from globalvit.cli.validate import Result, ValidateOptions, show
+from globalvit.jobs.validate import check_words
 from globalvit.metrics.accuracy import Accuracy
+from globalvit.models.variants import ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +228,22 @@ def test_a_run_that_was_trained_is_measured_exactly_as_training_did(tmp_path):
 def test_a_missing_checkpoint_is_named_before_anything_else(capsys):
     assert main(["validate", "--checkpoint", "nowhere"]) == 1
     assert "globalvit: error: nowhere does not exist; give a weight file, a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "text"),
+    [
+        ("gcvit_xxtiny", ["--eval", "bbox", "segm"], "bbox segm: gcvit_xxtiny is measured by accuracy, precision, rec"),
+        ("gpvit_l1_upernet", ["--metrics", "accuracy"], "--eval accuracy: gpvit_l1_upernet is measured by mIoU; leave"),
+        ("gpvit_l1_retinanet", ["--eval", "bbox", "segm"], "--eval segm: gpvit_l1_retinanet is measured by bbox; leav"),
+        ("gpvit_l1_mask_rcnn", ["--eval", "bbox", "segm", "--workers", "3"], ""),
+        ("gpvit_l1_retinanet", ["--eval=bbox"], ""),
+        ("gcvit_xxtiny", ["--metrics", "accuracy", "precision", "recall"], ""),
+        ("gcvit_xxtiny", [], ""),
+        ("gpvit_l1_upernet", ["--eval", "mIoU", "mDice"], "--eval mDice: gpvit_l1_upernet is measured by mIoU"),
+    ],
+)
+def test_words_of_other_tools_are_those_of_the_kind_of_task_or_refused(model, words, text):
+    options = parse(ValidateOptions, ["--model", model, *words], "validate", "")
+    with pytest.raises(ValueError, match=text) if text else nullcontext():
+        check_words(options.eval, ModelSpec(model=model))

@@ -87,3 +87,13 @@ def test_a_reading_process_that_dies_is_explained(make_folder, tmp_path, monkeyp
 
 def test_there_is_at_least_one_process():
     assert 1 <= default_workers() <= 8
+
+
+def test_images_outside_class_folders_and_pipes_are_said(make_folder, make_pipe, caplog):
+    data = make_folder({"train": {"a": 2, "b": 2}, "val": {"a": 1, "b": 1}})
+    (data / "train" / "loose.png").write_bytes((data / "train" / "a" / "000.png").read_bytes())
+    make_pipe(data / "train" / "a" / "pipe.png")
+    report = check_folder(data)
+    assert f"{data}/train: 1 images outside class folders are left out" in caplog.text
+    pipe = f"{data}/train/a/pipe.png is a pipe, socket or device"
+    assert [note.text for note in report.notes if note.kind == "not a file"] == [pipe]

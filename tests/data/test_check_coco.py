@@ -64,7 +64,51 @@ def test_annotations_that_are_wrong_are_named(make_sets):
     assert problems["left out"].endswith("annotation 1 (image 0, '0.png'): its box [5, 5, 0, 3] has no area")
     assert problems["no mask"] == "train: 1 of 2 annotations have no mask, the first is 3"
     assert "4.png: annotation 2 has damaged run lengths" in problems["damaged mask"]
-    assert problems["other classes"] == "compared with train, val in addition has 'eel'"
+    assert "instances_val2017.json are not the 2 classes expected: unexpected 'eel'; give" in problems["other classes"]
+
+
+def test_categories_that_are_missing_are_a_note_and_other_ids_a_problem(make_sets):
+    data = make_sets(val2017={"annotations": [annotation(1, 3)], "categories": CATEGORIES[:1]})
+    report = check_detection(data)
+    text = "val does not list 1 of the 2 categories, so their AP cannot be measured: 'dog'"
+    assert ([note.text for note in report.notes if note.kind == "missing classes"], report.problems) == ([text], [])
+    path = data / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "dog"}]}))
+    assert "lists 1 of the 2 categories, and 'dog' has id 1, but 5 in" in found(check_detection(data))["other classes"]
+
+
+def test_categories_of_other_ids_are_matched_by_name_with_a_note(make_sets):
+    swapped = [{"id": 1, "name": "dog"}, {"id": 5, "name": "cat"}]
+    report = check_detection(make_sets(val2017={"categories": swapped}))
+    text = "val has other ids than the training split for 2 of 2 categories, such as 1 for 'dog', which is 5 there; "
+    assert ([note.text.startswith(text) for note in report.notes if note.kind == "other ids"], report.problems) == (
+        [True],
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("box", "is_found"),
+    [([6.5, 6.5, 9, 9], True), ([2, 8, 9, 4], True), ([1, 1, 11, 11], False), ([2, 2, 9, 9], False)],
+)
+def test_boxes_that_are_elsewhere_than_their_polygons_are_named(make_sets, box, is_found):
+    rows = [annotation(1, 0, bbox=box), annotation(2, 1, 5)]
+    problems = found(check_detection(make_sets(train2017={"annotations": rows})))
+    assert list(problems) == ["other outlines"] * is_found
+    if is_found:
+        assert (
+            "1 of 2 boxes are elsewhere than their polygons; the first: annotation 1 (image 0"
+            in problems["other outlines"]
+        )
+        assert "its polygons reach from 2, 2 to 11, 11; expected [x, y, width, height]" in problems["other outlines"]
+
+
+def test_a_pipe_among_the_images_is_not_waited_for(make_sets, make_pipe):
+    data = make_sets()
+    (data / "train2017" / "0.png").unlink()
+    make_pipe(data / "train2017" / "0.png")
+    assert "0.png is a pipe (FIFO), expected a regular file" in found(check_detection(data))["unreadable"]
 
 
 def test_images_that_are_wrong_are_named(make_sets):

@@ -428,7 +428,7 @@ def test_objects_that_cannot_be_seen_are_left_out_counted_and_named(write, caplo
 
 def test_boxes_that_reach_over_the_edge_are_clipped_and_asked_about(write, caplog, content):
     content["annotations"][1]["bbox"] = [40, 30, 30, 25]
-    content["annotations"][2]["bbox"] = [5, 5, 62, 30]
+    content["annotations"][2] |= {"bbox": [5, 5, 62, 30], "segmentation": [outline([5, 5, 62, 30])]}
     with caplog.at_level(logging.WARNING):
         source = open_detection(write(content), "train")
     assert [source.read(at)[1].boxes[0].tolist()[2] for at in (1, 2)] == [64, 64]

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from globalvit.data.common.orientation import UPRIGHT, rule_of, shown_frame
+from globalvit.data.common.orientation import UPRIGHT, Sight, rule_of, shown_frame, votes_of, warn_of_frames
 from globalvit.data.common.samples import Item
 from globalvit.data.detection.checks import check_detection
 from globalvit.data.detection.dataset import open_detection
 from globalvit.data.detection.transforms import collate_ground_truth
 from globalvit.data.segmentation.checks import check_masks
 from globalvit.data.segmentation.dataset import open_masks
+from globalvit.train.config import load_config
+from globalvit.train.inputs import open_splits
 
 ORIENTATIONS = range(1, 9)
 HEIGHT, WIDTH = 20, 32
@@ -159,6 +161,52 @@ def test_a_label_map_with_exif_data_of_its_own_is_turned_by_these(tmp_path):
 
 
 def test_the_rule_is_that_of_most_images_and_upright_for_none():
-    assert rule_of([]) == rule_of([None, "stored", "upright"]) == "upright"
-    assert rule_of(["stored", None, "upright", "stored"]) == "stored"
+    def rule(*frames):
+        return rule_of(votes_of(frame and Sight("a.jpg", frame, False) for frame in frames))
+
+    assert rule() == rule(None, "stored", "upright") == "upright"
+    assert rule("stored", None, "upright", "stored") == "stored"
     assert shown_frame(6, (20, 30), (9, 9)) is None
+
+
+SIZE = (HEIGHT, WIDTH)
+UNCLEAR = "EXIF turns or mirrors 2 images without changing their size, such as "
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        ([(1, "upright", SIZE), (3, "upright", SIZE), (2, "upright", SIZE)], UNCLEAR),
+        ([(3, "stored", SIZE), (6, "stored", SIZE), (8, "upright", SIZE)], "for the stored pixels of 1 images that"),
+        ([(3, "stored", SIZE), (6, "stored", SIZE)], ""),
+        ([(6, "stored", SIZE), (8, "upright", SIZE)], ""),
+        ([(1, "upright", SIZE)], ""),
+    ],
+)
+@pytest.mark.parametrize("is_coco", [True, False])
+def test_images_of_an_unclear_frame_are_warned_of_in_one_line(tmp_path, images, text, is_coco, caplog):
+    if is_coco:
+        warn_of_frames(open_detection(make_coco(tmp_path, images), "train"))
+    else:
+        warn_of_frames(open_masks(make_masks(tmp_path, images), "train"))
+    lines = [record.message for record in caplog.records if record.levelname == "WARNING" and "EXIF" in record.message]
+    assert len(lines) == bool(text)
+    assert all(text in line for line in lines)
+
+
+def test_label_maps_with_exif_data_of_their_own_are_not_unclear(tmp_path, caplog):
+    make_masks(tmp_path, [(3, "stored", SIZE)])
+    path = tmp_path / "annotations" / "train" / "00.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    warn_of_frames(open_masks(tmp_path, "train"))
+    assert not caplog.text
+    assert not check_masks(tmp_path).problems
+
+
+def test_a_training_names_images_of_an_unclear_frame_once(tmp_path, caplog):
+    make_masks(tmp_path, [(orientation, "upright", SIZE) for orientation in (1, 2, 3, 4)])
+    splits = open_splits(load_config(flags={"model": "gcvit_xxtiny_segformer", "data_dir": str(tmp_path)}))
+    assert splits.val_fraction
+    assert caplog.text.count("EXIF turns or mirrors 3 images without changing their size, such as ") == 1

@@ -173,6 +173,13 @@ def test_programs_in_postscript_are_not_run():
         read_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
 
 
+def test_pipes_and_devices_are_refused_before_they_are_opened(tmp_path, make_pipe):
+    make_pipe(tmp_path / "a.png")
+    for path, kind in ((tmp_path / "a.png", r"pipe \(FIFO\)"), ("/dev/zero", "device")):
+        with pytest.raises(OSError, match=f"{path} is a {kind}, expected a regular file; save the image to a file"):
+            read_image(path)
+
+
 def test_missing_files_and_folders_are_not_unreadable_images(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         read_image(tmp_path / "gone.jpg")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from globalvit.data.built_in.shapes import SegmentShapes
+from globalvit.data.common.holdout import hold_out
 from globalvit.data.common.images import UnreadableImage, WrongLabels
 from globalvit.data.segmentation.dataset import LAYOUTS, find_splits, open_masks
 
@@ -137,3 +138,25 @@ def test_wrong_labels_and_unreadable_files_are_told_apart(make_masks):
     for index in (2, 3):
         with pytest.raises(UnreadableImage, match=f"00{index}.* cannot be read as an image"):
             source.read(index)
+
+
+def rare(root, split="train", value=2):
+    """Twenty label maps of classes 0 and 1, of which two show a third class."""
+    for index in range(20):
+        labels = np.zeros((20, 24), np.uint8)
+        labels[:, :9] = 1
+        labels[:2, :2] = value if index in (4, 11) else 0
+        Image.fromarray(labels).save(root / "annotations" / split / f"{index:03}.png")
+    return root
+
+
+def test_label_maps_are_held_out_by_their_classes(make_masks):
+    root = rare(make_masks({"train": 20}))
+    source = open_masks(root, "train")
+    assert (source.labels(3), source.labels(4)) == ([0, 1], [0, 1, 2])
+    for seed in range(4):
+        held = hold_out(source, 0.1, seed)
+        assert len({4, 11} & set(held)) == 1
+        assert len(held) == 3
+    (root / "annotations" / "train" / "003.png").write_bytes(b"broken")
+    assert source.labels(3) == []

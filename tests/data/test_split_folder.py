@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from globalvit.cli.main import main
 from globalvit.data.classification.dataset import open_split
@@ -59,6 +61,25 @@ def test_label_maps_follow_their_images(make_masks, tmp_path):
     source = open_masks(tmp_path / "new", "val")
     assert len(source) == 2
     assert source.read(0)[1].shape == (20, 24)
+
+
+def test_label_maps_of_a_rare_class_are_in_both_splits(make_masks, tmp_path, caplog):
+    data = make_masks({"all": 20}, classes=2)
+    for index in range(20):
+        labels = np.zeros((20, 24, 3), np.uint8)
+        labels[:3, :3] = (0, 0, 200) if index in (4, 11) else (0, 90, 0)
+        Image.fromarray(labels).save(data / "annotations" / "all" / f"{index:03}.png")
+    flat = tmp_path / "flat"
+    shutil.copytree(data / "images" / "all", flat / "images")
+    shutil.copytree(data / "annotations" / "all", flat / "masks")
+    split_folder(flat, tmp_path / "blind", fraction=0.1, seed=0)
+    assert "hold colors that no class file gives to classes, so val is chosen without regard" in caplog.text
+    colors = [("ground", [0, 0, 0]), ("grass", [0, 90, 0]), ("sky", [0, 0, 200])]
+    (flat / "classes.json").write_text(json.dumps([{"name": name, "color": color} for name, color in colors]))
+    split_folder(flat, tmp_path / "new", fraction=0.1, seed=0)
+    for split in ("train", "val"):
+        source = open_masks(tmp_path / "new", split)
+        assert [2 in source.labels(index) for index in range(len(source))].count(True) == 1
 
 
 def make_coco(root, names):

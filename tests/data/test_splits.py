@@ -74,6 +74,43 @@ def test_too_few_images_are_refused(make_folder):
         hold_out(source, 0.1, seed=0)
 
 
+class Shown:
+    """Images with several classes each, as `hold_out` takes them."""
+
+    root, classes = "data", tuple("abcdefgh")
+
+    def __init__(self, *shown):
+        self.shown = shown
+
+    def __len__(self):
+        return len(self.shown)
+
+    def name(self, index):
+        return f"data/{index}.jpg"
+
+    def labels(self, index):
+        return [self.classes.index(letter) for letter in self.shown[index]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_images_held_out_show_every_class_that_two_images_have(seed, caplog):
+    source = Shown(*["ab"] * 30, "abc", "abc", "ad", "bd", "e", "ae", "af", "", "")
+    held = hold_out(source, 0.1, seed)
+    assert {letter for index in held for letter in source.shown[index]} == set("abcde")
+    rest = {letter for index in range(len(source)) if index not in held for letter in source.shown[index]}
+    assert rest == set("abcdef")
+    assert len(held) <= 8
+    assert "1 of 6 classes have too few images to hold one out, so validation has none of them: 'f'" in caplog.text
+
+
+def test_no_class_loses_its_last_image_to_validation():
+    source = Shown("ac", "bc", "a", "b")
+    for seed in range(8):
+        held = hold_out(source, 0.5, seed)
+        rest = "".join(source.shown[index] for index in range(4) if index not in held)
+        assert set(rest) == set("abc")
+
+
 def test_a_subset_survives_pickling(make_folder):
     source = Subset(open_split(make_folder({"train": {"a": 3, "b": 2}}), "train"), [1, 4])
     copy = pickle.loads(pickle.dumps(source))

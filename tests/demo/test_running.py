@@ -92,6 +92,22 @@ def test_uploads_are_gone_whatever_ends_the_page(served, number, status):
     assert "Traceback" not in served.text
 
 
+def test_what_a_killed_page_left_is_removed_at_the_next_start(given, tmp_path):
+    killed, live = Served(tmp_path, given.classify), Served(tmp_path, given.classify)
+    try:
+        assert killed.upload()[0] == live.upload()[0] == 200
+        killed.end(signal.SIGKILL)
+        assert len(live.uploads) == 2
+        following = Served(tmp_path, given.classify)
+        assert "removed what pages that were killed left in" in following.text
+        assert len(live.uploads) == 1
+        following.end(signal.SIGTERM)
+        assert live.upload()[0] == 200
+    finally:
+        live.end(signal.SIGTERM)
+    assert not list(tmp_path.glob("globalvit-demo-*"))
+
+
 def test_what_others_send_is_refused_and_costs_no_traceback(served):
     own = f"http://127.0.0.1:{served.port}"
     for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 # A part of the package → the parts it may import, apart from itself and the foundations, which everybody may.
-FOUNDATIONS = ("globalvit", "closest", "atomic", "locks", "printable", "hardware", "pytorch", "drawing", "console")
+FOUNDATIONS = (
+    "globalvit",
+    "closest",
+    "atomic",
+    "locks",
+    "printable",
+    "regular",
+    "hardware",
+    "pytorch",
+    "drawing",
+    "console",
+)
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")
 TASKS = (*NETWORKS, "deploy", "data", "metrics", "tasks")
@@ -21,6 +32,7 @@ MAY_IMPORT = {
     "atomic": (),
     "locks": (),
     "printable": (),
+    "regular": (),
     "hardware": (),
     "drawing": (),
     "variants": (),

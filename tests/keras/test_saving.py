@@ -4,9 +4,12 @@ import keras
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 import globalvit as gv
 import globalvit.keras as gk
+from globalvit.keras.files import read_file
+from globalvit.keras.load import state_dict, variables
 from globalvit.weights import keras as keras_form
 
 APPLICATIONS = {"gcvit_xxtiny": gk.GCViTXXTiny, "gpvit_l1": gk.GPViTL1}
@@ -78,6 +81,24 @@ def test_weights_files_of_keras_are_taken_with_and_without_a_head(name, images, 
     headless = APPLICATIONS[name](weights=tmp_path / "x.weights.h5", include_top=False)
     expected = keras.Model(model.inputs, model.get_layer("norm").output)
     assert relative(headless.predict(images, verbose=0), expected.predict(images, verbose=0)) < 1e-6
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path, make_pipe):
+    model = APPLICATIONS["gcvit_xxtiny"](weights=None, classes=5)
+    kernel = variables(model)["head_linear/kernel"]
+    kernel.assign(np.full(kernel.shape, value, np.float32))
+    safe, own = tmp_path / "x.safetensors", tmp_path / "x.weights.h5"
+    save_file(state_dict(model), safe)
+    model.save_weights(own)
+    for path in (safe, own):
+        message = f"{path} has NaN or infinity in 1 of its entries: 'head_linear/kernel'; take an earlier checkpoint"
+        with pytest.raises(ValueError, match=message):
+            APPLICATIONS["gcvit_xxtiny"](weights=path, classes=5)
+    make_pipe(tmp_path / "pipe.weights.h5")
+    with pytest.raises(OSError, match=r"is a pipe \(FIFO\), expected a regular file; give a weight file"):
+        read_file(tmp_path / "pipe.weights.h5")
 
 
 @pytest.mark.usefixtures("toy")

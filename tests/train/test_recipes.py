@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from globalvit.data.classification.imagenet import imagenet_21k_synsets
 from globalvit.models.ablations import CHOICES
 from globalvit.models.variants import GCVIT, GPVIT, VARIANTS
 from globalvit.train.config import RECIPES, available_recipes, load_config
@@ -18,7 +19,7 @@ DETECTORS = [
 ]
 GCVIT_DETECTORS = ["gcvit_tiny_mask_rcnn", *(f"gcvit_{size}_cascade_mask_rcnn" for size in ("tiny", "small", "base"))]
 ABLATIONS = [f"gcvit_tiny_{word}" for word in CHOICES]
-STARTS = ["digits", "shapes_segmentation", "shapes_detection"]
+STARTS = ["gcvit_large_21k", "digits", "shapes_segmentation", "shapes_detection"]
 TUNING = ["finetune", "finetune_segmentation", "finetune_detection"]
 
 
@@ -73,6 +74,12 @@ def test_gpvit_recipes_have_the_published_settings(name):
 def test_recipes_of_larger_images_say_that_they_are_ours(name, size):
     assert "our choice, no expected score" in (RECIPES / f"{name}.yaml").read_text()
     assert (load_config(name).img_size, load_config(name).drop_path) == (size, 0.1)
+
+
+def test_the_recipe_of_imagenet_21k_has_its_classes_and_says_that_it_is_ours():
+    config = load_config("gcvit_large_21k")
+    assert (config.model, config.num_classes, config.epochs) == ("gcvit_large", len(imagenet_21k_synsets()), 90)
+    assert "our choice, no expected score" in (RECIPES / "gcvit_large_21k.yaml").read_text()
 
 
 @pytest.mark.parametrize("head", ["upernet", "segformer"])

@@ -92,6 +92,11 @@ class Flag:
         return max(_length(part) for part in self.parts)
 
     @property
+    def takes_words(self) -> bool:
+        """Whether the value is all words up to the next flag."""
+        return self.field.metadata.get("takes_words", False)
+
+    @property
     def expected(self) -> str:
         """The type in words, for error messages."""
         words = [_in_words(part) for part in self.parts]

@@ -2,8 +2,8 @@
 
 A field is a flag: `batch_size: int = field(default=64, metadata={"help": "images a step"})` is `--batch-size 64`.
 Its metadata may hold `help`, `metavar` (the word that stands for the value), `group` (the help page's heading),
-`aliases` (other names of the same flag) and `adds` (given again, it adds to what it holds). Values
-are read by jsonargparse according to the field's type.
+`aliases` (other names of the same flag), `adds` (given again, it adds to what it holds) and `takes_words` (the value is
+all words up to the next flag). Values are read by jsonargparse according to the field's type.
 """
 
 import sys
@@ -166,6 +166,8 @@ class _Reader:
             raise UsageError(f"{typed} needs a value: {flag.expected}")
         taken = [self.queue.popleft()]
         while self.queue and len(taken) < flag.most_numbers and _is_number(taken[-1]) and _is_number(self.queue[0]):
+            taken.append(self.queue.popleft())
+        while flag.takes_words and self.queue and not _is_flag(self.queue[0]):
             taken.append(self.queue.popleft())
         return ",".join(taken)
 

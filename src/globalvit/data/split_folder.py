@@ -1,10 +1,11 @@
 """Make train and val folders of an unsplit data set: files are copied or linked, never moved or changed."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +21,12 @@ from globalvit.data.detection.coco import ANNOTATIONS, annotation_files
 from globalvit.data.detection.coco_json import read_coco
 from globalvit.data.detection.registry import holds_objects
 from globalvit.data.segmentation.class_table import FILES as CLASS_FILES
+from globalvit.data.segmentation.class_table import ClassTable, find_class_file, read_class_file, reader_of
 from globalvit.data.segmentation.dataset import Folders, MaskListing, flat_folders
+from globalvit.data.segmentation.label_images import MOST_CLASSES
+from globalvit.data.segmentation.survey import BINARY, look_over
 
+logger = logging.getLogger(__name__)
 Way = Literal["copy", "link"]
 SPLITS = ("train", "val")
 
@@ -44,8 +49,8 @@ class Plan:
 class _Samples:
     """Images to choose from, as `hold_out` wants them."""
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self._names = root, names
+    def __init__(self, root: Path, names: Sequence[str], classes: Sequence[str]) -> None:
+        self.root, self.classes, self._names = root, classes, names
 
     def __len__(self) -> int:
         return len(self._names)
@@ -58,8 +63,8 @@ class _Samples:
 class _Labeled(_Samples):
     """Images with one class each."""
 
-    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int]) -> None:
-        super().__init__(root, names)
+    def __init__(self, root: Path, names: Sequence[str], classes: Sequence[str], labels: Sequence[int]) -> None:
+        super().__init__(root, names, classes)
         self._labels = labels
 
     def label(self, index: int) -> int:
@@ -67,11 +72,37 @@ class _Labeled(_Samples):
         return self._labels[index]
 
 
+class _Maps(_Samples):
+    """Images with label maps, of classes that have colors, or of the numbers in them."""
+
+    def __init__(self, source: Path, folders: Folders, listing: MaskListing) -> None:
+        path = find_class_file(source)
+        table = read_class_file(path) if path else None
+        if table is None or table.colors is None:
+            table = ClassTable(tuple(map(str, range(MOST_CLASSES))))
+        super().__init__(folders.images, listing.images, table.names)
+        self._paths = [folders.labels / name for name in listing.labels]
+        reader = reader_of(table)
+        values = look_over(reader, len(self._paths), lambda index: self._paths[index].read_bytes())
+        if not values and table.colors is None:
+            logger.warning(
+                "%s: the label maps hold colors that no class file gives to classes, so val is chosen without regard "
+                "to classes; add classes.json with colors",
+                folders.labels,
+            )
+        # Of files that hold 0 and 255 only, 255 is taken for a class: what it stands for is decided by training.
+        self._reader = replace(reader, is_binary=set().union(*values) == BINARY)
+
+    def labels(self, index: int) -> list[int]:
+        """The labels in the label map of image `index`."""
+        return self._reader.labels(self._paths[index].read_bytes(), str(self._paths[index]))
+
+
 class _Objects(_Samples):
     """Images with any number of objects."""
 
-    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[list[int]]) -> None:
-        super().__init__(root, names)
+    def __init__(self, root: Path, names: Sequence[str], classes: Sequence[str], labels: Sequence[list[int]]) -> None:
+        super().__init__(root, names, classes)
         self._labels = labels
 
     def labels(self, index: int) -> list[int]:
@@ -146,7 +177,7 @@ def _plan_classes(source: Path, fraction: float, seed: int, *, nested: bool) -> 
     labels = [label for label, inside in enumerate(found.values()) for _ in inside.images]
     if not names:
         raise ValueError(f"no images in the class folders of {source}; expected {source}/CLASS/IMAGE.jpg")
-    split_of = _choose(_Labeled(source, names, labels), fraction, seed)
+    split_of = _choose(_Labeled(source, names, list(found), labels), fraction, seed)
     files = [(source / name, f"{split}/{name}") for name, split in zip(names, split_of, strict=True)]
     return Plan(files, _counts(split_of), {})
 
@@ -154,7 +185,7 @@ def _plan_classes(source: Path, fraction: float, seed: int, *, nested: bool) -> 
 def _plan_masks(source: Path, folders: Folders, fraction: float, seed: int) -> Plan:
     listing = MaskListing(folders)
     listing.check()
-    split_of = _choose(_Samples(folders.images, listing.images), fraction, seed)
+    split_of = _choose(_Maps(source, folders, listing), fraction, seed)
     files: list[tuple[Path, str]] = []
     for image, label, split in zip(listing.images, listing.labels, split_of, strict=True):
         files.append((folders.images / image, f"images/{split}/{image}"))
@@ -174,7 +205,7 @@ def _plan_coco(source: Path, path: Path, fraction: float, seed: int) -> Plan:
     if missing:
         raise FileNotFoundError(f"{len(missing)} images of {path} are not in {root}: {listed(missing)}")
     labels = [part.tolist() for part in np.split(table.labels, table.first[1:-1])]
-    split_of = _choose(_Objects(root, names, labels), fraction, seed)
+    split_of = _choose(_Objects(root, names, table.classes, labels), fraction, seed)
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     split_by_id = {image["id"]: split for image, split in zip(content["images"], split_of, strict=True)}
     texts: dict[str, str] = {}

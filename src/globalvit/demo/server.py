@@ -10,10 +10,10 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
+from globalvit.demo.leftovers import own_folder
 from globalvit.demo.quick import Training
 from globalvit.demo.shelf import Choice, Shelf
 
@@ -127,14 +127,13 @@ def serve(
         OSError: the port is taken, or the address is not of this machine.
         SystemExit: a signal ended it, with the status that shells give it.
     """
-    with listening(host, port) as listener, TemporaryDirectory(prefix="globalvit-demo-") as name:
+    with listening(host, port) as listener, own_folder() as folder:
         if threading.current_thread() is threading.main_thread():
             # Leave by an exception: a signal would end the process at once, and leave uploads and a training behind.
             # While the server runs, it has a handler of its own, and raises the signal again when it has shut down.
             signal.signal(signal.SIGTERM, _leave)
             if hasattr(signal, "SIGHUP"):
                 signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-        folder = Path(name)
         (folder / "uploads").mkdir()
         # Gradio reads these when it is imported: no reports home, and its files in a folder of ours.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")

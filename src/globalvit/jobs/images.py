@@ -3,7 +3,6 @@
 import glob
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from globalvit.console import Progress
 from globalvit.jobs.fetch import check_address, download
+from globalvit.regular import check_regular, irregular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,13 +21,6 @@ logger = logging.getLogger(__name__)
 LONGEST_NAME = 255
 # Failures named again in the last lines.
 MOST_LISTED = 20
-KINDS = {
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a pipe (FIFO)",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
 
 T = TypeVar("T")
 
@@ -55,7 +48,6 @@ class Source:
         from globalvit.data.common.images import read_image
 
         if not self.is_address:
-            check_regular(self.name)
             return read_image(self.name, self.name)
         data = download(self.name)
         if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
@@ -250,25 +242,6 @@ def _given(image: Any, number: int) -> Iterator[Source]:
         yield Missing(failure.image, PurePosixPath(Path(failure.image).name), OSError(failure.reason))
 
 
-def check_regular(path: str) -> None:
-    """Refuse what cannot be read to its end: opening a pipe waits for a writer, and a device has no end.
-
-    Raises:
-        OSError: nothing is there, or it is not a regular file.
-    """
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 (a path as it was given, NUL and all)
-    except ValueError as error:
-        raise OSError(f"{path!r} is not a path: {error}") from error
-    if not stat.S_ISREG(mode):
-        raise OSError(f"{path} {_kind(mode)}")
-
-
-def _kind(mode: int) -> str:
-    kind = next((word for is_kind, word in KINDS.items() if is_kind(mode)), "something else")
-    return f"is {kind}, expected a regular file; save the image to a file first"
-
-
 def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
     if "://" in word:
         check_address(word)
@@ -302,7 +275,7 @@ def _search(folder: Path, failures: list[Failure]) -> Iterator[Source]:
     if others := found.others - len(found.irregular):
         logger.info("%s: left out %d files that are not named as images, such as %s", folder, others, found.other)
     failures += [Failure(path, f"{path} cannot be read; change its permissions") for path in found.unreadable]
-    failures += [Failure(path, f"{path} {_kind(os.stat(path).st_mode)}") for path in found.irregular]  # noqa: PTH116
+    failures += [Failure(path, f"{path} {irregular(os.stat(path).st_mode)}") for path in found.irregular]  # noqa: PTH116
     if not found.images and not found.unreadable and not found.irregular:
         raise ValueError(f"folder {folder} holds no images; looked for {', '.join(sorted(SUFFIXES))}")
     for path in found.images:

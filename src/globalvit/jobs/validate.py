@@ -12,7 +12,7 @@ from globalvit.console import Progress
 from globalvit.data.classification.imagenet import readable
 from globalvit.jobs import files
 from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, too_many
-from globalvit.models.variants import Kind
+from globalvit.models.variants import Kind, ModelSpec
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SEGMENTATION = "segmentation (default: as in the checkpoint's run)"
 DATA = "data (default: as in the checkpoint's run)"
+# What is measured of each kind of task, in the words of GPViT's commands.
+MEASURED: dict[Kind, tuple[str, ...]] = {
+    "classify": ("accuracy", "precision", "recall"),
+    "segment": ("mIoU",),
+    "detect": ("bbox", "segm"),
+}
 NEEDS_DATA = "needs --data-dir; only a run folder knows the data it was trained on"
 
 
@@ -84,6 +90,16 @@ class ValidateOptions(ModelOptions):
     )
     class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colors"))
 
+    eval: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            DATA,
+            "what the model's kind of task has measured, in the words of GPViT's commands, --metrics too; others are "
+            "refused",
+        )
+        | {"aliases": ("metrics",), "takes_words": True, "metavar": "WORD ..."},
+    )
+
     eval_mode: Literal["whole", "slide"] | None = field(
         default=None,
         metadata=about(SEGMENTATION, "score whole images, or by a window as large as training's crops"),
@@ -117,14 +133,14 @@ class Result:
         model: its name.
         metric: over all images.
         skipped: the images left out, name → reason.
-        category_ids: of detection, the data set's own id of each label.
+        category_ids: of detection, the data set's own id of each label; None where it does not list the class.
     """
 
     kind: Kind
     model: str
     metric: "Metric" = field(repr=False)
     skipped: dict[str, str] = field(repr=False)
-    category_ids: tuple[int, ...] | None = field(default=None, repr=False)
+    category_ids: tuple[int | None, ...] | None = field(default=None, repr=False)
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -170,6 +186,7 @@ def validate(options: ValidateOptions) -> Result:
     # Sharding is for training: a model that could be trained fits a device without its optimizer.
     with start_engine(replace(settings, fsdp=False)) as engine:
         task = open_model(options)
+        check_words(options.eval, task.spec)
         settings = replace(settings, model=task.spec.model)
         make_metric = None
         if options.suite is None:
@@ -182,6 +199,22 @@ def validate(options: ValidateOptions) -> Result:
     return result
 
 
+def check_words(words: Sequence[str], spec: ModelSpec) -> None:
+    """Check that other tools' words ask for what a model's kind of task has measured.
+
+    Raises:
+        ValueError: they do not; the text names what is measured.
+    """
+    from globalvit.train.feed_detect import BOXES_ONLY
+
+    measured = MEASURED[spec.kind][:1] if spec.head in BOXES_ONLY else MEASURED[spec.kind]
+    foreign = [word for word in words if word not in measured]
+    if foreign:
+        raise ValueError(
+            f"--eval {' '.join(foreign)}: {spec.model} is measured by {', '.join(measured)}; leave --eval out"
+        )
+
+
 def open_source(task: "Task", settings: TrainConfig) -> Any:
     """The validation images, labeled as the model's outputs are.
 
@@ -189,6 +222,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
         FileNotFoundError: the folder does not exist.
         ValueError: its classes are not the model's; the text names those that differ.
     """
+    from globalvit.data.common.orientation import warn_of_frames
     from globalvit.train.feeds import feed_for
     from globalvit.train.inputs import open_held_out
 
@@ -203,6 +237,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
             "give the data it was trained on"
         )
     task.classes = readable(source.classes)
+    warn_of_frames(source)
     return source
 
 
@@ -297,6 +332,8 @@ def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
 
         assert isinstance(result.metric, CocoAP)
         ids = result.category_ids or tuple(range(len(rows)))
+        if None in ids:
+            logger.info("results.json is without classes that the annotations do not list: they have no category_id")
         files.write_json(folder / "results.json", result.metric.results(ids))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from globalvit.regular import check_regular
 from globalvit.weights import forms
 from globalvit.weights import keras as keras_form
 
@@ -28,8 +29,10 @@ def read_file(path: Path) -> Arrays:
     """Open a weight file of any form: our names → arrays.
 
     Raises:
+        OSError: the path is missing or not a regular file.
         ValueError: the file is damaged, holds code, or its entries belong to no known network.
     """
+    check_regular(path, "give a weight file")
     if path.name.endswith(KERAS_WEIGHTS):
         try:
             return keras_form.to_ours(read_variables(path))

@@ -15,7 +15,7 @@ from globalvit.weights import forms
 from globalvit.weights import keras as keras_form
 from globalvit.weights.catalog import GCVIT_LICENSE, WeightRecord
 from globalvit.weights.download import download
-from globalvit.weights.names import MOST_SHOWN
+from globalvit.weights.names import MOST_SHOWN, RefusedError, say_nonfinite
 
 logger = logging.getLogger(__name__)
 TABLE = "/attention/bias_table"
@@ -30,7 +30,7 @@ def load_weights(model: keras.Model, source: WeightRecord | Path, variant: str) 
     Tables of other windows are resized; the head's weights are left out where the model has no head.
 
     Raises:
-        ValueError: the weights do not fit; the text lists at most ten differing entries and their number.
+        ValueError: the weights do not fit, or are not finite; the text lists at most ten entries and their number.
         OSError: the file is missing or cannot be fetched.
     """
     if isinstance(source, WeightRecord):
@@ -46,13 +46,16 @@ def load_state(model: keras.Model, state: Arrays, variant: str, *, source: str) 
     """Load weights in our names into a model of this package, as `load_weights` does.
 
     Raises:
-        ValueError: the weights do not fit.
+        ValueError: the weights do not fit, or are not finite.
     """
     own = variables(model)
     parts = (keras_form.BACKBONE, keras_form.HEAD) if CLASSES in own else keras_form.BACKBONE
     found = keras_form.from_ours({name: value for name, value in state.items() if name.startswith(parts)})
     fitted = {name: _resized(name, value, own.get(name)) for name, value in found.items()}
     _require_match(fitted, own, source, variant, forms.infer_model(state))
+    bad = [name for name, value in fitted.items() if not np.isfinite(value).all()]
+    if bad:
+        raise RefusedError(say_nonfinite(source, bad))
     for name, value in fitted.items():
         own[name].assign(value)
 

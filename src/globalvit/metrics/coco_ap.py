@@ -138,14 +138,14 @@ class CocoAP(Metric):
             rows.append(row)
         return {"per_class": rows}
 
-    def results(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    def results(self, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
         """The detections as COCO's results JSON has them.
 
         pycocotools takes the area of a detection from `bbox` where there is one, so for masks it gives this metric's
         figures by size only if `bbox` is removed.
 
         Args:
-            category_ids: the data set's own id of each label.
+            category_ids: the data set's own id of each label; detections of labels with None are left out.
 
         Returns:
             Dicts `{image_id, category_id, bbox (xywh), score}`, with `segmentation` where there are masks.
@@ -154,6 +154,8 @@ class CocoAP(Metric):
         for image_id, (size, found, _) in sorted(self._images.items()):
             boxes, labels, scores = _xywh(found.boxes).tolist(), found.labels.tolist(), found.scores.tolist()
             for place, (box, label, score) in enumerate(zip(boxes, labels, scores, strict=True)):
+                if category_ids[label] is None:
+                    continue
                 row = {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
                 if found.masks is not None:
                     row["segmentation"] = {"size": list(size), "counts": found.masks[place].decode("ascii")}

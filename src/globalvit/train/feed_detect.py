@@ -21,6 +21,7 @@ from globalvit.models.variants import ModelSpec
 from globalvit.tasks.detect import RegionDetector
 from globalvit.tasks.task import Task
 from globalvit.train.feed import Feed
+from globalvit.train.fields import TrainConfig
 
 BOXES_ONLY = ("retinanet",)
 
@@ -30,14 +31,20 @@ class DetectFeed(Feed[FitTransform]):
 
     kind = "detect"
 
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        # Training's ids of the categories, which other splits must not contradict.
+        self._category_ids: tuple[int | None, ...] | None = None
+
     def open_split(self, split: str, classes: Sequence[str] | None = None, *, is_whole: bool = False) -> DetectSource:
         """See `open_detection`; images without objects may be left out of training."""
         config = self.config
         assert config.data_dir is not None
-        return open_detection(
+        source = open_detection(
             config.data_dir,
             split,
             classes=classes,
+            category_ids=None if classes is None else self._category_ids,
             form=config.format,
             annotations=self._annotations(split),
             need_masks=ModelSpec(model=config.model).head not in BOXES_ONLY,
@@ -45,6 +52,9 @@ class DetectFeed(Feed[FitTransform]):
             with_empty=config.keep_empty or is_whole or split != config.train_split,
             exact=self.is_named(split),
         )
+        if split == config.train_split:
+            self._category_ids = source.category_ids
+        return source
 
     def _annotations(self, split: str) -> str | None:
         """The file of annotations that the config names for a split."""

@@ -12,6 +12,7 @@ from PIL import Image
 from globalvit.build import as_transform, preprocessing
 from globalvit.data.common.holdout import DEFAULT_FRACTION, Subset, hold_out
 from globalvit.data.common.loading import Batch, to_device
+from globalvit.data.common.orientation import warn_of_frames
 from globalvit.data.common.splits import NoSplitError, role_of
 from globalvit.data.common.transforms import FitTransform
 from globalvit.models.variants import as_size
@@ -63,6 +64,9 @@ def open_splits(config: TrainConfig) -> Splits:
             f"num_classes={config.num_classes}, but {config.data_dir} has {len(train.classes)} classes; "
             "leave --num-classes out"
         )
+    warn_of_frames(train)
+    if not splits.val_fraction:
+        warn_of_frames(splits.val)
     return splits
 
 
@@ -98,6 +102,8 @@ def _with_validation(config: TrainConfig, feed: Feed, train: Any) -> Splits:
     fraction = config.val_fraction or DEFAULT_FRACTION
     # Only detectors may train without some images that validation wants.
     whole = feed.open_split(config.train_split, train.classes, is_whole=True) if feed.kind == "detect" else train
+    if feed.kind == "segment":
+        logger.info("%s: reading %d label maps to hold out images of every class", config.data_dir, len(whole))
     val = Subset(whole, hold_out(whole, fraction, config.seed))
     taken = {val.name(index) for index in range(len(val))}
     rest = Subset(train, [index for index in range(len(train)) if train.name(index) not in taken])

@@ -28,7 +28,7 @@ from globalvit.weights.download import download
 from globalvit.weights.find import EMA_FILE, MODEL_FILE, config_beside, find_file
 from globalvit.weights.forms import Form, detect_form, infer_model, infer_spec
 from globalvit.weights.heads import BACKBONE, CLASSIFIER, head_of
-from globalvit.weights.names import MOST_SHOWN, RefusedError, listed, shape, shown
+from globalvit.weights.names import MOST_SHOWN, RefusedError, listed, say_nonfinite, shape, shown
 from globalvit.weights.read import METADATA_KEY, Opened, open_weights, read_metadata, unwrap
 from globalvit.weights.report import LoadReport
 
@@ -190,10 +190,8 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     # Not every dtype of eight bits knows the question.
     bad = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]
     if bad:
-        raise RefusedError(
-            f"{source} has NaN or infinity in {len(bad)} of its entries: {listed(bad)}; take an earlier checkpoint, or "
-            f"use allow_nonfinite=True (--allow-nonfinite) to read them all the same"
-        )
+        text = say_nonfinite(source, bad)
+        raise RefusedError(f"{text}, or use allow_nonfinite=True (--allow-nonfinite) to read them all the same")
 
 
 def require_match(

@@ -26,6 +26,12 @@ class RefusedError(ValueError):
     """A weight file or state dict that is not taken; the text is one sentence that names it and the remedy."""
 
 
+def say_nonfinite(source: str, names: Iterable[str]) -> str:
+    """Return what to say of weights that are NaN or infinite; the text lists at most ten and their number."""
+    names = list(names)
+    return f"{source} has NaN or infinity in {len(names)} of its entries: {listed(names)}; take an earlier checkpoint"
+
+
 def renamer(pairs: Iterable[Pair]) -> Rename:
     """A function from a name of the left-hand templates to that of the right-hand ones; None for any other name."""
     rules = [(re.compile(_pattern(left)), re.sub(r"\{\w+\}", "{}", right)) for left, right in pairs]

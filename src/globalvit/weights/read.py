@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from globalvit.regular import check_regular
 from globalvit.weights import torch_files
 from globalvit.weights.names import RefusedError, listed, shape, shown
 from globalvit.weights.torch_files import is_torch_file
@@ -38,6 +39,7 @@ WRAPPER = "module."
 # torch.compile, activation checkpointing and FSDP put these in front of any part of a name.
 WRAPPERS_INSIDE = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 MOST_ENTRIES = 20_000
+WEIGHTS_WANTED = "give a weight file"
 # What an index of shards may have, 100 bytes a name.
 MOST_INDEX = 8 * 2**20
 _damage_numbers = (None, errno.EINVAL, errno.EOVERFLOW)
@@ -130,16 +132,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
         if not isinstance(metadata, dict):
             raise TypeError(f"its metadata is a {type(metadata).__name__}")
     return metadata
-
-
-def check_regular(path: Path) -> None:
-    """Refuse pipes, devices and sockets, which may never end.
-
-    Raises:
-        ValueError: the path is neither a file nor a folder.
-    """
-    if not path.is_file() and not path.is_dir() and path.exists():
-        raise RefusedError(f"{path} is a pipe, device or socket; expected a weight file or a folder")
 
 
 @contextmanager
@@ -309,7 +301,7 @@ def _too_many(path: Path, number: int) -> str:
 
 
 def _start(path: Path) -> bytes:
-    check_regular(path)
+    check_regular(path, WEIGHTS_WANTED)
     with path.open("rb") as file:
         return file.read(64)
 

@@ -13,6 +13,8 @@ from globalvit.data.classification.formats import (
     scan_classes,
     similar_folders,
 )
+from globalvit.data.classification.imagenet import is_devkit
+from globalvit.data.classification.imagenet_devkit import open_devkit
 from globalvit.data.common.checks import Image, Problem, Report, Split, chosen_splits, fingerprint, in_processes
 from globalvit.data.common.folders import BUILT_IN, is_database, listed, other_level, split_folders
 from globalvit.data.common.formats import choose_format
@@ -95,8 +97,10 @@ def _look_into(root: Path, report: Report, *, nested: bool) -> tuple[list[str], 
     try:
         if is_database(root):
             return _look_into_database(root, report)
+        if is_devkit(root):
+            return _look_into_devkit(root, report)
         found = scan_classes(root, nested=nested)
-    except (ValueError, PermissionError) as error:
+    except (ValueError, PermissionError, FileNotFoundError) as error:
         problem = Problem("database" if is_database(root) else "no classes", str(error))
         (report.notes if role_of(root.name) is None else report.problems).append(problem)
         return [], []
@@ -107,6 +111,8 @@ def _look_into(root: Path, report: Report, *, nested: bool) -> tuple[list[str], 
     report.problems += [Problem("unreadable folder", f"{path} cannot be read", (path,)) for path, _ in folders]
     cycles = [path for inside in found.values() for path in inside.cycles]
     report.notes += [Problem("link", f"{path} leads back to a folder above it", (path,)) for path in cycles]
+    pipes = [path for inside in found.values() for path in inside.irregular]
+    report.notes += [Problem("not a file", f"{path} is a pipe, socket or device", (path,)) for path in pipes]
     is_training = role_of(root.name) == "train"
     empty = [Problem("empty class", f"no images in {root / name}") for name in found if name not in filled]
     (report.problems if is_training else report.notes).extend(empty)
@@ -142,6 +148,14 @@ def _compare(classes: Mapping[str, Sequence[str]], report: Report) -> None:
         missing = missing_classes(filled[first], label_of.values(), name)
         if missing:
             report.notes.append(Problem("missing classes", missing))
+
+
+def _look_into_devkit(root: Path, report: Report) -> tuple[list[str], list[Image]]:
+    source = open_devkit(root)
+    images = [Image(root.name, source.classes[source.label(at)], source.name(at)) for at in range(len(source))]
+    names = sorted({image.class_name for image in images})
+    report.splits.append(Split(root.name, len(names), len(images), 0))
+    return names, images
 
 
 def _look_into_database(root: Path, report: Report) -> tuple[list[str], list[Image]]:

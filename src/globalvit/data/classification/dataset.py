@@ -1,58 +1,28 @@
 """Labeled images in folders: DATA_DIR/SPLIT/CLASS/**/IMAGE, or a built-in set by its name."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
-from PIL import Image
 
 from globalvit.data.built_in.digits import Digits
 from globalvit.data.built_in.shapes import ClassifyShapes
 from globalvit.data.classification.formats import alike, match_classes, question_folders, scan_classes, similar_folders
+from globalvit.data.classification.imagenet import is_devkit
+from globalvit.data.classification.imagenet_devkit import open_devkit
+from globalvit.data.classification.labeled_files import LabeledFiles
 from globalvit.data.classification.tables import read_split, splits_of, table_files
 from globalvit.data.common.folders import BUILT_IN, DIGITS, is_built_in, is_database, listed, other_level, split_folders
 from globalvit.data.common.formats import Format, choose_format
-from globalvit.data.common.images import SUFFIXES, read_image
-from globalvit.data.common.names import Names
+from globalvit.data.common.images import SUFFIXES
 from globalvit.data.common.samples import Source
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of, role_of
 from globalvit.data.common.walk import Found, visible_folders
 
 logger = logging.getLogger(__name__)
-
-
-class LabeledFiles:
-    """Images in files below one folder, each with a label; a `Source`.
-
-    Args:
-        root: the folder.
-        classes: names of the labels.
-        names: paths of the images below `root`.
-        labels: of these images, int (len,).
-    """
-
-    def __init__(self, root: Path, classes: Iterable[str], names: Iterable[str], labels: ArrayLike) -> None:
-        self.root, self.classes = root, tuple(classes)
-        self._names, self._labels = Names(names), np.array(labels, dtype=np.int32)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def label(self, index: int) -> int:
-        """The label of image `index`."""
-        return int(self._labels[index])
-
-    def name(self, index: int) -> str:
-        """The path of image `index`."""
-        return str(self.root / self._names[index])
-
-    def read(self, index: int) -> Image.Image:
-        """Image `index` as RGB; raises what `read_image` raises."""
-        return read_image(self.name(index))
 
 
 class ImageFolder(LabeledFiles):
@@ -113,14 +83,14 @@ class ClassificationFormat(Format, Protocol):
 
 
 class FolderFormat:
-    """One folder per class in a folder per split, or an LMDB database per split."""
+    """One folder per class in a folder per split, an LMDB database per split, or ImageNet's validation images."""
 
     name = "folders"
 
     def matches(self, folder: Path) -> bool:
-        """Whether a folder has a split with folders in it, or a database."""
-        splits = filter(role_of, split_folders(folder))
-        return any(is_database(folder / name) or visible_folders(folder / name) for name in splits)
+        """Whether a folder has a split with folders in it, or a database, or ImageNet's validation images."""
+        roots = (folder / name for name in split_folders(folder) if role_of(name))
+        return any(is_database(root) or visible_folders(root) or is_devkit(root) for root in roots)
 
     def describe(self, folder: Path) -> str:
         """The folders of the splits."""
@@ -131,13 +101,15 @@ class FolderFormat:
         return split_folders(folder)
 
     def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, *, nested: bool = False) -> Source:
-        """Open a folder or a database."""
+        """Open a folder, a database, or ImageNet's validation images without class folders."""
         root = folder / split
         if is_database(root):
             # Imported here, since the package lmdb is an extra.
             from globalvit.data.storage.lmdb_source import open_database
 
             return open_database(root, classes)
+        if is_devkit(root):
+            return open_devkit(root, classes)
         return ImageFolder(root, classes, nested=nested)
 
 

@@ -24,8 +24,7 @@ def class_folders(root: Path) -> list[str]:
     """
     folders = split_folders(root)
     if not folders:
-        with os.scandir(root) as entries:
-            loose = sum(is_image(entry.name) for entry in entries)
+        loose = _loose(root)
         held = f"{loose} images outside class folders" if loose else "no images"
         raise ValueError(f"{root} holds no class folders, but {held}; expected {root}/CLASS/IMAGE.jpg")
     return folders
@@ -45,16 +44,27 @@ def scan_classes(root: Path, *, nested: bool = False) -> dict[str, Found]:
     """
     folders = class_folders(root)
     if not nested:
+        _warn_of_loose(root, _loose(root))
         return {name: search(root, name) for name in order_folders(folders, root)}
     whole = search(root)
     by_folder: dict[str, Found] = {name: Found(children={name: count}) for name, count in whole.children.items()}
     for name in whole.images:
         by_folder[name.rpartition("/")[0]].images.append(name)
     loose = by_folder.pop("", None)
-    if loose:
-        logger.warning("%s: %d images outside class folders are left out", root, len(loose.images))
+    _warn_of_loose(root, len(loose.images) if loose else 0)
     whole.warn()
     return {name: by_folder[name] for name in order_folders(sorted(by_folder), root)}
+
+
+def _loose(root: Path) -> int:
+    """How many images lie directly in a folder."""
+    with os.scandir(root) as entries:
+        return sum(is_image(entry.name) for entry in entries)
+
+
+def _warn_of_loose(root: Path, number: int) -> None:
+    if number:
+        logger.warning("%s: %d images outside class folders are left out", root, number)
 
 
 def order_folders(folders: Sequence[str], where: object) -> list[str]:

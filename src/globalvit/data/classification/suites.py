@@ -13,20 +13,24 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from globalvit.data.classification.dataset import LabeledFiles
-from globalvit.data.classification.imagenet import imagenet_names, imagenet_synsets, readable
+from globalvit.data.classification.imagenet import (
+    VALIDATION_NAME,
+    WORDNET_ID,
+    imagenet_names,
+    imagenet_synsets,
+    readable,
+    timm_file,
+)
+from globalvit.data.classification.labeled_files import LabeledFiles
 from globalvit.data.common.folders import listed
 from globalvit.data.common.images import SUFFIXES
 
 logger = logging.getLogger(__name__)
 CLASSES = 1000
 REAL_IMAGES = 50_000
-REAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
-WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def read_real_labels(path: Path | None = None) -> list[list[int]]:
         OSError: it cannot be read.
         ValueError: it is not such a list.
     """
-    path = path or _timm_file("imagenet_real_labels.json")
+    path = path or timm_file("imagenet_real_labels.json")
     try:
         labels: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -224,7 +228,7 @@ def _find_root(name: str, data_dir: Path) -> tuple[Path, dict[str, int]]:
 
 
 def _open_real(data_dir: Path, labels: Sequence[Sequence[int]]) -> SuiteImages:
-    numbered = [(path, REAL_NAME.fullmatch(path.rpartition("/")[2])) for path in _images(data_dir, "")]
+    numbered = [(path, VALIDATION_NAME.fullmatch(path.rpartition("/")[2])) for path in _images(data_dir, "")]
     images = [(int(found[1]), path) for path, found in numbered if found]
     if not images:
         raise ValueError(
@@ -272,7 +276,7 @@ def _endings() -> str:
 def _meanings() -> dict[str, frozenset[int]]:
     """What each name may mean: ImageNet's indices, by all of WordNet's words for its classes."""
     meanings: dict[str, set[int]] = defaultdict(set)
-    lines = _timm_file("imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    lines = timm_file("imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
     words = dict(line.split("\t", 1) for line in lines)
     for index, (synset, name) in enumerate(zip(imagenet_synsets(), imagenet_names(), strict=True)):
         for word in (name, words[synset], *words[synset].split(", ")):
@@ -296,15 +300,4 @@ def _plain(name: str) -> str:
 
 @cache
 def _indices(file: str) -> tuple[int, ...]:
-    return tuple(sorted(map(int, _timm_file(file).read_text(encoding="utf-8").split())))
-
-
-def _timm_file(name: str) -> Path:
-    """A file of timm's package data; timm itself is not imported."""
-    spec = find_spec("timm")
-    assert spec is not None
-    assert spec.origin is not None
-    path = Path(spec.origin).parent / "data" / "_info" / name
-    if not path.is_file():
-        raise FileNotFoundError(f"this version of timm has no {name}, looked for in {path.parent}; update timm")
-    return path
+    return tuple(sorted(map(int, timm_file(file).read_text(encoding="utf-8").split())))

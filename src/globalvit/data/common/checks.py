@@ -4,7 +4,7 @@ Every image is read whole, as training reads it. Needs no torch, so it starts at
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from globalvit.data.common.folders import listed
-from globalvit.data.common.orientation import Frame, Sight, rule_of
+from globalvit.data.common.orientation import Sight, questions
 from globalvit.data.common.splits import NoSplitError, choose_split, role_of
+from globalvit.regular import check_regular
 
 # Below this many images, starting processes takes longer than reading.
 FEWEST_FOR_PROCESSES = 200
@@ -37,6 +38,7 @@ class Image:
     def data(self) -> bytes:
         """The file's bytes; raises OSError."""
         if not self.database:
+            check_regular(self.path)
             return Path(self.path).read_bytes()
         from globalvit.data.storage.lmdb import value
 
@@ -106,18 +108,6 @@ def chosen_splits(names: Sequence[str], split: str | None, data_dir: Path, repor
     return list(names)
 
 
-def differing_classes(classes: Mapping[str, set[str]]) -> Iterator[Problem]:
-    """Compare every split's classes with those of `train`, or of the first."""
-    if not classes:
-        return
-    first = next((name for name in classes if role_of(name) == "train"), next(iter(classes)))
-    for name, found in classes.items():
-        parts = [("has no", classes[first] - found), ("in addition has", found - classes[first])]
-        differences = [f"{verb} {listed(sorted(names))}" for verb, names in parts if names]
-        if differences:
-            yield Problem("other classes", f"compared with {first}, {name} {' and '.join(differences)}")
-
-
 def in_processes(read: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     """What `read` gives for each item, in order; few items are read in this process.
 
@@ -152,33 +142,9 @@ def find_leaks(places: Iterable[Sequence[Image]], report: Report) -> None:
 
 
 def frame_problems(sights: Sequence[Sight], what: str) -> Iterator[Problem]:
-    """Name the images that EXIF turns where nothing, or too much, shows which frame their annotations are for.
-
-    Args:
-        sights: of all images of one set of annotations that EXIF turns, in order.
-        what: the annotations, for messages.
-    """
-    shown: dict[Frame, tuple[str, ...]] = {
-        frame: tuple(one.name for one in sights if one.frame == frame) for frame in ("stored", "upright")
-    }
-    rule = rule_of(one.frame for one in sights)
-    if shown["stored"] and shown["upright"]:
-        yield Problem(
-            "mixed frames",
-            f"{what} are for the stored pixels of {len(shown['stored'])} images that EXIF turns and for the upright "
-            f"pixels of {len(shown['upright'])}, such as {shown['stored'][0]} and {shown['upright'][0]}; images whose "
-            f"size does not show it count as {rule}: write all annotations the same way",
-            shown["stored"] + shown["upright"],
-        )
-    unclear = tuple(one.name for one in sights if one.is_ambiguous)
-    if unclear and not (shown["stored"] or shown["upright"]):
-        yield Problem(
-            "unclear frame",
-            f"EXIF turns or mirrors {len(unclear)} images without changing their size, such as {unclear[0]}, and no "
-            f"image turned by 90° shows whether {what} are for the stored or the upright pixels; upright is assumed: "
-            "look at these with `globalvit data preview`, or remove the EXIF orientation from the files",
-            unclear,
-        )
+    """Name the images of which it is not clear which frame their annotations are for, as `questions` does."""
+    for kind, text, images in questions(sights, what):
+        yield Problem(kind, text, images)
 
 
 def default_workers() -> int:

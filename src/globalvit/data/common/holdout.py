@@ -1,16 +1,24 @@
 """Hold out part of the training images for validation: the same ones on every machine and whenever a run is resumed."""
 
+import logging
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from inspect import ismethod, signature
 from typing import Any
 
 import numpy as np
 
+from globalvit.data.common.folders import listed
+
+logger = logging.getLogger(__name__)
+
 DEFAULT_FRACTION = 0.1
+# Samples whose labels one thread reads at a time.
+PART = 64
 
 
 class Subset:
@@ -50,42 +58,65 @@ class Subset:
 def hold_out(source: Any, fraction: float, seed: int) -> list[int]:
     """Choose the samples of a source to validate with.
 
-    The choice depends on the images' names below the source's folder and on the seed, not on their order. Images of
-    classifiers are chosen class by class, those of detectors by their rarest class: at least one of each class that
-    has two.
+    The choice depends on the images' names below the source's folder and on the seed, not on their order. Images are
+    chosen class by class, those of several classes by their rarest one, and then for the classes that are still
+    missing, rarest first. Every class that has an image keeps one to train on.
 
     Args:
-        source: has `root`, `name`, and `label` or `labels` where images have classes.
+        source: has `root`, `name`, `classes`, and `label` or `labels` where images have classes.
         fraction: of the images, between 0 and 1.
         seed: another seed gives another choice.
 
     Raises:
         ValueError: no class has two images.
     """
+    labels = _labels(source)
+    counts = Counter(label for found in labels for label in found)
+    left = Counter(counts)
     groups: dict[int, list[int]] = defaultdict(list)
-    for index, group in enumerate(_groups(source)):
-        groups[group].append(index)
-    chosen: list[int] = []
-    for members in groups.values():
+    for index, found in enumerate(labels):
+        groups[min(found, key=lambda label: (counts[label], label), default=-1)].append(index)
+    chosen: set[int] = set()
+
+    def take(indices: Iterable[int], number: int) -> None:
+        for index in indices:
+            if number and index not in chosen and all(left[label] > 1 for label in labels[index]):
+                chosen.add(index)
+                left.subtract(labels[index])
+                number -= 1
+
+    for _, members in sorted(groups.items(), key=lambda item: (counts[item[0]], item[0])):
         number = min(max(int(len(members) * fraction + 0.5), 1), len(members) - 1)
-        chosen += sorted(members, key=lambda index: _rank(source, index, seed))[:number]
+        take(sorted(members, key=lambda index: _rank(source, index, seed)), number)
+    for label in sorted(counts, key=lambda label: (counts[label], label)):
+        if left[label] == counts[label]:
+            # Few images for many classes: the held-out part stays small.
+            having = [index for index, found in enumerate(labels) if label in found]
+            missing = {other for other in counts if left[other] == counts[other]}
+            take(sorted(having, key=lambda at: (-len(missing & labels[at]), _rank(source, at, seed))), 1)
     if not chosen:
         raise ValueError(
             f"{len(source)} training images are too few to hold some out for validation; add a folder val, or images"
         )
+    without = [source.classes[label] for label in sorted(counts) if left[label] == counts[label]]
+    if without:
+        logger.warning(
+            "%d of %d classes have too few images to hold one out, so validation has none of them: %s",
+            *(len(without), len(counts), listed(without)),
+        )
     return sorted(chosen)
 
 
-def _groups(source: Any) -> Iterator[int]:
-    """The class that each sample is chosen in; −1 where samples have none."""
+def _labels(source: Any) -> list[set[int]]:
+    """The labels of every sample; those of label maps are read from the files, by several threads."""
     if hasattr(source, "label"):
-        return (source.label(index) for index in range(len(source)))
+        return [{source.label(index)} for index in range(len(source))]
     if not hasattr(source, "labels"):
-        return iter([-1] * len(source))
-    counts = Counter(label for index in range(len(source)) for label in set(source.labels(index)))
-    return (
-        min(source.labels(index), key=lambda label: (counts[label], label), default=-1) for index in range(len(source))
-    )
+        return [set() for _ in range(len(source))]
+    with ThreadPoolExecutor() as pool:
+        parts = [range(start, min(start + PART, len(source))) for start in range(0, len(source), PART)]
+        found = pool.map(lambda part: [set(source.labels(index)) for index in part], parts)
+        return [labels for part in found for labels in part]
 
 
 def _rank(source: Any, index: int, seed: int) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from globalvit.data.common.orientation import AS_STORED, UPRIGHT, Size
+from globalvit.regular import check_regular
 
 # Twice the number at which Pillow begins to warn of decompression bombs: 179 megapixels.
 MOST_PIXELS = 178_956_970
@@ -54,6 +55,7 @@ def read_image(source: str | PathLike[str] | bytes | BinaryIO, name: str | None 
 
     Raises:
         FileNotFoundError, PermissionError, IsADirectoryError: a path that cannot be opened.
+        OSError: the path is a pipe, socket or device, which may have no end.
         UnreadableImage: empty, truncated, damaged, or in a format that is not read.
         OversizedImage: more than 179 megapixels.
     """
@@ -72,6 +74,7 @@ def decode_image(
         WrongLabels: `convert` says so.
     """
     if isinstance(source, (str, PathLike)):
+        check_regular(source)
         with Path(source).open("rb") as stream:
             return _decode_stream(stream, name or str(source), convert, formats)
     stream = BytesIO(source) if isinstance(source, bytes) else source

@@ -3,15 +3,17 @@
 Legend: `N` boxes · `H W` pixels of the stored image · `h w` pixels of the upright one.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+logger = logging.getLogger(__name__)
 # Height and width in pixels.
 Size = tuple[int, int]
 
@@ -75,6 +77,8 @@ UPRIGHT = {
 Frame = Literal["upright", "stored"]
 # So many images that show the rule are enough; the headers of no more are read.
 ENOUGH = 25
+# Images whose headers are read when a training starts, from the first to the last.
+MOST_LOOKED = 2000
 
 
 class Sight(NamedTuple):
@@ -83,7 +87,7 @@ class Sight(NamedTuple):
     Attributes:
         name: of the image.
         frame: as `shown_frame` gives it.
-        is_ambiguous: as `is_ambiguous` gives it.
+        is_ambiguous: EXIF turns it without changing its size, so that no size shows the annotations' frame.
     """
 
     name: str
@@ -108,17 +112,88 @@ def shown_frame(orientation: int, stored: Size, stated: Size) -> Frame | None:
     return "stored" if stated == stored else "upright"
 
 
-def is_ambiguous(orientation: int, stored: Size) -> bool:
-    """Return whether EXIF turns an image without changing its size, so that no size shows the annotations' frame."""
-    return orientation != 1 and UPRIGHT[orientation].size(stored) == stored
+def sight_of(name: str, orientation: int, stored: Size, stated: Size) -> Sight | None:
+    """Return what one image shows of its annotations' frame, or None if EXIF does not turn it.
+
+    Args:
+        name: of the image.
+        orientation: as in `shown_frame`, like the others.
+        stored: the image's height and width as it is stored.
+        stated: height and width that its annotations are for.
+    """
+    if orientation == 1:
+        return None
+    is_ambiguous = UPRIGHT[orientation].size(stored) == stored
+    return Sight(name, shown_frame(orientation, stored, stated), is_ambiguous)
 
 
-def rule_of(shown: Iterable[Frame | None]) -> Frame:
-    """Return the frame of a set of annotations from what its images show, in order; upright where they show nothing."""
-    votes = Counter(islice((frame for frame in shown if frame), ENOUGH))
+def votes_of(sights: Iterable[Sight | None]) -> Counter[Frame]:
+    """Return how many images show each frame; of those that show one, the first 25 are counted."""
+    votes: Counter[Frame] = Counter()
+    votes.update(islice((sight.frame for sight in sights if sight and sight.frame), ENOUGH))
+    return votes
+
+
+def rule_of(votes: Counter[Frame]) -> Frame:
+    """Return the frame of a set of annotations from what its images show; upright where they show nothing."""
     return "stored" if votes["stored"] > votes["upright"] else "upright"
 
 
 def turn_of(orientation: int, frame: Frame) -> Turn:
     """Return what turns annotations that are for a frame upright."""
     return UPRIGHT[orientation] if frame == "stored" else AS_STORED
+
+
+class Question(NamedTuple):
+    """Annotations of which nothing, or too much, shows which frame they are for, and the images concerned."""
+
+    kind: str
+    text: str
+    images: tuple[str, ...]
+
+
+def questions(sights: Sequence[Sight], what: str) -> Iterator[Question]:
+    """Name the images that EXIF turns where nothing, or too much, shows which frame their annotations are for.
+
+    Args:
+        sights: of images of one set of annotations that EXIF turns, in order.
+        what: the annotations, for messages.
+    """
+    shown: dict[Frame, tuple[str, ...]] = {
+        frame: tuple(one.name for one in sights if one.frame == frame) for frame in ("stored", "upright")
+    }
+    if shown["stored"] and shown["upright"]:
+        yield Question(
+            "mixed frames",
+            f"{what} are for the stored pixels of {len(shown['stored'])} images that EXIF turns and for the upright "
+            f"pixels of {len(shown['upright'])}, such as {shown['stored'][0]} and {shown['upright'][0]}; images whose "
+            f"size does not show it count as {rule_of(votes_of(sights))}: write all annotations the same way",
+            shown["stored"] + shown["upright"],
+        )
+    unclear = tuple(one.name for one in sights if one.is_ambiguous)
+    if unclear and not (shown["stored"] or shown["upright"]):
+        yield Question(
+            "unclear frame",
+            f"EXIF turns or mirrors {len(unclear)} images without changing their size, such as {unclear[0]}, and no "
+            f"image turned by 90° shows whether {what} are for the stored or the upright pixels; upright is assumed: "
+            "look at these with `globalvit data preview`, or remove the EXIF orientation from the files",
+            unclear,
+        )
+
+
+def warn_of_frames(source: Any) -> None:
+    """Log in one line if it is not clear which pixels some annotations of a source are for.
+
+    Args:
+        source: with `sight(index)`, `votes` and `annotated_by` where its annotations have a frame; of more than 2000
+            images, so many are looked at.
+    """
+    if not hasattr(source, "sight") or not len(source):
+        return
+    chosen = np.unique(np.linspace(0, len(source) - 1, MOST_LOOKED, dtype=int)).tolist()
+    sights = [sight for index in chosen if (sight := source.sight(index))]
+    if not any(sight.is_ambiguous for sight in sights):
+        return
+    for kind, text, _ in questions(sights, source.annotated_by):
+        if kind == "mixed frames" or not source.votes:
+            logger.warning("%s", text if len(chosen) == len(source) else f"{text} ({len(chosen)} images looked at)")

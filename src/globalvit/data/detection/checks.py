@@ -17,7 +17,6 @@ from globalvit.data.common.checks import (
     Report,
     Split,
     chosen_splits,
-    differing_classes,
     find_leaks,
     fingerprint,
     frame_problems,
@@ -26,10 +25,10 @@ from globalvit.data.common.checks import (
 from globalvit.data.common.folders import listed, split_folders
 from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import OversizedImage, UnreadableImage, look
-from globalvit.data.common.orientation import Sight, is_ambiguous, shown_frame
+from globalvit.data.common.orientation import Sight, sight_of
 from globalvit.data.common.splits import role_of
 from globalvit.data.detection.coco import ANNOTATIONS, given_file, open_file
-from globalvit.data.detection.coco_json import CocoTable
+from globalvit.data.detection.coco_json import CocoTable, missing_categories, other_ids
 from globalvit.data.detection.coco_values import LabelsError
 from globalvit.data.detection.dataset import CocoSource, OtherSize, read_sized
 from globalvit.data.detection.formats import Annotated
@@ -111,7 +110,7 @@ def check_detection(
             for name in chosen.splits(data_dir)
         }
     images: list[Stated] = []
-    classes: dict[str, set[str]] = {}
+    tables: dict[str, CocoTable] = {}
     for name in chosen_splits(list(opened), split, data_dir, report):
         try:
             found = opened[name]()
@@ -119,10 +118,10 @@ def check_detection(
             files = (error.path,) if isinstance(error, LabelsError) else ()
             report.problems.append(Problem("annotations", str(error), files))
             continue
-        classes[name] = set(found.table.classes)
+        tables[name] = found.table
         _judge(name, found.table, report)
         images += _images(name, found, report)
-    report.problems += differing_classes(classes)
+    _compare(tables, report)
     on_start(len(images))
     _read_all(images, workers, report, on_image)
     return report
@@ -165,6 +164,25 @@ def _judge(split: str, table: CocoTable, report: Report) -> None:
     if 0 < len(missing) < len(table.ids):
         text = f"{split}: {len(missing)} of {len(table.ids)} annotations have no mask, the first is {missing[0]}"
         report.problems.append(Problem("no mask", text, path))
+
+
+def _compare(tables: Mapping[str, CocoTable], report: Report) -> None:
+    """Compare every split's categories with those of the training split, or of the first."""
+    first = next((name for name in tables if role_of(name) == "train"), next(iter(tables), None))
+    for name, table in tables.items():
+        if first is None or name == first:
+            continue
+        expected = tables[first]
+        try:
+            table.for_classes(expected.classes, expected.category_ids)
+        except ValueError as error:
+            report.problems.append(Problem("other classes", str(error), (str(table.path),)))
+            continue
+        missing = missing_categories(table.classes, expected.classes, name)
+        renumbered = other_ids(table, expected.classes, expected.category_ids, name)
+        for kind, text in (("missing classes", missing), ("other ids", renumbered)):
+            if text:
+                report.notes.append(Problem(kind, text, (str(table.path),)))
 
 
 def _writer_of(path: Path) -> str | None:
@@ -236,8 +254,5 @@ def _read_one(stated: Stated) -> tuple[Problem | None, bytes, Sight | None]:
     except tuple(KINDS) as error:
         kind = next(kind for of, kind in KINDS.items() if isinstance(error, of))
         return Problem(kind, str(error), (path,)), b"", None
-    sight = None
-    if orientation != 1:
-        stored = look(data, path)[1]
-        sight = Sight(path, shown_frame(orientation, stored, stated.size), is_ambiguous(orientation, stored))
+    sight = sight_of(path, orientation, look(data, path)[1], stated.size) if orientation != 1 else None
     return None, fingerprint(data), sight

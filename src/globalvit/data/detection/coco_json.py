@@ -27,6 +27,7 @@ from globalvit.data.detection.coco_plausible import (
     Question,
     Words,
     asked_of_boxes,
+    asked_of_outlines,
     asked_of_rows,
     check_boxes,
 )
@@ -45,7 +46,7 @@ class CocoTable:
     Attributes:
         path: of the file.
         classes: names of the categories, in the order of their ids.
-        category_ids: the file's ids of these.
+        category_ids: the file's ids of these; None for a class expected that it does not list.
         image_ids: int64 (I,).
         names: the images' files.
         sizes: int32 (I, 2), height and width.
@@ -64,7 +65,7 @@ class CocoTable:
 
     path: Path
     classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | None, ...]
     image_ids: np.ndarray
     names: Names
     sizes: np.ndarray
@@ -89,17 +90,28 @@ class CocoTable:
         """The number of the image that annotation number `annotation` is of."""
         return int(np.searchsorted(self.first, annotation, "right")) - 1
 
-    def for_classes(self, classes: Sequence[str]) -> Self:
+    def for_classes(self, classes: Sequence[str], category_ids: Sequence[int | None] | None = None) -> Self:
         """The same with other labels: positions in `classes`.
 
+        Args:
+            classes: names of the categories expected, of which the file may list fewer.
+            category_ids: the ids of these in the training split, which a file with fewer categories must agree with.
+
         Raises:
-            ValueError: these are not the file's categories.
+            ValueError: the file has other categories, or fewer with other ids.
         """
-        order = label_order(self.classes, classes, str(self.path))
-        labels_of = np.empty(len(order), np.int64)
-        labels_of[order] = np.arange(len(order))
-        category_ids = tuple(self.category_ids[label] for label in order)
-        return replace(self, classes=tuple(classes), category_ids=category_ids, labels=labels_of[self.labels])
+        labels = match_categories(self.classes, classes, str(self.path))
+        ids: list[int | None] = [None] * len(classes) if category_ids is None else list(category_ids)
+        if len(labels) < len(classes):
+            for name, label, own in zip(self.classes, labels, self.category_ids, strict=True):
+                if ids[label] not in (None, own):
+                    raise ValueError(
+                        f"{self.path} lists {len(labels)} of the {len(classes)} categories, and {name!r} has id {own}, "
+                        f"but {ids[label]} in the training split; export both with one list of categories"
+                    )
+        for label, own in zip(labels, self.category_ids, strict=True):
+            ids[label] = own
+        return replace(self, classes=tuple(classes), category_ids=tuple(ids), labels=np.array(labels)[self.labels])
 
 
 @dataclass(slots=True)
@@ -137,21 +149,48 @@ class Labels:
         return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
 
-def label_order(found: Sequence[str], expected: Sequence[str], where: str) -> list[int]:
-    """Position in `found` of each of `expected`.
+def match_categories(found: Sequence[str], expected: Sequence[str], where: str) -> list[int]:
+    """The label of each category in `found`: its position in `expected`, of which some may be missing.
 
     Raises:
-        ValueError: the names differ; the text says which are missing and which are unexpected.
+        ValueError: there are unexpected categories, or none of those expected; the text names both.
     """
     missing = [name for name in expected if name not in found]
     foreign = [name for name in found if name not in expected]
-    if missing or foreign:
-        parts = [f"missing {listed(missing)}"] * bool(missing) + [f"unexpected {listed(foreign)}"] * bool(foreign)
+    if foreign:
+        parts = [f"unexpected {listed(foreign)}"] + [f"missing {listed(missing)}"] * bool(missing)
         raise ValueError(
-            f"the categories of {where} are not the {len(expected)} classes expected: {', '.join(parts)}; give "
-            "every split the categories the model was trained on"
+            f"the categories of {where} are not the {len(expected)} classes expected: {'; '.join(parts)}; give every "
+            "split the categories the model was trained on"
         )
-    return [found.index(name) for name in expected]
+    return [expected.index(name) for name in found]
+
+
+def other_ids(
+    found: CocoTable, expected: Sequence[str], category_ids: Sequence[int | None], where: object
+) -> str | None:
+    """What to say of categories whose ids are not those of the training split; None if all agree."""
+    ids = dict(zip(expected, category_ids, strict=True))
+    pairs = [(name, own, ids.get(name)) for name, own in zip(found.classes, found.category_ids, strict=True)]
+    differing = [(name, own, there) for name, own, there in pairs if there not in (None, own)]
+    if not differing:
+        return None
+    name, own, there = differing[0]
+    return (
+        f"{where} has other ids than the training split for {len(differing)} of {len(found.classes)} categories, such "
+        f"as {own} for {name!r}, which is {there} there; categories are matched by name"
+    )
+
+
+def missing_categories(found: Sequence[str], expected: Sequence[str], where: object) -> str | None:
+    """What to say of the categories that the file of a split does not list; None if all are there."""
+    missing = [name for name in expected if name not in found]
+    if not missing:
+        return None
+    return (
+        f"{where} does not list {len(missing)} of the {len(expected)} categories, so their AP cannot be measured: "
+        f"{listed(missing)}"
+    )
 
 
 def read_coco(path: Path, *, crowd_as_instances: bool = False) -> CocoTable:
@@ -258,7 +297,11 @@ def table_of(
         crowd=crowd[kept],
         masks=read_masks([rows[at] for at in kept], owners.chosen(kept), image_sizes),
         dropped=tuple(dropped),
-        questions=(*asked_of_boxes(found, words), *asked_of_rows(crowd[kept], image_ids.tolist(), names, words)),
+        questions=(
+            *asked_of_boxes(found, words),
+            *asked_of_outlines(found),
+            *asked_of_rows(crowd[kept], image_ids.tolist(), names, words),
+        ),
         words=words,
         sources=None if labels is None else Names(labels.sources),
     )

@@ -25,6 +25,9 @@ MOST_COMPARED = 1000
 MANY_CROWDS = 0.2
 # Sets have a few boxes thinner than a pixel; so many are boxes in another unit.
 MANY_THIN = 0.05
+# A box is elsewhere than its polygons if they share less than this part of their union and a side is so many pixels
+# off; so many of them are a mistake of the tool.
+LEAST_SHARED, APART, MANY_ELSEWHERE = 0.5, 3, 0.05
 CROWD_REMEDY = "CVAT marks every brush mask so; if they are single objects, --crowd-as-instances reads them as such"
 
 
@@ -127,11 +130,9 @@ def _has_outlines_of_corners(found: Boxes) -> bool:
     """Whether the outlines end where the corners are; at most so many are looked at."""
     votes: list[bool] = []
     for row, box in zip(found.rows[:MOST_COMPARED], found.xywh.tolist(), strict=False):
-        outline = [number(value) for value in values(row.get("segmentation"))]
-        if not outline or None in outline:
+        ends = _ends(row)
+        if ends is None:
             continue
-        points = np.array(outline, np.float64)
-        ends = [points[0::2].min(), points[1::2].min(), points[0::2].max(), points[1::2].max()]
         is_far = abs(box[2] - (ends[2] - ends[0])) > 3 or abs(box[3] - (ends[3] - ends[1])) > 3
         votes.append(is_far and bool(np.allclose(ends, box, rtol=0, atol=1.5)))
     return bool(votes) and float(np.mean(votes)) >= FITTING
@@ -165,6 +166,58 @@ def asked_of_boxes(found: Boxes, words: Words = COCO_WORDS) -> list[Question]:
             )
             asked.append(Question(kind, text, bool(is_grave)))
     return asked
+
+
+def asked_of_outlines(found: Boxes) -> list[Question]:
+    """Return what may be meant otherwise where boxes and polygons are of different places; some are compared."""
+    left, top, wide, high = found.xywh.T
+    height, width = found.sizes.T
+    is_inside = (left > -wide) & (top > -high) & (left < width) & (top < height)
+    # The others are asked about already, or left out.
+    is_sound = is_inside & (wide >= 1) & (high >= 1) & ~_reaches_over(found, TOLERANCE)
+    wrong: list[int] = []
+    compared = 0
+    for at, (row, box) in enumerate(zip(found.rows[:MOST_COMPARED], found.xywh.tolist(), strict=False)):
+        ends = _ends(row) if is_sound[at] else None
+        if ends is None:
+            continue
+        compared += 1
+        # Boxes of objects of a few pixels differ by rounding.
+        if _are_apart(ends, (box[0], box[1], box[0] + box[2], box[1] + box[3])):
+            wrong.append(at)
+    if not wrong:
+        return []
+    at = wrong[0]
+    text = (
+        f"{len(wrong)} of {compared} boxes are elsewhere than their polygons; the first: {found.owners[at]} has bbox "
+        f"{shown(found.rows[at]['bbox'])}, and its polygons reach from {_corner(found.rows[at], 0)} to "
+        f"{_corner(found.rows[at], 2)}; expected [x, y, width, height] with x, y the upper left corner"
+    )
+    return [Question("other outlines", text, len(wrong) >= MANY_ELSEWHERE * compared)]
+
+
+def _are_apart(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes xyxy share little and differ by some pixels."""
+    sides = [min(one[at + 2], other[at + 2]) - max(one[at], other[at]) for at in (0, 1)]
+    shared = max(sides[0], 0.0) * max(sides[1], 0.0)
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared
+    apart = max(abs(here - there) for here, there in zip(one, other, strict=True))
+    return apart > APART and shared < LEAST_SHARED * union
+
+
+def _ends(row: Row) -> tuple[float, float, float, float] | None:
+    """Left, top, right and bottom of an annotation's polygons; None where there are none."""
+    outline = [number(value) for value in values(row.get("segmentation"))]
+    known = [value for value in outline if value is not None]
+    if not known or len(known) < len(outline) or len(known) % 2:
+        return None
+    return min(known[0::2]), min(known[1::2]), max(known[0::2]), max(known[1::2])
+
+
+def _corner(row: Row, at: int) -> str:
+    ends = _ends(row)
+    assert ends is not None
+    return f"{ends[at]:g}, {ends[at + 1]:g}"
 
 
 def _reaches_over(found: Boxes, part: float) -> np.ndarray:

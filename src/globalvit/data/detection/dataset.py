@@ -9,6 +9,7 @@ Legend: `N` objects of an image.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,10 +24,22 @@ from globalvit.data.built_in.shapes import DetectShapes
 from globalvit.data.common.folders import SHAPES, listed, placed, split_folders
 from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import OversizedImage, UnreadableImage, look, read_oriented
-from globalvit.data.common.orientation import AS_STORED, UPRIGHT, Frame, Size, Turn, rule_of, shown_frame, turn_of
+from globalvit.data.common.orientation import (
+    AS_STORED,
+    UPRIGHT,
+    Frame,
+    Sight,
+    Size,
+    Turn,
+    rule_of,
+    shown_frame,
+    sight_of,
+    turn_of,
+    votes_of,
+)
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
 from globalvit.data.detection.coco import ANNOTATIONS, CocoFormat, given_file, open_file
-from globalvit.data.detection.coco_json import CocoTable, label_order
+from globalvit.data.detection.coco_json import CocoTable, match_categories, missing_categories, other_ids
 from globalvit.data.detection.formats import DetectionFormat
 from globalvit.data.detection.instances import DetectSource, GroundTruth, Instances, ground_truth_of
 from globalvit.data.detection.registry import FORMATS, holds_objects
@@ -49,7 +62,7 @@ class CocoSource:
 
     Attributes:
         classes: names of the labels 0 … K−1.
-        category_ids: the file's own id of each label.
+        category_ids: the file's own id of each label; None for a class that it does not list.
         annotations: the JSON file, or the file of labels of every image that has one.
         sizes: int32 (len, 2): height and width of every image as the file states them.
         has_masks: whether every object has a mask.
@@ -100,16 +113,31 @@ class CocoSource:
     @cached_property
     def frame(self) -> Frame:
         """What the file's annotations are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        # All of the file's images, also those that training leaves out, so that every reader finds the same rule.
-        return rule_of(self._shown(at) for at in range(len(self._table.names)))
+        return rule_of(self.votes)
 
-    def _shown(self, at: int) -> Frame | None:
+    @cached_property
+    def votes(self) -> Counter[Frame]:
+        """How many images show each frame of the annotations, as `orientation.votes_of` counts them."""
+        # All of the file's images, also those that training leaves out, so that every reader finds the same rule.
+        return votes_of(map(self._sight, range(len(self._table.names))))
+
+    @property
+    def annotated_by(self) -> str:
+        """What to call the annotations in messages."""
+        return f"the annotations of {self._table.path}"
+
+    def sight(self, index: int) -> Sight | None:
+        """What image `index` shows of the annotations' frame; None where EXIF does not turn it."""
+        return self._sight(int(self._chosen[index]))
+
+    def _sight(self, at: int) -> Sight | None:
+        name = str(placed(self.root, self._table.names[at]))
         try:
-            orientation, stored = look(placed(self.root, self._table.names[at]))
+            orientation, stored = look(name)
         except (UnreadableImage, OversizedImage, OSError):
             return None
         height, width = self._table.sizes[at].tolist()
-        return shown_frame(orientation, stored, (height, width))
+        return sight_of(name, orientation, stored, (height, width))
 
     def _size(self, index: int) -> Size:
         """Height and width as the file states them."""
@@ -166,6 +194,7 @@ def open_detection(
     split: str,
     *,
     classes: Sequence[str] | None = None,
+    category_ids: Sequence[int | None] | None = None,
     form: str | None = None,
     annotations: str | PathLike[str] | None = None,
     need_masks: bool = False,
@@ -180,6 +209,7 @@ def open_detection(
         split: `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
         classes: names of the classes in the order of their labels, such as those of the training split; None takes
             the data's, in the order of their ids.
+        category_ids: the ids of `classes` in the training split, as `CocoTable.for_classes` takes them.
         form: name of the format; None finds it.
         annotations: a file of COCO's annotations for this split, below `data_dir` or anywhere.
         need_masks: refuse a set in which an object has no mask.
@@ -195,7 +225,7 @@ def open_detection(
     """
     if str(data_dir) == SHAPES:
         shapes = DetectShapes(split)
-        label_order(shapes.classes, classes or shapes.classes, shapes.name(0))
+        match_categories(shapes.classes, classes or shapes.classes, shapes.name(0))
         return shapes
     root = Path(data_dir)
     if annotations is not None:
@@ -205,7 +235,7 @@ def open_detection(
         chosen, name = find_format(root, split, form, exact=exact)
         title = chosen.name
         found = chosen.open(root, name, classes, crowd_as_instances=crowd_as_instances)
-    table = found.table if classes is None else found.table.for_classes(classes)
+    table = found.table if classes is None else _for_classes(found.table, classes, category_ids)
     if table.crowd.all():
         raise ValueError(f"{table.path} holds no objects{_why_none(table)}; give a file with annotations of objects")
     if need_masks:
@@ -254,6 +284,17 @@ def _deeper(data_dir: Path, folders: Sequence[str]) -> str:
             if holds_objects(data_dir / name):
                 return f". Did you mean {data_dir / name}?"
     return ""
+
+
+def _for_classes(table: CocoTable, classes: Sequence[str], category_ids: Sequence[int | None] | None) -> CocoTable:
+    """See `CocoTable.for_classes`; classes that the file does not list, and other ids, are logged."""
+    missing = missing_categories(table.classes, classes, table.path)
+    renumbered = None if category_ids is None else other_ids(table, classes, category_ids, table.path)
+    chosen = table.for_classes(classes, category_ids)
+    for text in (missing, renumbered):
+        if text:
+            logger.warning("%s", text)
+    return chosen
 
 
 def _why_none(table: CocoTable) -> str:

@@ -118,8 +118,8 @@ class DetectSource(Protocol):
         ...
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
-        """The data set's own id of each label."""
+    def category_ids(self) -> tuple[int | None, ...]:
+        """The data set's own id of each label; None where it does not list the class."""
         ...
 
     @property

@@ -23,12 +23,12 @@ from globalvit.data.common.checks import (
     in_processes,
 )
 from globalvit.data.common.folders import is_database, listed, split_folders
-from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongLabels, look
-from globalvit.data.common.orientation import Sight, is_ambiguous
+from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongLabels
+from globalvit.data.common.orientation import Sight
 from globalvit.data.common.splits import role_of
 from globalvit.data.segmentation.class_table import reader_of, resolve_classes
 from globalvit.data.segmentation.dataset import Folders, MaskListing, find_folders, find_splits
-from globalvit.data.segmentation.label_images import IGNORE, LabelReader, WrongSize, look_at_pair, read_labeled
+from globalvit.data.segmentation.label_images import IGNORE, LabelReader, WrongSize, read_labeled, sight_of_pair
 from globalvit.data.segmentation.survey import look_over, settle_reader
 
 # Errors of a sample → the kind of problem they are; the first that fits counts.
@@ -295,10 +295,7 @@ def _read_one(pair: Pair) -> Finding:
         return Finding(problem, labels=_known(pair) if kind == KINDS[WrongLabels] else frozenset())
     counts = np.bincount(labels_HW.ravel(), minlength=IGNORE + 1)
     present = frozenset(np.flatnonzero(counts[:IGNORE]).tolist())
-    orientation, stored = look(data)
-    sight = None
-    if orientation != 1:
-        sight = Sight(image.path, look_at_pair(data, label_data), is_ambiguous(orientation, stored))
+    sight = sight_of_pair(image.path, data, label_data)
     return Finding(None, fingerprint(data), present, int(counts[IGNORE]), labels_HW.size, sight)
 
 

@@ -10,6 +10,7 @@ image, as `data.common.orientation` has it.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from os import PathLike
@@ -22,11 +23,11 @@ from PIL import Image
 from globalvit.data.built_in.shapes import SegmentShapes
 from globalvit.data.common.folders import SHAPES, is_built_in, is_database, is_image_folder, listed, split_folders
 from globalvit.data.common.names import Names
-from globalvit.data.common.orientation import Frame, rule_of
+from globalvit.data.common.orientation import Frame, Sight, rule_of, votes_of
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
 from globalvit.data.common.walk import search
 from globalvit.data.segmentation.class_table import ClassTable, palette_of, reader_of, resolve_classes
-from globalvit.data.segmentation.label_images import LabelReader, look_at_pair, read_labeled
+from globalvit.data.segmentation.label_images import LabelReader, read_labeled, sight_of_pair
 from globalvit.data.segmentation.survey import look_over, settle_reader, warn_unlearned
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,14 @@ class MaskFolder:
         """The path of the label map of image `index`."""
         return str(self.folders.labels / self._label_names[index])
 
+    def labels(self, index: int) -> list[int]:
+        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
+        name = self.label_name(index)
+        try:
+            return self.reader.labels(Path(name).read_bytes(), name)
+        except OSError:
+            return []
+
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
         name, label_name = self.name(index), self.label_name(index)
@@ -147,8 +156,22 @@ class MaskFolder:
     @cached_property
     def frame(self) -> Frame:
         """What the split's labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        pairs = ((Path(self.name(index)), Path(self.label_name(index))) for index in range(len(self)))
-        return rule_of(look_at_pair(*pair) for pair in pairs)
+        return rule_of(self.votes)
+
+    @cached_property
+    def votes(self) -> Counter[Frame]:
+        """How many images show each frame of the labels, as `orientation.votes_of` counts them."""
+        return votes_of(map(self.sight, range(len(self))))
+
+    @property
+    def annotated_by(self) -> str:
+        """What to call the label maps in messages."""
+        return f"the label maps of {self.folders.labels}"
+
+    def sight(self, index: int) -> Sight | None:
+        """What image `index` shows of the labels' frame; None where EXIF does not turn it."""
+        name = self.name(index)
+        return sight_of_pair(name, Path(name), Path(self.label_name(index)))
 
 
 class MaskListing:

@@ -25,7 +25,7 @@ from globalvit.data.common.images import (
     read_image,
     upright,
 )
-from globalvit.data.common.orientation import UPRIGHT, Frame, shown_frame, turn_of
+from globalvit.data.common.orientation import Frame, Sight, shown_frame, sight_of, turn_of
 
 IGNORE = 255
 MOST_CLASSES = 255
@@ -92,6 +92,14 @@ class LabelReader:
             UnreadableImage: not a PNG file, truncated, or damaged.
         """
         return decode_image(data, lambda image: _values(image, data), name, ("PNG",))
+
+    def labels(self, data: bytes, name: str) -> list[int]:
+        """The labels 0 … K−1 in a file, ascending; none where it cannot be read, which is left to whoever reads it."""
+        try:
+            counts = np.bincount(self.read(data, name).ravel(), minlength=IGNORE + 1)
+        except (UnreadableImage, OversizedImage, WrongLabels):
+            return []
+        return np.flatnonzero(counts[:IGNORE]).tolist()
 
     @property
     def ignored_values(self) -> set[int]:
@@ -242,8 +250,12 @@ def read_labeled(
     return image, np.ascontiguousarray(labels_HW)
 
 
-def look_at_pair(data: bytes | Path, label_data: bytes | Path) -> Frame | None:
-    """Return the frame that an image and its label map, paths or bytes, show labels to be for; None for neither."""
+def sight_of_pair(name: str, data: bytes | Path, label_data: bytes | Path) -> Sight | None:
+    """Return what an image and its label map, paths or bytes, show of the frame that labels are for.
+
+    Returns:
+        None if EXIF does not turn the image, or the label map has EXIF data of its own; or one cannot be read.
+    """
     try:
         orientation, stored = look(data)
         if orientation == 1:
@@ -251,7 +263,7 @@ def look_at_pair(data: bytes | Path, label_data: bytes | Path) -> Frame | None:
         label_orientation, label_size = look(label_data)
     except (UnreadableImage, OversizedImage, OSError):
         return None
-    return shown_frame(orientation, stored, UPRIGHT[label_orientation].size(label_size))
+    return sight_of(name, orientation, stored, label_size) if label_orientation == 1 else None
 
 
 def shown(values: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """Images and their label maps out of an LMDB database, in place of folders of them."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from globalvit.data.common.orientation import Frame, rule_of
+from globalvit.data.common.images import UnreadableImage
+from globalvit.data.common.orientation import Frame, Sight, rule_of, votes_of
 from globalvit.data.segmentation.class_table import ClassTable, palette_of, reader_of, resolve_classes
-from globalvit.data.segmentation.label_images import LabelReader, look_at_pair, read_labeled
+from globalvit.data.segmentation.label_images import LabelReader, read_labeled, sight_of_pair
 from globalvit.data.segmentation.survey import look_over, settle_reader, warn_unlearned
 from globalvit.data.storage.lmdb import located, only_now, value
 from globalvit.data.storage.lmdb_decode import decode
@@ -67,6 +69,13 @@ class LmdbMasks:
         """The bytes of the label map of image `index`."""
         return file_data(self.path, self.label_key(index), self.label_name(index))
 
+    def labels(self, index: int) -> list[int]:
+        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
+        try:
+            return self.reader.labels(self.label_data(index), self.label_name(index))
+        except (UnreadableImage, OSError):
+            return []
+
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Image `index` as RGB, and its labels; raises what `file_data` and `read_labeled` raise."""
         name, label_name = self.name(index), self.label_name(index)
@@ -77,8 +86,22 @@ class LmdbMasks:
     @cached_property
     def frame(self) -> Frame:
         """What the labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        pairs = ((self.key(index), self.label_key(index)) for index in range(len(self)))
-        return rule_of(look_at_pair(*(value(self.path, key) or b"" for key in pair)) for pair in pairs)
+        return rule_of(self.votes)
+
+    @cached_property
+    def votes(self) -> Counter[Frame]:
+        """How many images show each frame of the labels, as `orientation.votes_of` counts them."""
+        return votes_of(map(self.sight, range(len(self))))
+
+    @property
+    def annotated_by(self) -> str:
+        """What to call the label maps in messages."""
+        return f"the label maps of {self.root}"
+
+    def sight(self, index: int) -> Sight | None:
+        """What image `index` shows of the labels' frame; None where EXIF does not turn it."""
+        pair = (value(self.path, key(index)) or b"" for key in (self.key, self.label_key))
+        return sight_of_pair(self.name(index), *pair)
 
 
 def holds_masks(root: Path) -> bool:
