@@ -459,7 +459,15 @@ def test_what_is_not_a_callback_is_refused_before_anything_begins(callbacks, tex
         gv.train(config="digits", callbacks=callbacks)
 
 
-@pytest.mark.usefixtures("toy")
+@pytest.fixture
+def _interrupts():
+    """Ctrl-C as Python handles it, even where the shell that started the tests ignores it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("toy", "_interrupts")
 def test_an_interrupt_is_raised_once_the_run_has_saved(settings, monkeypatch):
     step = Trainer._step
 
