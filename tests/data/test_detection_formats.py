@@ -442,6 +442,8 @@ def test_validation_takes_format_and_annotations_of_the_run_unless_other_data_ar
         chosen = ValidateOptions(checkpoint=tmp_path, **options).settings()
         return chosen.format, chosen.val_annotations, chosen.val_fraction
 
+    with pytest.raises(ValueError, match="expected --max-detections from 1 to 1000, got 1001"):
+        ValidateOptions(checkpoint=tmp_path, max_detections=1001)
     assert settings() == ("coco", "mine.json", 0.1)
     assert settings(val_annotations="other.json") == ("coco", "other.json", 0)
     assert settings(data_dir="b") == (None, None, 0)

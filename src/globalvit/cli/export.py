@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from globalvit.cli import tables
 from globalvit.cli.opening import MODEL, about
 from globalvit.cli.options import parse
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.weights import catalog
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class ExportOptions:
         default=LEAST_SCORE, metadata=about(GRAPH, "score that an object has to exceed, with --postprocessing")
     )
 
+    max_detections: int = field(
+        default=MOST_DETECTIONS, metadata=about(GRAPH, "objects of each image at most, with --postprocessing")
+    )
+
     def __post_init__(self) -> None:
         if self.checkpoint is None and self.model is None:
             raise ValueError("say which model: --checkpoint PATH of a trained one, or --model NAME")
@@ -76,6 +81,8 @@ class ExportOptions:
             raise ValueError("--checkpoint and --weights were both given; leave one out")
         if self.score_threshold != LEAST_SCORE and not self.postprocessing:
             raise ValueError("--score-threshold belongs to --postprocessing; add it")
+        if self.max_detections != MOST_DETECTIONS and not self.postprocessing:
+            raise ValueError("--max-detections requires --postprocessing; add it")
         self._check_plan()
 
     def _check_plan(self) -> None:
@@ -88,6 +95,7 @@ class ExportOptions:
             precision=self.precision,
             opset=self.opset,
             score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
         )
 
     @property
@@ -119,6 +127,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         postprocessing=options.postprocessing,
         opset=options.opset,
         score_threshold=options.score_threshold,
+        max_detections=options.max_detections,
         license=license,
         progress=logger.info,
     )

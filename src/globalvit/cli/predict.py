@@ -14,6 +14,7 @@ from globalvit.cli.images import Failure, Reader, Source, Writer, find_images
 from globalvit.cli.opening import ModelOptions, about, explained_memory, open_model, place, too_many
 from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
+from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
 from globalvit.train.fields import TrainConfig
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class PredictOptions(ModelOptions):
     score_threshold: float = field(
         default=0.5, metadata=about(ANSWERS, "score that an object has to exceed, 0 to 1, in detection")
     )
+    max_detections: int = field(
+        default=MOST_DETECTIONS, metadata=about(ANSWERS, "objects of each image at most, the best ones, in detection")
+    )
     json: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file"))
     csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file, a line each"))
     output: Path | None = field(
@@ -58,6 +62,7 @@ class PredictOptions(ModelOptions):
             raise ValueError(f"--top-k {self.top_k} must be at least 1")
         if not 0 <= self.score_threshold < 1:
             raise ValueError(f"--score-threshold {self.score_threshold} must be 0 or more and under 1")
+        check_limit(self.max_detections, "--max-detections")
         if self.draw and self.output is None:
             raise ValueError("--draw needs --output DIR, the folder for the drawn images")
 
@@ -166,7 +171,11 @@ def _is_finite(value: Any) -> bool:
 def _presenter(task: "Task", options: PredictOptions) -> Answers:
     if task.kind == "segment":
         return Areas(task)
-    return Objects(task, options.score_threshold) if task.kind == "detect" else Classes(task, options.top_k)
+    return (
+        Objects(task, options.score_threshold, options.max_detections)
+        if task.kind == "detect"
+        else Classes(task, options.top_k)
+    )
 
 
 def _write(made: Answers, answers: Sequence[Answer], failures: Sequence[Failure], options: PredictOptions) -> None:

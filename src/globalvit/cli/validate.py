@@ -13,6 +13,7 @@ from globalvit.cli.options import UsageError, parse
 from globalvit.cli.progress import Progress
 from globalvit.cli.scores import LAYOUTS
 from globalvit.data.classification.imagenet import readable
+from globalvit.detectors.limits import check_limit
 from globalvit.models.variants import Kind
 from globalvit.train.fields import TrainConfig
 
@@ -54,6 +55,10 @@ class ValidateOptions(ModelOptions):
     val_annotations: str | None = field(
         default=None,
         metadata=about(DATA, "COCO annotations to measure with, below --data-dir or anywhere (default: found)"),
+    )
+    max_detections: int | None = field(
+        default=None,
+        metadata=about(DATA, "objects of each image that a detector is scored with, the best ones (default: 100)"),
     )
     suite: Literal["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-real"] | None = field(
         default=None,
@@ -101,6 +106,8 @@ class ValidateOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_detections is not None:
+            check_limit(self.max_detections, "--max-detections")
         if self.real_labels is not None and self.suite != "imagenet-real":
             raise ValueError("--real-labels requires --suite imagenet-real")
         if self.suite is not None and self.data_dir is None:
@@ -140,6 +147,8 @@ def run(argv: Sequence[str], prog: str) -> int:
     with start_engine(replace(settings, fsdp=False)) as engine:
         task = open_model(options)
         settings = replace(settings, model=task.spec.model)
+        if options.max_detections is not None:
+            _limit(task, options.max_detections)
         make_metric = None
         if options.suite is None:
             source = open_source(task, settings)
@@ -151,6 +160,14 @@ def run(argv: Sequence[str], prog: str) -> int:
             if options.output:
                 write(options.output, result, options.checkpoint)
     return 0
+
+
+def _limit(task: "Task", max_detections: int) -> None:
+    from globalvit.tasks.detect import Detector
+
+    if not isinstance(task, Detector):
+        raise ValueError(f"--max-detections requires a detector; {task.spec.model} is not one")
+    task.max_detections = max_detections
 
 
 def open_source(task: "Task", settings: TrainConfig) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size, clip, decode, giou
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.mask_rcnn import SAMPLER
 from globalvit.detectors.objects import Detections, Divisor, Objects, own_count
 from globalvit.detectors.regions import (
@@ -97,7 +98,12 @@ class CascadeHeads(nn.Module):
         return torch.stack([of_label(head(pooled), labels_R).float().sigmoid() for head in self.mask_heads]).mean(0)
 
     def detect(
-        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+        self,
+        maps: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        sizes: Sequence[Size],
+        threshold: float,
+        most: int = MOST_DETECTIONS,
     ) -> list[Detections]:
         """Detections of each image: mean logits of all stages, boxes of the last; arguments as in `MaskRCNNHeads`."""
         boxes = list(proposals)
@@ -109,7 +115,7 @@ class CascadeHeads(nn.Module):
             all_logits.append(logits_R.float())
         probabilities_RK = torch.stack(all_logits).mean(0).softmax(1)[:, :-1]
         boxes_RK4 = decode(torch.cat(boxes)[:, None], deltas_RK4, STAGES[-1].stds)
-        found = detect(probabilities_RK, boxes_RK4, boxes, sizes, threshold)
+        found = detect(probabilities_RK, boxes_RK4, boxes, sizes, threshold, most)
         final = [one.boxes for one in found]
         masks_R = self.masks(maps, final, torch.cat([one.labels for one in found]))
         return [one.with_masks(masks) for one, masks in zip(found, split_like(masks_R, final), strict=True)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size, decode, encode
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import Detections, Divisor, Objects, own_count
 from globalvit.detectors.regions import (
     Drawn,
@@ -81,7 +82,12 @@ class MaskRCNNHeads(nn.Module):
         return self.mask_head(self.pool(maps, boxes, MASK_GRID))
 
     def detect(
-        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+        self,
+        maps: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        sizes: Sequence[Size],
+        threshold: float,
+        most: int = MOST_DETECTIONS,
     ) -> list[Detections]:
         """Detections of each image.
 
@@ -90,11 +96,12 @@ class MaskRCNNHeads(nn.Module):
             proposals: (N, 4) of each image.
             sizes: (height, width) of each image without its padding, to which boxes are cut.
             threshold: the score that a detection has to exceed.
+            most: detections of an image.
         """
         logits_R, deltas_RK4 = self.boxes(maps, proposals)
         probabilities_RK = logits_R.float().softmax(1)[:, :-1]
         boxes_RK4 = decode(torch.cat(list(proposals))[:, None], deltas_RK4, STDS)
-        found = detect(probabilities_RK, boxes_RK4, proposals, sizes, threshold)
+        found = detect(probabilities_RK, boxes_RK4, proposals, sizes, threshold, most)
         boxes, labels = [one.boxes for one in found], torch.cat([one.labels for one in found])
         masks_R = of_label(self.masks(maps, boxes), labels).float().sigmoid()
         return [one.with_masks(masks) for one, masks in zip(found, split_like(masks_R, boxes), strict=True)]

@@ -14,10 +14,10 @@ from torchvision.ops import roi_align
 
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size, clip
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import Detections, Divisor, Objects, suppress
 
 OVERLAP = 0.5
-MOST_DETECTIONS = 100
 MASK_SIDE = 28
 MASK_THRESHOLD = 0.5
 # Objects whose masks are pooled at a time: they are floats of a whole image each.
@@ -142,7 +142,12 @@ def mask_targets(drawn: Drawn, objects: Objects) -> Tensor:
 
 
 def detect(
-    probabilities_RK: Tensor, boxes_RK4: Tensor, regions: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+    probabilities_RK: Tensor,
+    boxes_RK4: Tensor,
+    regions: Sequence[Tensor],
+    sizes: Sequence[Size],
+    threshold: float,
+    most: int = MOST_DETECTIONS,
 ) -> list[Detections]:
     """The detections of each image from the probabilities and boxes of every region and class.
 
@@ -152,16 +157,15 @@ def detect(
         regions: (N, 4) of each image, which say whose rows are whose.
         sizes: (height, width) of each image without its padding.
         threshold: the score that a detection has to exceed.
+        most: detections of an image.
     """
     parts = zip(split_like(probabilities_RK, regions), split_like(boxes_RK4, regions), sizes, strict=True)
-    return [_detect(probabilities, clip(boxes, size), threshold) for probabilities, boxes, size in parts]
+    return [_detect(probabilities, clip(boxes, size), threshold, most) for probabilities, boxes, size in parts]
 
 
-def _detect(probabilities_NK: Tensor, boxes_NK4: Tensor, threshold: float) -> Detections:
+def _detect(probabilities_NK: Tensor, boxes_NK4: Tensor, threshold: float, most: int) -> Detections:
     rows, labels = (probabilities_NK > threshold).nonzero(as_tuple=True)
-    return suppress(
-        boxes_NK4[rows, labels], probabilities_NK[rows, labels], labels, overlap=OVERLAP, most=MOST_DETECTIONS
-    )
+    return suppress(boxes_NK4[rows, labels], probabilities_NK[rows, labels], labels, overlap=OVERLAP, most=most)
 
 
 def split_like(x_R: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:

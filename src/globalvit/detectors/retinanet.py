@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from globalvit.detectors.anchors import Anchors, flatten
 from globalvit.detectors.assign import IGNORED, Assigner
 from globalvit.detectors.boxes import Size, clip, decode, encode
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import (
     Detections,
     Divisor,
@@ -36,7 +37,6 @@ INIT_STD = 0.01
 PRIOR = 0.01
 PER_LEVEL = 1000
 OVERLAP = 0.5
-MOST_DETECTIONS = 100
 
 
 class RetinaNetHead(nn.Module):
@@ -106,7 +106,12 @@ class RetinaNetHead(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        sizes: Sequence[Size],
+        threshold: float,
+        most: int = MOST_DETECTIONS,
     ) -> list[Detections]:
         """Detections of each image.
 
@@ -115,6 +120,7 @@ class RetinaNetHead(nn.Module):
             deltas: as `forward` gives them.
             sizes: (height, width) of each image without its padding, to which boxes are cut.
             threshold: the score that a detection has to exceed.
+            most: detections of an image.
         """
         anchors = self.anchors.of_maps(logits)
         flat = [
@@ -122,7 +128,7 @@ class RetinaNetHead(nn.Module):
             for a, b in zip(logits, deltas, strict=True)
         ]
         return [
-            _detect([(a[image], b[image]) for a, b in flat], anchors, size, threshold)
+            _detect([(a[image], b[image]) for a, b in flat], anchors, size, threshold, most)
             for image, size in enumerate(sizes)
         ]
 
@@ -157,7 +163,7 @@ def _labels(assigned_BN: Tensor, objects: Sequence[Objects], background: int) ->
 
 
 def _detect(
-    levels: Sequence[tuple[Tensor, Tensor]], anchors: Sequence[Tensor], size: Size, threshold: float
+    levels: Sequence[tuple[Tensor, Tensor]], anchors: Sequence[Tensor], size: Size, threshold: float, most: int
 ) -> Detections:
     """Detections of one image from logits (N, K) and deltas (N, 4) of each level."""
     boxes, scores, labels = [], [], []
@@ -169,7 +175,7 @@ def _detect(
         boxes.append(clip(decode(anchors_N4[rows], deltas_N4[rows]), size))
         scores.append(best.values)
         labels.append(columns[best.indices])
-    return suppress(torch.cat(boxes), torch.cat(scores), torch.cat(labels), overlap=OVERLAP, most=MOST_DETECTIONS)
+    return suppress(torch.cat(boxes), torch.cat(scores), torch.cat(labels), overlap=OVERLAP, most=most)
 
 
 def _convs(channels: int) -> nn.ModuleList:

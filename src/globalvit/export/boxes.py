@@ -20,7 +20,7 @@ from globalvit.detectors.anchors import flatten
 from globalvit.detectors.boxes import Size, decode, has_area
 from globalvit.detectors.cascade import STAGES, CascadeHeads, best_classes
 from globalvit.detectors.mask_rcnn import STDS
-from globalvit.detectors.regions import MOST_DETECTIONS, OVERLAP, of_label
+from globalvit.detectors.regions import OVERLAP, of_label
 from globalvit.detectors.retinanet import RetinaNetHead
 from globalvit.detectors.roi import BOX_GRID, MASK_GRID
 from globalvit.detectors.rpn import EVALUATION, RPN
@@ -39,17 +39,20 @@ class Found(NamedTuple):
     labels: Tensor
 
 
-def find_objects(detector: Detector, maps: dict[str, list[Tensor]], size: Size, threshold: float) -> tuple[Tensor, ...]:
-    """Boxes (B, 100, 4), scores (B, 100), labels (B, 100) and, where the detector has some, masks (B, 100, h, w).
+def find_objects(
+    detector: Detector, maps: dict[str, list[Tensor]], size: Size, threshold: float, most: int
+) -> tuple[Tensor, ...]:
+    """Boxes (B, N, 4), scores (B, N), labels (B, N) and, where the detector has some, masks (B, N, h, w).
 
     Args:
         detector: its raw maps were computed.
         maps: what its forward gave.
         size: (height, width) of the images without padding.
         threshold: the score that a detection has to exceed.
+        most: N, the detections of each image.
     """
     if isinstance(detector, DenseDetector):
-        return tuple(_dense(detector.dense, maps, size, threshold))
+        return tuple(_dense(detector.dense, maps, size, threshold, most))
     assert isinstance(detector, RegionDetector)
     proposals = _propose(detector.rpn, maps["rpn_logits"], maps["rpn_deltas"], size)
     features, roi = maps["features"], detector.roi
@@ -61,11 +64,11 @@ def find_objects(detector: Detector, maps: dict[str, list[Tensor]], size: Size, 
         probabilities = logits_R.float().softmax(1)[:, :-1]
         boxes = clip(decode(proposals.boxes.flatten(0, 1)[:, None], deltas_RK4, STDS), size)
         heads = [roi.mask_head]
-    found = _detect(probabilities, boxes, proposals, threshold)
+    found = _detect(probabilities, boxes, proposals, threshold, most)
     pooled = roi.pool.of_rois(features, _rois(found.boxes), MASK_GRID)
     labels_R = found.labels.flatten()
     masks_Rhw = torch.stack([of_label(head(pooled), labels_R).float().sigmoid() for head in heads]).mean(0)
-    return *found, masks_Rhw.unflatten(0, (-1, MOST_DETECTIONS))
+    return *found, masks_Rhw.unflatten(0, (-1, most))
 
 
 def clip(boxes: Tensor, size: Size) -> Tensor:
@@ -74,7 +77,7 @@ def clip(boxes: Tensor, size: Size) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), torch.stack([width, height, width, height]))
 
 
-def _dense(head: RetinaNetHead, maps: dict[str, list[Tensor]], size: Size, threshold: float) -> Found:
+def _dense(head: RetinaNetHead, maps: dict[str, list[Tensor]], size: Size, threshold: float, most: int) -> Found:
     found = []
     anchors = head.anchors.of_maps(maps["logits"])
     for logits, deltas, anchors_N4 in zip(maps["logits"], maps["deltas"], anchors, strict=True):
@@ -84,7 +87,7 @@ def _dense(head: RetinaNetHead, maps: dict[str, list[Tensor]], size: Size, thres
         rows_BT = best.indices // head.num_classes
         boxes = clip(decode(anchors_N4[rows_BT], _take(deltas_BN4, rows_BT)), size)
         found.append(Found(boxes, _above(best.values, threshold), best.indices % head.num_classes))
-    return _suppress(_join(found), retinanet.OVERLAP, retinanet.MOST_DETECTIONS)
+    return _suppress(_join(found), retinanet.OVERLAP, most)
 
 
 def _propose(rpn: RPN, logits: Sequence[Tensor], deltas: Sequence[Tensor], size: Size) -> Found:
@@ -114,7 +117,7 @@ def _cascade(heads: CascadeHeads, features: Sequence[Tensor], boxes_BT4: Tensor,
     return probabilities, clip(decode(boxes.flatten(0, 1)[:, None], deltas_RK4, STAGES[-1].stds), size)
 
 
-def _detect(probabilities_RK: Tensor, boxes_RK4: Tensor, proposals: Found, threshold: float) -> Found:
+def _detect(probabilities_RK: Tensor, boxes_RK4: Tensor, proposals: Found, threshold: float, most: int) -> Found:
     """The best of every region and class."""
     regions, classes = proposals.scores.shape[1], probabilities_RK.shape[1]
     # What stands for no proposal is no candidate.
@@ -122,7 +125,7 @@ def _detect(probabilities_RK: Tensor, boxes_RK4: Tensor, proposals: Found, thres
     best = _top(_above(scores_BTK.flatten(1), threshold), CANDIDATES)
     boxes_BS4 = boxes_RK4.unflatten(0, (-1, regions)).flatten(1, 2)
     candidates = Found(_take(boxes_BS4, best.indices), best.values, best.indices % classes)
-    return _suppress(candidates, OVERLAP, MOST_DETECTIONS)
+    return _suppress(candidates, OVERLAP, most)
 
 
 def _suppress(found: Found, overlap: float, most: int) -> Found:

@@ -70,7 +70,7 @@ class Graph(nn.Module):
         if isinstance(self.task, Detector):
             assert isinstance(found, dict)
             size = (images_BCHW.shape[2], images_BCHW.shape[3])
-            return find_objects(self.task, found, size, self.plan.score_threshold)
+            return find_objects(self.task, found, size, self.plan.score_threshold, self.plan.max_detections)
         assert isinstance(found, Tensor)
         return (found.float().softmax(1) if self.task.kind == "classify" else found.argmax(1).to(torch.uint8),)
 

@@ -10,6 +10,7 @@ from globalvit import __version__
 from globalvit.atomic import replace_with
 from globalvit.data.common.transforms import FitTransform
 from globalvit.deploy.deploying import is_deployed
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.export.capture import capture, describe
 from globalvit.export.check import Check, check
 from globalvit.export.files import require_onnx, run_onnx, run_torch, write_onnx, write_torch
@@ -69,6 +70,7 @@ def export_model(
     postprocessing: bool = False,
     opset: int = OPSETS[0],
     score_threshold: float = 0.05,
+    max_detections: int = MOST_DETECTIONS,
     license: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
@@ -88,6 +90,7 @@ def export_model(
             fewer, labels (B, 100), and masks (B, 100, 28, 28) within the boxes from detectors that have them.
         opset: of ONNX, 18 to 23.
         score_threshold: the score that an object has to exceed, with `postprocessing`.
+        max_detections: objects of each image, 1 to 1000, with `postprocessing`; 100 in the shapes above.
         license: of the weights, for the file's metadata.
         progress: is told each step.
 
@@ -109,6 +112,7 @@ def export_model(
         has_postprocessing=postprocessing,
         opset=opset,
         score_threshold=score_threshold,
+        max_detections=max_detections,
     )
     if chosen == "onnx":
         require_onnx()
