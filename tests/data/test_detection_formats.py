@@ -414,6 +414,12 @@ def test_folders_one_level_too_high_are_noticed(tmp_path):
         open_detection(tmp_path, "train")
 
 
+def test_the_folder_of_a_split_is_noticed(tmp_path):
+    sets.write_roboflow(tmp_path)
+    with pytest.raises(NoSplitError, match=r"train looks like a split: did you mean its parent, /.*0\?$"):
+        open_detection(tmp_path / "train", "train")
+
+
 def test_nested_xml_of_any_depth(voc):
     with pytest.raises(ValueError, match=r"0\.xml:1: this is not XML: no element found"):
         open_detection(voc("<annotation>" + "<a>" * 200_000), "train")
