@@ -377,6 +377,13 @@ def test_data_check_names_the_format(name, tmp_path, capsys):
         assert "note: no label file: train: 1 of 4 images have no file of labels and show no objects" in out
 
 
+def test_data_check_takes_text_files_for_labels_of_objects(yolo, tmp_path, capsys):
+    assert main(["data", "check", "--data-dir", str(tmp_path), "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "note: format: yolo, YOLO labels, data.yaml" in out
+    assert "label map" not in out
+
+
 def test_data_check_finds_bad_labels_and_takes_given_files(yolo, tmp_path, capsys):
     folder = yolo("9 .5 .5 .2 .2")
     assert main(["data", "check", "--data-dir", str(folder), "--workers", "0"]) == 1
