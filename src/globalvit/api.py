@@ -178,8 +178,8 @@ def predict(
         precision: `auto`, `fp32`, `tf32`, `bf16` or `fp16`; `auto` takes the run's own if that is native here.
         device: `auto`, `cpu`, `cuda` or `mps`.
         skip_unreadable: log and leave out images that cannot be read, in place of an error.
-        **settings: any other flag of `globalvit predict`: `top_k`, `score_threshold`, `split`, `data_dir`, `output`,
-            `draw`, `json`, `csv`, ….
+        **settings: any other flag of `globalvit predict`: `top_k`, `score_threshold`, `max_detections`, `split`,
+            `data_dir`, `output`, `draw`, `json`, `csv`, ….
 
     Returns:
         For each image what `model.predict` gives, and `image`, its path or its place in the list: a list, or of a

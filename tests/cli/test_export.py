@@ -70,6 +70,11 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
             "belongs to --postprocessing",
         ),
         (
+            ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--max-detections", "300"],
+            2,
+            "--max-detections requires --postprocessing; add it",
+        ),
+        (
             ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--dynamic", "none,size"],
             2,
             "dynamic='none' must be 'batch', 'size', both or neither",

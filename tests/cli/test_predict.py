@@ -170,6 +170,11 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, digits, monkeypatc
         (["x.png"], 2, "say which model: --checkpoint PATH of a trained one, or --model NAME"),
         (["x.png", "--model", "gcvit_tiny", "--draw"], 2, "--draw needs --output DIR"),
         (["x.png", "--model", "gcvit_tiny", "--top-k", "0"], 2, "--top-k 0 must be at least 1"),
+        (
+            ["x.png", "--model", "gcvit_tiny", "--max-detections", "0"],
+            2,
+            "expected --max-detections from 1 to 1000, got 0",
+        ),
         (["x.png", "--checkpoint", "a", "--weights", "b"], 2, "--checkpoint and --weights were both given"),
         (
             ["x.png", "--model", "gcvit_tiny", "--weights", "none"],

@@ -225,6 +225,11 @@ def test_a_run_that_was_trained_is_measured_exactly_as_training_did(tmp_path):
     }
 
 
+def test_a_limit_of_detections_requires_a_detector(run_folder, capsys):
+    assert main(["validate", "--checkpoint", str(run_folder), "--max-detections", "300"]) == 1
+    assert "--max-detections requires a detector; gcvit_xxtiny is not one" in capsys.readouterr().err
+
+
 def test_a_missing_checkpoint_is_named_before_anything_else(capsys):
     assert main(["validate", "--checkpoint", "nowhere"]) == 1
     assert "globalvit: error: nowhere does not exist; give a weight file, a checkpoint" in capsys.readouterr().err

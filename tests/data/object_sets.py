@@ -170,6 +170,15 @@ def write_voc_flat(root):
             (root / name).with_suffix(".xml").write_text(xml(Path(name).name, objects, first=0))
 
 
+def write_voc_by_split(root):
+    """A folder per split, with images and XML in folders of their own."""
+    save_images(root, "{split}/images/{stem}.png")
+    for name, objects in IMAGES.items():
+        path = root / split_of(name) / "Annotations" / f"{Path(name).stem}.xml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(xml(Path(name).name, objects))
+
+
 WITH_OUTLINES = {
     "roboflow": write_roboflow,
     "cvat": write_cvat,
@@ -183,5 +192,6 @@ BOXES_ONLY = {
     "yolo boxes": lambda root: write_yolo(root, outlines=False),
     "voc": write_voc,
     "voc flat": write_voc_flat,
+    "voc by split": write_voc_by_split,
 }
 UNSPLIT = ("cvat", "label studio")

@@ -377,6 +377,13 @@ def test_data_check_names_the_format(name, tmp_path, capsys):
         assert "note: no label file: train: 1 of 4 images have no file of labels and show no objects" in out
 
 
+def test_data_check_takes_text_files_for_labels_of_objects(yolo, tmp_path, capsys):
+    assert main(["data", "check", "--data-dir", str(tmp_path), "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "note: format: yolo, YOLO labels, data.yaml" in out
+    assert "label map" not in out
+
+
 def test_data_check_finds_bad_labels_and_takes_given_files(yolo, tmp_path, capsys):
     folder = yolo("9 .5 .5 .2 .2")
     assert main(["data", "check", "--data-dir", str(folder), "--workers", "0"]) == 1
@@ -414,6 +421,12 @@ def test_folders_one_level_too_high_are_noticed(tmp_path):
         open_detection(tmp_path, "train")
 
 
+def test_the_folder_of_a_split_is_noticed(tmp_path):
+    sets.write_roboflow(tmp_path)
+    with pytest.raises(NoSplitError, match=r"train looks like a split: did you mean its parent, /.*0\?$"):
+        open_detection(tmp_path / "train", "train")
+
+
 def test_nested_xml_of_any_depth(voc):
     with pytest.raises(ValueError, match=r"0\.xml:1: this is not XML: no element found"):
         open_detection(voc("<annotation>" + "<a>" * 200_000), "train")
@@ -442,6 +455,8 @@ def test_validation_takes_format_and_annotations_of_the_run_unless_other_data_ar
         chosen = ValidateOptions(checkpoint=tmp_path, **options).settings()
         return chosen.format, chosen.val_annotations, chosen.val_fraction
 
+    with pytest.raises(ValueError, match="expected --max-detections from 1 to 1000, got 1001"):
+        ValidateOptions(checkpoint=tmp_path, max_detections=1001)
     assert settings() == ("coco", "mine.json", 0.1)
     assert settings(val_annotations="other.json") == ("coco", "other.json", 0)
     assert settings(data_dir="b") == (None, None, 0)

@@ -93,6 +93,21 @@ def test_boxes_of_a_graph_are_those_of_predict(head, tiny):
             assert (masks != answer["masks"]).float().mean() < 1e-4
 
 
+def test_a_graph_holds_as_many_boxes_as_are_asked_for(tiny):
+    torch.manual_seed(0)
+    model = tiny("gcvit_xxtiny_mask_rcnn").eval()
+    enliven(model)
+    graph = Graph(model, Plan(format="onnx", has_postprocessing=True, score_threshold=0.0, max_detections=7))
+    images = graph.noise(2, 97, 131)
+    with torch.inference_mode():
+        found = dict(zip(graph.names, graph(images), strict=True))
+    assert (found["boxes"].shape, found["masks"].shape[:2]) == ((2, 7, 4), (2, 7))
+    answers = model.predict(list(images), score_threshold=0.0, max_detections=7)
+    torch.testing.assert_close(found["scores"], torch.stack([one["scores"] for one in answers]), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="expected max_detections from 1 to 1000, got 0"):
+        Plan(format="onnx", max_detections=0)
+
+
 def test_a_low_threshold_leaves_a_bounded_number_of_boxes_to_suppress(monkeypatch):
     def nms(boxes, scores, overlap):
         assert len(boxes) == 2 * CANDIDATES

@@ -249,3 +249,19 @@ def test_nothing_to_score_is_an_error():
     target = ground_truth(np.random.default_rng(0), 1, 0)
     with pytest.raises(ValueError, match="none of the 1 images scored shows an object; give a set that has some"):
         scored([perturbed(np.random.default_rng(0), target)], [target]).report()
+
+
+def test_crowded_images_are_scored_with_as_many_detections_as_are_asked_for():
+    corners = np.stack(np.meshgrid(np.arange(25), np.arange(20)), -1).reshape(-1, 2) * 10.0
+    boxes, labels = np.concatenate([corners, corners + 8], 1), np.zeros(500, np.int64)
+    objects = {"image_id": 1, "size": (200, 250), "boxes": boxes, "labels": labels, "masks": None}
+    objects |= {"crowd": np.zeros(500, bool), "areas": np.full(500, 64.0)}
+    found = {"boxes": boxes, "labels": labels, "scores": np.linspace(1, 0.5, 500)}
+    usual = scored([found], [objects], with_masks=False).compute()
+    assert usual["ar_box_100"] == pytest.approx(20)
+    assert usual["ap_box"] < 21
+    wide = scored([found], [objects], with_masks=False, max_detections=500).compute()
+    assert wide["ar_box_500"] == wide["ap_box"] == pytest.approx(100)
+    assert [name for name in wide if name.startswith("ar_box_1")] == ["ar_box_1", "ar_box_10"]
+    narrow = scored([found], [objects], with_masks=False, max_detections=5).compute()
+    assert (narrow["ar_box_5"], "ar_box_10" in narrow) == (pytest.approx(1), False)

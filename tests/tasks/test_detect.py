@@ -206,6 +206,22 @@ def test_scores_exceed_the_threshold(lively):
         lively.predict(image, score_threshold=1.0)
 
 
+def test_as_many_objects_as_are_asked_for(lively):
+    image = make_image()
+    (most,) = lively.predict(image, score_threshold=0.0, max_detections=120)
+    (usual,) = lively.predict(image, score_threshold=0.0)
+    (few,) = lively.predict(image, score_threshold=0.0, max_detections=5)
+    assert [len(one["labels"]) for one in (most, usual, few)] == [120, 100, 5]
+    assert torch.equal(most["scores"][:100], usual["scores"])
+    assert torch.equal(few["boxes"], usual["boxes"][:5])
+    assert not lively.needs_masks or len(most["masks"]) == 120
+    with pytest.raises(ValueError, match="expected max_detections from 1 to 1000, got 1001"):
+        lively.predict(image, max_detections=1001)
+    lively.max_detections = 110
+    assert len(lively.predict(image, score_threshold=0.0)[0]["labels"]) == 110
+    assert lively.metric().limits == [1, 10, 110]
+
+
 def test_evaluation_scores_what_predict_answers(lively):
     images = [draw_scene("val", index, side=side) for index, side in enumerate((64, 96, 64))]
     annotations = [

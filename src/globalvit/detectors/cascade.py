@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size, clip, decode, giou
 from globalvit.detectors.found import Found, cut, rois_of
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.mask_rcnn import SAMPLER
 from globalvit.detectors.objects import Divisor, Objects, own_count
 from globalvit.detectors.regions import (
@@ -104,6 +105,7 @@ class CascadeHeads(RegionHeads):
         limits_B14: Tensor,
         threshold: float,
         *,
+        most: int = MOST_DETECTIONS,
         is_fixed: bool = False,
     ) -> tuple[Found, Tensor]:
         """See `RegionHeads`: mean logits of all stages, boxes of the last."""
@@ -118,7 +120,7 @@ class CascadeHeads(RegionHeads):
             else:
                 boxes_RK4 = decode(boxes_R4[:, None], deltas_RK4, stage.stds)
         probabilities_RK = torch.stack(all_logits).mean(0).softmax(1)[:, :-1]
-        found = best_of(probabilities_RK, boxes_RK4, regions, limits_B14, threshold, is_fixed=is_fixed)
+        found = best_of(probabilities_RK, boxes_RK4, regions, limits_B14, threshold, most=most, is_fixed=is_fixed)
         pooled, labels_R = self.pool.of_rois(maps, rois_of(found.boxes), MASK_GRID), found.labels.flatten()
         masks_Rhw = self._mean_masks(pooled, labels_R)
         return found, masks_Rhw.view(*found.scores.shape, *masks_Rhw.shape[1:])

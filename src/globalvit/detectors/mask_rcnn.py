@@ -13,6 +13,7 @@ from torch import Tensor
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size, decode, encode
 from globalvit.detectors.found import Found, rois_of
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import Divisor, Objects, own_count
 from globalvit.detectors.regions import (
     Drawn,
@@ -88,13 +89,14 @@ class MaskRCNNHeads(RegionHeads):
         limits_B14: Tensor,
         threshold: float,
         *,
+        most: int = MOST_DETECTIONS,
         is_fixed: bool = False,
     ) -> tuple[Found, Tensor]:
         """See `RegionHeads`."""
         logits_R, deltas_RK4 = self.box_head(self.pool.of_rois(maps, rois_of(regions.boxes), BOX_GRID))
         probabilities_RK = logits_R.float().softmax(1)[:, :-1]
         boxes_RK4 = decode(regions.boxes.flatten(0, 1)[:, None], deltas_RK4, STDS)
-        found = best_of(probabilities_RK, boxes_RK4, regions, limits_B14, threshold, is_fixed=is_fixed)
+        found = best_of(probabilities_RK, boxes_RK4, regions, limits_B14, threshold, most=most, is_fixed=is_fixed)
         logits_RKhw = self.mask_head(self.pool.of_rois(maps, rois_of(found.boxes), MASK_GRID))
         masks_Rhw = of_label(logits_RKhw, found.labels.flatten()).float().sigmoid()
         return found, masks_Rhw.view(*found.scores.shape, *masks_Rhw.shape[1:])

@@ -16,10 +16,10 @@ from torchvision.ops import roi_align
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size
 from globalvit.detectors.found import Found, above, cut, limits_of, stacked, suppress, take, top
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import Detections, Divisor, Objects
 
 OVERLAP = 0.5
-MOST_DETECTIONS = 100
 # Best boxes of an image that enter the last suppression, whose time grows with the square of their number: with a low
 # threshold a thousand regions of 80 classes would be 80,000.
 CANDIDATES = 5000
@@ -153,6 +153,7 @@ def best_of(
     limits_B14: Tensor,
     threshold: float,
     *,
+    most: int = MOST_DETECTIONS,
     is_fixed: bool = False,
 ) -> Found:
     """Return the detections of all images from the probabilities and boxes of every region and class.
@@ -163,6 +164,7 @@ def best_of(
         regions: whose rows they are.
         limits_B14: borders of each image without its padding.
         threshold: the score that a detection has to exceed.
+        most: detections of an image.
         is_fixed: as in `suppress`.
     """
     batch, count = regions.scores.shape
@@ -172,7 +174,7 @@ def best_of(
     best = top(above(scores_BTK.flatten(1), threshold), CANDIDATES)
     boxes_BS4 = cut(boxes_RK4.reshape(batch, count * classes, 4), limits_B14)
     candidates = Found(take(boxes_BS4, best.indices), best.values, best.indices % classes)
-    return suppress(candidates, overlap=OVERLAP, most=MOST_DETECTIONS, is_fixed=is_fixed)
+    return suppress(candidates, overlap=OVERLAP, most=most, is_fixed=is_fixed)
 
 
 class RegionHeads(nn.Module):
@@ -186,12 +188,21 @@ class RegionHeads(nn.Module):
         limits_B14: Tensor,
         threshold: float,
         *,
+        most: int = MOST_DETECTIONS,
         is_fixed: bool = False,
     ) -> tuple[Found, Tensor]:
-        """Return the detections of all images together and masks (B, T, h, w); `is_fixed` as in `suppress`."""
+        """Return the detections of all images together, and masks (B, T, h, w).
+
+        `most` and `is_fixed` are as in `suppress`.
+        """
 
     def detect(
-        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+        self,
+        maps: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        sizes: Sequence[Size],
+        threshold: float,
+        most: int = MOST_DETECTIONS,
     ) -> list[Detections]:
         """Return the detections of each image.
 
@@ -200,8 +211,10 @@ class RegionHeads(nn.Module):
             proposals: (N, 4) of each image.
             sizes: (height, width) of each image without its padding, to which boxes are cut.
             threshold: the score that a detection has to exceed.
+            most: detections of an image.
         """
-        found, masks_BThw = self.find(maps, stacked(proposals), limits_of(sizes, maps[0].device), threshold)
+        limits_B14 = limits_of(sizes, maps[0].device)
+        found, masks_BThw = self.find(maps, stacked(proposals), limits_B14, threshold, most=most)
         return found.split(masks_BThw)
 
 

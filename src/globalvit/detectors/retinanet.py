@@ -15,6 +15,7 @@ from globalvit.detectors.anchors import Anchors, flatten
 from globalvit.detectors.assign import IGNORED, Assigner
 from globalvit.detectors.boxes import Size, decode, encode
 from globalvit.detectors.found import Found, above, cut, join, limits_of, suppress, take, top
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import (
     Detections,
     Divisor,
@@ -36,7 +37,6 @@ INIT_STD = 0.01
 PRIOR = 0.01
 PER_LEVEL = 1000
 OVERLAP = 0.5
-MOST_DETECTIONS = 100
 
 
 class RetinaNetHead(nn.Module):
@@ -106,7 +106,12 @@ class RetinaNetHead(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], sizes: Sequence[Size], threshold: float
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        sizes: Sequence[Size],
+        threshold: float,
+        most: int = MOST_DETECTIONS,
     ) -> list[Detections]:
         """Detections of each image.
 
@@ -115,8 +120,9 @@ class RetinaNetHead(nn.Module):
             deltas: as `forward` gives them.
             sizes: (height, width) of each image without its padding, to which boxes are cut.
             threshold: the score that a detection has to exceed.
+            most: detections of an image.
         """
-        return self.find(logits, deltas, limits_of(sizes, logits[0].device), threshold).split()
+        return self.find(logits, deltas, limits_of(sizes, logits[0].device), threshold, most=most).split()
 
     def find(
         self,
@@ -125,9 +131,10 @@ class RetinaNetHead(nn.Module):
         limits_B14: Tensor,
         threshold: float,
         *,
+        most: int = MOST_DETECTIONS,
         is_fixed: bool = False,
     ) -> Found:
-        """Return the detections of all images together; `is_fixed` as in `suppress`."""
+        """Return the detections of all images together; `most` and `is_fixed` as in `suppress`."""
         found = []
         anchors = self.anchors.of_maps(logits)
         for logits_BCHW, deltas_BCHW, anchors_N4 in zip(logits, deltas, anchors, strict=True):
@@ -137,7 +144,7 @@ class RetinaNetHead(nn.Module):
             deltas_BT4 = take(flatten(deltas_BCHW, self.anchors.per_cell), rows_BT)
             boxes_BT4 = cut(decode(anchors_N4[rows_BT], deltas_BT4), limits_B14)
             found.append(Found(boxes_BT4, above(best.values, threshold), best.indices % self.num_classes))
-        return suppress(join(found), overlap=OVERLAP, most=MOST_DETECTIONS, is_fixed=is_fixed)
+        return suppress(join(found), overlap=OVERLAP, most=most, is_fixed=is_fixed)
 
 
 def focal_loss(logits: Tensor, is_class: Tensor) -> Tensor:

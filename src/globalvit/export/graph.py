@@ -71,7 +71,8 @@ class Graph(nn.Module):
             assert isinstance(found, dict)
             size = (images_BCHW.shape[2], images_BCHW.shape[3])
             limits_B14 = limits_of([size], images_BCHW.device)
-            rows, masks_BThw = self.task.find(found, limits_B14, self.plan.score_threshold, is_fixed=True)
+            threshold, most = self.plan.score_threshold, self.plan.max_detections
+            rows, masks_BThw = self.task.find(found, limits_B14, threshold, most=most, is_fixed=True)
             return (*rows, masks_BThw) if masks_BThw is not None else tuple(rows)
         assert isinstance(found, Tensor)
         return (found.float().softmax(1) if self.task.kind == "classify" else found.argmax(1).to(torch.uint8),)

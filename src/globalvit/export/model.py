@@ -10,6 +10,7 @@ from globalvit import __version__
 from globalvit.atomic import replace_with
 from globalvit.data.common.transforms import FitTransform
 from globalvit.deploy.deploying import is_deployed
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.export.capture import capture, describe
 from globalvit.export.check import Check, check
 from globalvit.export.files import require_onnx, run_onnx, run_torch, write_onnx, write_torch
@@ -74,6 +75,7 @@ def export_model(
     postprocessing: bool = False,
     opset: int = OPSETS[0],
     score_threshold: float = 0.05,
+    max_detections: int = MOST_DETECTIONS,
     license: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
@@ -88,11 +90,12 @@ def export_model(
         dynamic: what stays open, of `batch` and `size`; by default both, with an `image_size` the batch.
         preprocessing: `nchw` or `nhwc` takes uint8 images in this layout and normalizes them inside; None takes float32
             NCHW, normalized outside. Resizing always stays outside.
-        postprocessing: the file answers with probabilities (B, K), labels (B, H, W) uint8, or the 100 best objects of
-            each image: boxes (B, 100, 4) xyxy in pixels of the image that went in, scores (B, 100), 0 where there are
-            fewer, labels (B, 100), and masks (B, 100, 28, 28) within the boxes from detectors that have them.
+        postprocessing: the file answers with probabilities (B, K), labels (B, H, W) uint8, or the N best objects of
+            each image: boxes (B, N, 4) xyxy in pixels of the image that went in, scores (B, N), 0 where there are
+            fewer, labels (B, N), and masks (B, N, 28, 28) within the boxes from detectors that have them.
         opset: of ONNX, 18 to 23.
         score_threshold: the score that an object has to exceed, with `postprocessing`.
+        max_detections: N, from 1 to 1000, with `postprocessing`.
         license: of the weights, for the file's metadata.
         progress: is called with the name of each step.
 
@@ -101,8 +104,7 @@ def export_model(
         ImportError: a package that ONNX needs is missing; the text says how to get it.
         OSError: the disk is full or the folder cannot be written.
     """
-    path = Path(path)
-    chosen = choose_format(path, format)
+    path, chosen = Path(path), choose_format(Path(path), format)
     size, has_open_batch = choose_sizes(image_size, dynamic, own_size(model))
     _check(model, size)
     plan = Plan(
@@ -114,14 +116,13 @@ def export_model(
         has_postprocessing=postprocessing,
         opset=opset,
         score_threshold=score_threshold,
+        max_detections=max_detections,
     )
     if chosen == "onnx":
         require_onnx()
     graph = Graph(model, plan)
     metadata = _metadata(model, graph, license or UNKNOWN_LICENSE)
-    reference = graph if precision == "fp32" else Graph(model, replace(plan, precision="fp32"))
-    checks = _write_checked(path, graph, reference, metadata, progress)
-    return _report(path, graph, checks, metadata)
+    return _report(path, graph, _write_checked(path, model, graph, metadata, progress), metadata)
 
 
 def _check(model: Task, size: tuple[int, int] | None) -> None:
@@ -149,10 +150,12 @@ def _report(path: Path, graph: Graph, checks: tuple[Check, ...], metadata: dict[
 
 
 def _write_checked(
-    path: Path, graph: Graph, reference: Graph, metadata: dict[str, Any], progress: Callable[[str], None]
+    path: Path, model: Task, graph: Graph, metadata: dict[str, Any], progress: Callable[[str], None]
 ) -> tuple[Check, ...]:
-    """Write the file under another name, run it, and give it its name when it answers as `reference` does."""
-    is_onnx = graph.plan.format == "onnx"
+    """Write the file under another name, run it, and give it its name when it answers as the model in fp32 does."""
+    plan = graph.plan
+    reference = graph if plan.precision == "fp32" else Graph(model, replace(plan, precision="fp32"))
+    is_onnx = plan.format == "onnx"
     with replace_with(path) as temporary:
         progress("tracing the model")
         program = capture(graph)

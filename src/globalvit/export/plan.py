@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
 from globalvit.models.variants import as_size
 
 Format = Literal["onnx", "torch"]
@@ -31,6 +32,7 @@ class Plan:
         has_postprocessing: probabilities, label maps or boxes come out, not raw maps.
         opset: of ONNX.
         score_threshold: the score that a detection has to exceed, where boxes are found inside.
+        max_detections: objects of each image, where boxes are found inside.
 
     Raises:
         ValueError: a value is none of these, or no runtime could run the file.
@@ -44,6 +46,7 @@ class Plan:
     has_postprocessing: bool = False
     opset: int = OPSETS[0]
     score_threshold: float = 0.05
+    max_detections: int = MOST_DETECTIONS
 
     def __post_init__(self) -> None:
         if self.format not in SUFFIXES:
@@ -63,6 +66,7 @@ class Plan:
             raise ValueError(f"opset={self.opset} does not apply to a .pt2 file; leave it out")
         if not 0 <= self.score_threshold < 1:
             raise ValueError(f"score_threshold={self.score_threshold} must be 0 or more and under 1")
+        check_limit(self.max_detections)
 
 
 def choose_format(path: Path, given: str | None) -> Format:

@@ -162,16 +162,17 @@ class Objects(Answers):
     columns = ("image", "rank", "label", "name", "score", "left", "top", "right", "bottom")
     most_at_once = 4
 
-    def __init__(self, task: "Task", score_threshold: float) -> None:
+    def __init__(self, task: "Task", score_threshold: float, max_detections: int) -> None:
         super().__init__(task)
-        self.score_threshold = score_threshold
+        self.score_threshold, self.max_detections = score_threshold, max_detections
 
     def predict(self, images: Sequence[Any]) -> list[Answer]:
         """See `Detector.predict`."""
         from globalvit.tasks.detect import Detector
 
         assert isinstance(self.task, Detector)
-        return self.task.predict(list(images), batch_size=len(images), score_threshold=self.score_threshold)
+        limits = {"score_threshold": self.score_threshold, "max_detections": self.max_detections}
+        return self.task.predict(list(images), batch_size=len(images), **limits)
 
     def to_json(self, prediction: Answer) -> Answer:
         """Objects, best first; masks as COCO's uncompressed run lengths."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.jobs.opening import MODEL, about
 from globalvit.weights import catalog
 
@@ -64,6 +65,9 @@ class ExportOptions:
     score_threshold: float = field(
         default=LEAST_SCORE, metadata=about(GRAPH, "score that an object has to exceed, with --postprocessing")
     )
+    max_detections: int = field(
+        default=MOST_DETECTIONS, metadata=about(GRAPH, "objects of each image at most, with --postprocessing")
+    )
 
     def __post_init__(self) -> None:
         if self.checkpoint is None and self.model is None:
@@ -72,6 +76,8 @@ class ExportOptions:
             raise ValueError("--checkpoint and --weights were both given; leave one out")
         if self.score_threshold != LEAST_SCORE and not self.postprocessing:
             raise ValueError("--score-threshold belongs to --postprocessing; add it")
+        if self.max_detections != MOST_DETECTIONS and not self.postprocessing:
+            raise ValueError("--max-detections requires --postprocessing; add it")
         self._check_plan()
 
     def _check_plan(self) -> None:
@@ -84,6 +90,7 @@ class ExportOptions:
             precision=self.precision,
             opset=self.opset,
             score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
         )
 
     @property
@@ -120,6 +127,7 @@ def export(options: ExportOptions) -> "ExportReport":
         postprocessing=options.postprocessing,
         opset=options.opset,
         score_threshold=options.score_threshold,
+        max_detections=options.max_detections,
         license=license,
         progress=logger.info,
     )

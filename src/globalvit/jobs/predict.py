@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
 from globalvit.jobs import files
 from globalvit.jobs.answers import Answer, Answers, Areas, Classes, Objects, Read
 from globalvit.jobs.images import Failure, Reader, Source, Writer
@@ -42,6 +43,9 @@ class PredictOptions(ModelOptions):
     score_threshold: float = field(
         default=0.5, metadata=about(ANSWERS, "score that an object has to exceed, 0 to 1, in detection")
     )
+    max_detections: int = field(
+        default=MOST_DETECTIONS, metadata=about(ANSWERS, "objects of each image at most, the best ones, in detection")
+    )
     json: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file"))
     csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file, a line each"))
     output: Path | None = field(
@@ -56,6 +60,7 @@ class PredictOptions(ModelOptions):
             raise ValueError(f"--top-k {self.top_k} must be at least 1")
         if not 0 <= self.score_threshold < 1:
             raise ValueError(f"--score-threshold {self.score_threshold} must be 0 or more and under 1")
+        check_limit(self.max_detections, "--max-detections")
         if self.draw and self.output is None:
             raise ValueError("--draw needs --output DIR, the folder for the drawn images")
 
@@ -197,7 +202,9 @@ def _is_finite(value: Any) -> bool:
 def _presenter(task: "Task", options: PredictOptions) -> Answers:
     if task.kind == "segment":
         return Areas(task)
-    return Objects(task, options.score_threshold) if task.kind == "detect" else Classes(task, options.top_k)
+    if task.kind == "detect":
+        return Objects(task, options.score_threshold, options.max_detections)
+    return Classes(task, options.top_k)
 
 
 def write(made: Answers, answers: Sequence[Answer], failures: Sequence[Failure], options: PredictOptions) -> None:

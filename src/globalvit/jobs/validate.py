@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.console import Progress
 from globalvit.data.classification.imagenet import readable
+from globalvit.detectors.limits import check_limit
 from globalvit.jobs import files
 from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, too_many
 from globalvit.models.variants import Kind, ModelSpec
@@ -59,6 +60,10 @@ class ValidateOptions(ModelOptions):
     val_annotations: str | None = field(
         default=None,
         metadata=about(DATA, "COCO annotations to measure with, below --data-dir or anywhere (default: found)"),
+    )
+    max_detections: int | None = field(
+        default=None,
+        metadata=about(DATA, "objects of each image that a detector is scored with, the best ones (default: 100)"),
     )
     suite: Literal["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-real"] | None = field(
         default=None,
@@ -116,6 +121,8 @@ class ValidateOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_detections is not None:
+            check_limit(self.max_detections, "--max-detections")
         if self.real_labels is not None and self.suite != "imagenet-real":
             raise ValueError("--real-labels requires --suite imagenet-real")
         if self.suite is not None and self.data_dir is None:
@@ -188,6 +195,8 @@ def validate(options: ValidateOptions) -> Result:
         task = open_model(options)
         check_words(options.eval, task.spec)
         settings = replace(settings, model=task.spec.model)
+        if options.max_detections is not None:
+            limit(task, options.max_detections)
         make_metric = None
         if options.suite is None:
             source = open_source(task, settings)
@@ -213,6 +222,19 @@ def check_words(words: Sequence[str], spec: ModelSpec) -> None:
         raise ValueError(
             f"--eval {' '.join(foreign)}: {spec.model} is measured by {', '.join(measured)}; leave --eval out"
         )
+
+
+def limit(task: "Task", max_detections: int) -> None:
+    """Score a detector with so many objects of each image.
+
+    Raises:
+        ValueError: the model is not a detector.
+    """
+    from globalvit.tasks.detect import Detector
+
+    if not isinstance(task, Detector):
+        raise ValueError(f"--max-detections requires a detector; {task.spec.model} is not one")
+    task.max_detections = max_detections
 
 
 def open_source(task: "Task", settings: TrainConfig) -> Any:

@@ -26,8 +26,8 @@ Figure = float | None
 IOU_TYPES: dict[Kind, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 THRESHOLDS = {"50": 0, "75": 5}
 AREAS = {"s": 1, "m": 2, "l": 3}
-LIMITS = {"1": 0, "10": 1, "100": 2}
-ALL_AREAS, MOST_DETECTIONS = 0, 2
+ALL_AREAS, HIGHEST = 0, 2
+MOST_DETECTIONS = 100
 
 
 class _Found(NamedTuple):
@@ -62,11 +62,15 @@ class CocoAP(Metric):
 
     Args:
         classes: names of the labels 0 … K−1.
-        with_masks: score masks too; they are left out nevertheless where the ground target has none.
+        with_masks: score masks too; they are left out nevertheless where the ground truth has none.
+        max_detections: detections of an image, the best ones, that enter the figures; COCO's own are of 100.
     """
 
-    def __init__(self, classes: Sequence[str], *, with_masks: bool = True) -> None:
+    def __init__(
+        self, classes: Sequence[str], *, with_masks: bool = True, max_detections: int = MOST_DETECTIONS
+    ) -> None:
         self.classes = tuple(classes)
+        self.limits = [min(1, max_detections), min(10, max_detections), max_detections]
         self.with_masks = with_masks
         self._images: dict[int, _Image] = {}
         self._tables: dict[Kind, Table] = {}
@@ -108,8 +112,8 @@ class CocoAP(Metric):
         """COCO's twelve figures for boxes, then twelve for masks where they are scored, and `count`, the images.
 
         All in percent: `ap_box`, `ap_box_50`, `ap_box_75`, by size `ap_box_s`, `ap_box_m`, `ap_box_l`; with 1, 10 and
-        100 detections an image `ar_box_1`, `ar_box_10`, `ar_box_100`, by size `ar_box_s`, `ar_box_m`, `ar_box_l`;
-        and `ap_mask` and so on for masks. A figure for which there are no objects is left out.
+        100 detections an image, or `max_detections`, `ar_box_1`, `ar_box_10`, `ar_box_100`, by size `ar_box_s`,
+        `ar_box_m`, `ar_box_l`; and `ap_mask` and so on for masks. A figure for which there are no objects is left out.
 
         Raises:
             ValueError: no image was scored, or none of them shows an object.
@@ -119,7 +123,7 @@ class CocoAP(Metric):
             figures = {f"ap_{kind}": _precision(table)}
             figures |= {f"ap_{kind}_{name}": _precision(table, threshold=T) for name, T in THRESHOLDS.items()}
             figures |= {f"ap_{kind}_{name}": _precision(table, area=A) for name, A in AREAS.items()}
-            figures |= {f"ar_{kind}_{name}": _recall(table, limit=D) for name, D in LIMITS.items()}
+            figures |= {f"ar_{kind}_{name}": _recall(table, limit=D) for D, name in enumerate(map(str, self.limits))}
             figures |= {f"ar_{kind}_{name}": _recall(table, area=A) for name, A in AREAS.items()}
             scores |= {name: value for name, value in figures.items() if value is not None}
         return scores | {"count": float(self.count)}
@@ -206,6 +210,7 @@ class CocoAP(Metric):
         target = COCO(frame | {"annotations": _numbered([_target_rows(p.target, p.size, kind) for p in images])})
         found = COCO(frame | {"annotations": _numbered([_found_rows(p.found, p.size, kind) for p in images])})
         evaluator = COCOeval_faster(target, found, IOU_TYPES[kind])
+        evaluator.params.maxDets = self.limits
         evaluator.evaluate()
         evaluator.accumulate()
         return {name: np.asarray(evaluator.eval[name]) for name in ("precision", "recall")}
@@ -249,10 +254,10 @@ def _precision(table: Table, threshold: int | None = None, area: int = ALL_AREAS
     """Mean of the precision over thresholds, points of recall and classes, or of one threshold or class of them."""
     thresholds = slice(None) if threshold is None else slice(threshold, threshold + 1)
     labels = slice(None) if label is None else slice(label, label + 1)
-    return _mean(table["precision"][thresholds, :, labels, area, MOST_DETECTIONS])
+    return _mean(table["precision"][thresholds, :, labels, area, HIGHEST])
 
 
-def _recall(table: Table, area: int = ALL_AREAS, limit: int = MOST_DETECTIONS) -> Figure:
+def _recall(table: Table, area: int = ALL_AREAS, limit: int = HIGHEST) -> Figure:
     return _mean(table["recall"][:, :, area, limit])
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from globalvit.detectors.boxes import Size, clip
 from globalvit.detectors.cascade import CascadeHeads
 from globalvit.detectors.found import Found, limits_of
+from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
 from globalvit.detectors.mask_rcnn import BoxLayers, MaskRCNNHeads
 from globalvit.detectors.masks import paste
 from globalvit.detectors.objects import Detections, Objects
@@ -46,6 +47,7 @@ class Detector(Task):
     Attributes:
         neck: the backbone's maps → a pyramid.
         needs_masks: whether it learns and predicts masks as well as boxes.
+        max_detections: objects of an image, the best ones, that it is scored with and that `predict` answers.
     """
 
     kind = "detect"
@@ -62,6 +64,7 @@ class Detector(Task):
     ) -> None:
         super().__init__(spec, backbone, preprocessing, classes)
         self.neck = neck
+        self.max_detections = MOST_DETECTIONS
 
     def forward(self, images_BCHW: Tensor) -> Maps:
         """Raw maps of normalized images, which are padded to multiples of 32 right and below.
@@ -83,7 +86,13 @@ class Detector(Task):
 
     @abstractmethod
     def find(
-        self, maps: Maps, limits_B14: Tensor, threshold: float, *, is_fixed: bool = False
+        self,
+        maps: Maps,
+        limits_B14: Tensor,
+        threshold: float,
+        *,
+        most: int = MOST_DETECTIONS,
+        is_fixed: bool = False,
     ) -> tuple[Found, Tensor | None]:
         """Return the detections of all images together, in pixels of the padded images.
 
@@ -91,7 +100,8 @@ class Detector(Task):
             maps: what the forward gave.
             limits_B14: borders of each image without its padding, as `limits_of` gives them.
             threshold: the score that a detection has to exceed.
-            is_fixed: whether each image gets as many rows as it can have at most, as an exported graph needs it.
+            most: detections of an image.
+            is_fixed: whether each image gets `most` rows, as an exported graph needs it.
 
         Returns:
             Boxes, scores and labels, and, from detectors that have some, masks (B, T, h, w) within the boxes.
@@ -142,15 +152,20 @@ class Detector(Task):
         """
         assert isinstance(metric, CocoAP)
         images = zip(batch["images"], batch["sizes"], strict=True)
-        for position, answer in self._answers(images, len(batch["images"]), SCORE_THRESHOLD):
+        for position, answer in self._answers(images, len(batch["images"]), SCORE_THRESHOLD, self.max_detections):
             metric.update([answer], [batch["annotations"][position]])
 
     def metric(self) -> CocoAP:
         """An empty average precision of boxes and, where there are some, masks."""
-        return CocoAP(self.class_names, with_masks=self.needs_masks)
+        return CocoAP(self.class_names, with_masks=self.needs_masks, max_detections=self.max_detections)
 
     def predict(
-        self, images: Any, *, batch_size: int = 8, score_threshold: float = SCORE_THRESHOLD
+        self,
+        images: Any,
+        *,
+        batch_size: int = 8,
+        score_threshold: float = SCORE_THRESHOLD,
+        max_detections: int | None = None,
     ) -> list[dict[str, Any]]:
         """What is in each image, and where.
 
@@ -159,19 +174,22 @@ class Detector(Task):
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
             batch_size: images in a forward pass at most; it holds only images of one padded size.
             score_threshold: the score that a detection has to exceed.
+            max_detections: objects of an image at most, 1 to 1000; None takes the detector's own limit, 100.
 
         Returns:
-            For each image, best first and at most 100: `boxes` (N, 4) float32, xyxy in pixels of the image (of a
+            For each image, best first: `boxes` (N, 4) float32, xyxy in pixels of the image (of a
             tensor: of the tensor); `scores` (N,) float32; `labels` (N,) int64; `names`; from detectors with masks
             `masks` (N, H, W) bool. Tensors are on the CPU.
 
         Raises:
-            ValueError: `score_threshold` is not in [0, 1), or an image is none of the kinds above.
+            ValueError: `score_threshold` is not in [0, 1), `max_detections` not in 1 … 1000, or an image is none of the
+                kinds above.
         """
         if not 0.0 <= score_threshold < 1.0:
             raise ValueError(f"score_threshold={score_threshold} must be 0 or more and under 1")
+        most = check_limit(self.max_detections if max_detections is None else max_detections)
         with self.predicting() as model:
-            found = model._answers(sized(images, self.preprocessing), batch_size, score_threshold)
+            found = model._answers(sized(images, self.preprocessing), batch_size, score_threshold, most)
             answers = {position: self._named(answer) for position, answer in found}
         return [answers[position] for position in sorted(answers)]
 
@@ -180,13 +198,13 @@ class Detector(Task):
         return {**{name: value.cpu() for name, value in answer.items()}, "names": names}
 
     def _answers(
-        self, images: Iterable[tuple[Tensor, Size]], batch_size: int, threshold: float
+        self, images: Iterable[tuple[Tensor, Size]], batch_size: int, threshold: float, most: int
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """(position, answer in the image's own pixels) of images with the sizes of their images."""
         for positions, tensors, sizes in of_one_padded_size(images, batch_size):
             maps = self(stack([tensor.to(self.device) for tensor in tensors]))
             shapes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
-            rows, masks_BThw = self.find(maps, limits_of(shapes, self.device), threshold)
+            rows, masks_BThw = self.find(maps, limits_of(shapes, self.device), threshold, most=most)
             found = rows.split(masks_BThw)
             for position, one, shape, size in zip(positions, found, shapes, sizes, strict=True):
                 yield position, as_answer(one, shape, size)
@@ -234,11 +252,17 @@ class RegionDetector(Detector):
         return losses | self.roi.losses(maps["features"], proposals, objects, sizes, share)
 
     def find(
-        self, maps: Maps, limits_B14: Tensor, threshold: float, *, is_fixed: bool = False
+        self,
+        maps: Maps,
+        limits_B14: Tensor,
+        threshold: float,
+        *,
+        most: int = MOST_DETECTIONS,
+        is_fixed: bool = False,
     ) -> tuple[Found, Tensor | None]:
         """See `Detector`."""
         proposals = self.rpn.find(maps["rpn_logits"], maps["rpn_deltas"], limits_B14, is_fixed=is_fixed)
-        return self.roi.find(maps["features"], proposals, limits_B14, threshold, is_fixed=is_fixed)
+        return self.roi.find(maps["features"], proposals, limits_B14, threshold, most=most, is_fixed=is_fixed)
 
 
 class DenseDetector(Detector):
@@ -271,10 +295,17 @@ class DenseDetector(Detector):
         return self.dense.losses(maps["logits"], maps["deltas"], objects, share)
 
     def find(
-        self, maps: Maps, limits_B14: Tensor, threshold: float, *, is_fixed: bool = False
+        self,
+        maps: Maps,
+        limits_B14: Tensor,
+        threshold: float,
+        *,
+        most: int = MOST_DETECTIONS,
+        is_fixed: bool = False,
     ) -> tuple[Found, Tensor | None]:
         """See `Detector`."""
-        return self.dense.find(maps["logits"], maps["deltas"], limits_B14, threshold, is_fixed=is_fixed), None
+        found = self.dense.find(maps["logits"], maps["deltas"], limits_B14, threshold, most=most, is_fixed=is_fixed)
+        return found, None
 
 
 def _with_samples(learning: Learning, number: int) -> Learning:

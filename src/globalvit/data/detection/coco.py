@@ -101,7 +101,8 @@ def annotation_files(data_dir: Path) -> dict[str, Path]:
                 if _is_coco(path):
                     files[name] = path
     if not files:
-        loose = _json_files(data_dir)
+        # Beside its images, Roboflow's file is of one split: the data are the folder above.
+        loose = [path for path in _json_files(data_dir) if path.name != BESIDE]
         files = _by_split([path for path in loose if _is_coco(path)] if len(loose) <= MOST_FILES else [], data_dir)
     return dict(sorted(files.items()))
 

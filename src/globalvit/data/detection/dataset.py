@@ -37,7 +37,7 @@ from globalvit.data.common.orientation import (
     turn_of,
     votes_of,
 )
-from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
+from globalvit.data.common.splits import NoSplitError, choose_split, flag_of, role_of
 from globalvit.data.detection.coco import ANNOTATIONS, CocoFormat, given_file, open_file
 from globalvit.data.detection.coco_json import CocoTable, match_categories, missing_categories, other_ids
 from globalvit.data.detection.formats import DetectionFormat
@@ -278,7 +278,9 @@ def find_format(
 
 
 def _deeper(data_dir: Path, folders: Sequence[str]) -> str:
-    """A hint at a folder in `data_dir` that holds a set of images with objects."""
+    """A hint at a folder in or above `data_dir` that holds a set of images with objects."""
+    if role_of(data_dir.absolute().name):
+        return f". {data_dir} looks like a split: did you mean its parent, {data_dir.absolute().parent}?"
     for name in folders:
         with suppress(OSError, ValueError):
             if holds_objects(data_dir / name):

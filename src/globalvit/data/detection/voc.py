@@ -144,15 +144,22 @@ def _places(folder: Path) -> list[_Place]:
         if name.casefold() == ANNOTATIONS:
             labels = next((at for at in (folder / name, folder / name / "xmls") if _holds_xml(at)), None)
             if labels is not None:
-                images = next(folder / at for at in IMAGES if not at or at in names)
+                images = _image_folder(folder)
                 return _listed_places(folder, images, labels) or [_Place("train", images, labels)]
     places: list[_Place] = []
     for name in filter(role_of, names):
         inner = [one for one in split_folders(folder / name) if one.casefold() == ANNOTATIONS]
         labels = next((at for at in (folder / name, *(folder / name / one for one in inner)) if _holds_xml(at)), None)
         if labels is not None:
-            places.append(_Place(name, folder / name, labels))
+            # XML files in a folder of their own leave the images another one.
+            is_apart = labels != folder / name
+            places.append(_Place(name, _image_folder(folder / name) if is_apart else folder / name, labels))
     return places or ([_Place("train", folder, folder)] if _holds_xml(folder) else [])
+
+
+def _image_folder(folder: Path) -> Path:
+    """The folder of images beside one of XML files."""
+    return next(folder / name for name in IMAGES if (folder / name).is_dir())
 
 
 def _listed_places(folder: Path, images: Path, labels: Path) -> list[_Place]:

@@ -27,7 +27,7 @@ from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongL
 from globalvit.data.common.orientation import Sight
 from globalvit.data.common.splits import role_of
 from globalvit.data.segmentation.class_table import reader_of, resolve_classes
-from globalvit.data.segmentation.dataset import Folders, MaskListing, find_folders, find_splits
+from globalvit.data.segmentation.dataset import Folders, MaskListing, find_folders, find_splits, may_hold_maps
 from globalvit.data.segmentation.label_images import IGNORE, LabelReader, WrongSize, read_labeled, sight_of_pair
 from globalvit.data.segmentation.survey import look_over, settle_reader
 
@@ -116,7 +116,8 @@ def is_mask_set(data_dir: Path) -> bool:
     Raises:
         FileNotFoundError, NotADirectoryError: the folder does not exist.
     """
-    return bool(find_splits(data_dir) or _databases(data_dir))
+    folders = (find_folders(data_dir, name, exact=True) for name in find_splits(data_dir))
+    return any(may_hold_maps(found.labels) for found in folders) or bool(_databases(data_dir))
 
 
 def check_masks(

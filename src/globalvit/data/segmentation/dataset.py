@@ -337,14 +337,12 @@ def find_splits(data_dir: Path) -> list[str]:
     return [
         name
         for name in candidates
-        if any(images.is_dir() and _may_hold_maps(labels) for images, labels in _layouts(data_dir, name))
+        if any(images.is_dir() and labels.is_dir() for images, labels in _layouts(data_dir, name))
     ]
 
 
-def _may_hold_maps(folder: Path) -> bool:
-    """Whether a folder of labels exists and does not hold text files in their place, as YOLO's and VOC's do."""
-    if not folder.is_dir():
-        return False
+def may_hold_maps(folder: Path) -> bool:
+    """Whether a folder of labels does not hold text files in place of label maps, as YOLO's and VOC's do."""
     with os.scandir(folder) as entries:
         suffixes = {Path(entry.name).suffix.lower() for _, entry in zip(range(MOST_LOOKED_AT), entries, strict=False)}
     return suffixes.isdisjoint(OBJECT_SUFFIXES) or LABEL_SUFFIX in suffixes
