@@ -12,6 +12,7 @@ import globalvit as gv
 from globalvit.cli.main import main
 from globalvit.cli.validate import ValidateOptions
 from globalvit.data.common.loading import to_device, train_loader
+from globalvit.data.common.orientation import warn_of_frames
 from globalvit.data.common.plans import AspectPlan
 from globalvit.data.common.splits import NoSplitError
 from globalvit.data.detection.checks import check_detection
@@ -287,6 +288,26 @@ def test_yolo_labels_are_for_upright_images(tmp_path):
     image, found = open_detection(tmp_path, "train").read(1)
     assert image.size == (sets.WIDTH, sets.HEIGHT)
     assert found.boxes.tolist() == [[0, 0, 21, 17]]
+
+
+@pytest.mark.parametrize("others", [3, 6])
+@pytest.mark.parametrize("form", ["voc", "yolo"])
+def test_one_question_is_asked_about_the_frame_of_a_split(form, others, tmp_path, caplog):
+    from PIL import Image
+
+    (sets.write_voc if form == "voc" else sets.write_yolo)(tmp_path)
+    place = tmp_path / ("JPEGImages" if form == "voc" else "images/train")
+    for name, orientation in (("0", 3), ("1", 3), ("2", others)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        size = (sets.WIDTH, sets.HEIGHT) if orientation == 3 else (sets.HEIGHT, sets.WIDTH)
+        Image.new("RGB", size, (int(name), 0, 0)).save(place / f"{name}.png", exif=exif)
+    warn_of_frames(open_detection(tmp_path, "train"))
+    # YOLO's labels are for upright images, and an image turned by 90° shows it for all.
+    texts = [problem.text for problem in check_detection(tmp_path).problems if "frame" in problem.kind]
+    warnings = [line for line in caplog.messages if line.startswith("EXIF turns")]
+    assert len(texts) == len(warnings) == (form == "voc" and others == 3)
+    assert all(text.startswith("EXIF turns or mirrors 3 images without changing their size") for text in texts)
 
 
 OBJECT = "<annotation>\n<object><name>apple</name>{}</object></annotation>"

@@ -62,11 +62,19 @@ TOOLS = {
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """An image and the height and width that the file of annotations states."""
+    """An image and the height and width that the file of annotations states.
+
+    Attributes:
+        image: where it lies.
+        size: height and width.
+        stated_by: the file that states them.
+        annotations: what has one rule for images that EXIF turns; empty where the format is for upright images.
+    """
 
     image: Image
     size: tuple[int, int]
     stated_by: str
+    annotations: str
 
 
 def check_detection(
@@ -205,8 +213,9 @@ def _images(split: str, found: Annotated, report: Report) -> list[Stated]:
     source = CocoSource(table, root)
     report.problems += _damaged_masks(table, source)
     sizes = np.asarray(source.sizes).tolist()
+    annotations = "" if table.is_upright else str(table.path)
     return [
-        Stated(Image(split, "", source.name(index)), (height, width), table.stated_by(index))
+        Stated(Image(split, "", source.name(index)), (height, width), table.stated_by(index), annotations)
         for index, (height, width) in enumerate(sizes)
     ]
 
@@ -230,7 +239,7 @@ def _read_all(images: Sequence[Stated], workers: int, report: Report, on_image: 
     """Read every image; those that lie in several splits make a score too good."""
     splits: Mapping[str, Split] = {split.name: split for split in report.splits}
     places: dict[bytes, list[Image]] = defaultdict(list)
-    sights: dict[str, list[Sight]] = defaultdict(list)
+    sights: dict[tuple[str, str], list[Sight]] = defaultdict(list)
     for stated, (problem, digest, sight) in zip(images, in_processes(_read_one, images, workers), strict=True):
         on_image()
         if problem:
@@ -238,10 +247,10 @@ def _read_all(images: Sequence[Stated], workers: int, report: Report, on_image: 
             splits[stated.image.split].unreadable += problem.kind == KINDS[OSError]
         else:
             places[digest].append(stated.image)
-            if sight is not None:
-                sights[stated.stated_by].append(sight)
+            if sight is not None and stated.annotations:
+                sights[stated.image.split, stated.annotations].append(sight)
     find_leaks(places.values(), report)
-    for path, found in sights.items():
+    for (_, path), found in sights.items():
         report.problems += frame_problems(found, f"the annotations of {path}")
 
 

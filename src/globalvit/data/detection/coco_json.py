@@ -61,6 +61,7 @@ class CocoTable:
         questions: what may be meant otherwise.
         words: what messages call boxes and crowds.
         sources: the files that state each image's objects, where that is not `path`.
+        is_upright: the format says that labels are for the upright image, so that no image need show it.
     """
 
     path: Path
@@ -80,6 +81,7 @@ class CocoTable:
     questions: tuple[Question, ...]
     words: Words = COCO_WORDS
     sources: Names | None = None
+    is_upright: bool = False
 
     def stated_by(self, image: int) -> str:
         """The file that states the objects of image number `image`."""

@@ -131,6 +131,8 @@ class CocoSource:
         return self._sight(int(self._chosen[index]))
 
     def _sight(self, at: int) -> Sight | None:
+        if self._table.is_upright:
+            return None
         name = str(placed(self.root, self._table.names[at]))
         try:
             orientation, stored = look(name)

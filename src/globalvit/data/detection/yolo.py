@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class YoloFormat:
         data = _read_set(folder)
         labels = _read_split(data, split)
         table = read_labels(data.path, labels, WORDS, crowd_as_instances=crowd_as_instances)
-        return Annotated(table, lambda: folder)
+        return Annotated(replace(table, is_upright=True), lambda: folder)
 
 
 @dataclass(frozen=True)
