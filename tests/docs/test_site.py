@@ -44,7 +44,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
         ("commands", ["usage: globalvit train", "usage: globalvit data lmdb build", "--checkpoint-every"]),
         ("speed", ["GC ViT and GPViT beside timm", "Cost of a pixel"]),
         ("api", ["create_model", "list_models", "MeanIoU", "decode_predictions"]),
-        ("finetune", ["data check --data-dir"]),
+        ("finetune", ["gv.train(", "gv.explain("]),
     ],
 )
 def test_generated_parts_are_there(site, page, expected):
