@@ -31,13 +31,13 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from globalvit.cli import fetch
 from globalvit.data.classification.dataset import open_split
 from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongLabels, read_image
 from globalvit.data.storage.lmdb_build import build
 from globalvit.data.storage.lmdb_decode import decode, has_direct
 from globalvit.data.storage.lmdb_masks import open_mask_database
 from globalvit.data.storage.lmdb_verify import verify
+from globalvit.jobs import fetch
 from globalvit.jobs.images import Source
 
 SECONDS, MEMORY = 20, 2 * 2**30

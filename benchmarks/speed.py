@@ -1,6 +1,6 @@
 """Speed and memory beside timm's gcvit_tiny, and the cost of a pixel: runs `globalvit benchmark`, prints the tables.
 
-    python benchmarks/speed.py run FOLDER      # half an hour on an idle machine; goes on where it stopped
+    python benchmarks/speed.py run FOLDER      # about a quarter of an hour on an idle machine; goes on where it stopped
     python benchmarks/speed.py table FOLDER
 
 Every part is a process of its own and leaves its JSON in FOLDER; delete a file to have that part measured again.

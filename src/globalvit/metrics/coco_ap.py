@@ -1,8 +1,8 @@
 """COCO's average precision and recall of boxes and masks, as pycocotools computes them.
 
 T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", 2014, and the evaluation code of its authors: ten
-thresholds of overlap, 101 points of recall, at most 100 detections an image, crowds count for nothing. The areas that
-tell small from large are the data set's for objects; for detected masks they are the pixels of the mask.
+thresholds of overlap, 101 points of recall, by default at most 100 detections of each image, crowds are ignored. The
+areas that tell small from large are the data set's for objects; for detected masks they are the pixels of the mask.
 
 Legend: `N` objects or detections of an image · `K` classes · `H W` pixels · of the evaluator's tables: `T` thresholds
 of overlap · `R` points of recall · `A` ranges of area · `D` limits of detections.

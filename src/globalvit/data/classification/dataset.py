@@ -1,4 +1,4 @@
-"""Labeled images in folders: DATA_DIR/SPLIT/CLASS/**/IMAGE, or a built-in set by its name."""
+"""Images with a class each: in class folders, in a table of labels, in a database, or a built-in set by its name."""
 
 import logging
 from collections.abc import Sequence
