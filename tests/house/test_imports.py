@@ -1,6 +1,7 @@
 """Who imports whom. The table below is the package's layout: to allow a new import is to change it here."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -204,6 +205,20 @@ def test_only_the_command_line_prints(package):
         calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
         printing = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         assert not printing or part_of(module) == "cli", f"{path.name}:{printing} prints; use the module's logger"
+
+
+def test_scripts_import_what_exists(package, root):
+    for script in sorted((root / "benchmarks").glob("*.py")):
+        for node in nodes(script):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("globalvit"):
+                continue
+            place = package.parent.joinpath(*node.module.split("."))
+            path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            assert path.is_file(), f"{script.name} imports {node.module}"
+            text = path.read_text()
+            for one in node.names:
+                is_module = (place / one.name).is_dir() or (place / f"{one.name}.py").is_file()
+                assert is_module or re.search(rf"\b{one.name}\b", text), f"{script.name} imports {one.name}"
 
 
 WITHOUT_EXTRAS = """
