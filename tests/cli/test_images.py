@@ -136,7 +136,7 @@ def test_an_address_is_downloaded(server, path):
     ("word", "text"),
     [
         ("nothing.jpg", r"nothing\.jpg does not exist; give images, folders or http"),
-        ("", r"expected an image, folder or http(s) URL, got an empty name"),
+        ("", r"expected an image, folder or http\(s\) URL, got an empty name"),
         ("a\0b.png", r"does not exist; give images"),
         ("ftp://host/x.png", r"expected an http or https URL, got ftp://host/x\.png"),
         ("file:///etc/x.png", r"expected an http or https URL, got file:///etc/x\.png"),

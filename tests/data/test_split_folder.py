@@ -100,7 +100,7 @@ def make_coco(root, names):
 def test_annotations_are_split_with_their_images(tmp_path):
     names = [f"part{at % 2}/{at}.jpg" for at in range(10)]
     root = make_coco(tmp_path / "coco", names)
-    with pytest.raises(FileNotFoundError, match=r"images of .*instances.json, such as .*part0/0.jpg.* are not in"):
+    with pytest.raises(FileNotFoundError, match=r"images of .*instances.json, such as .*part0/0.jpg.* are neither in"):
         split_folder(root, tmp_path / "new", fraction=0.2, seed=0)
     for name in names:
         (root / "images" / name).parent.mkdir(exist_ok=True)

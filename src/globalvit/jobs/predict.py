@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 ANSWERS, DATA = "answers", "data"
 NEEDS_DATA = "--split requires --data-dir; only a run folder names the data it was trained on"
-NOT_FINITE = "the model's scores are not finite numbers; try --precision fp32, and if that does not help, the weights are damaged"
+NOT_FINITE = (
+    "the model's scores are not finite numbers; try --precision fp32; if that does not help, the weights are damaged"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
