@@ -48,7 +48,7 @@ def parse(
 
     Raises:
         UsageError: an unknown flag, a value of the wrong type, an extra word, or a missing flag.
-        SystemExit: `--help` was asked for and printed.
+        SystemExit: `--help` was given; the page was printed.
     """
     given = parse_flags(options, argv, prog, description, positional)
     absent = [flag.label(positional) for flag in flags_of(options) if flag.is_required and flag.name not in given]
@@ -84,7 +84,7 @@ def choose(commands: dict[str, str], argv: Sequence[str], prog: str, description
 
     Raises:
         UsageError: the command is missing or unknown.
-        SystemExit: `--help` was asked for and printed.
+        SystemExit: `--help` was given; the page was printed.
     """
     word = argv[0] if argv else ""
     if word in ("-h", "--help"):

@@ -136,7 +136,7 @@ def _texts(objects: _Objects, names: Sequence[str]) -> list[str]:
 
 
 def _write(image: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colors: Sequence[Color]) -> None:
-    """Write texts on the boxes' upper edges, or below where the image ends, unless another text is in the way."""
+    """Write texts above the boxes, or inside if the image ends there; skip texts that would overlap another."""
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(min(max(max(image.size) / 40, SMALLEST_TEXT), LARGEST_TEXT))
     taken: list[tuple[float, float, float, float]] = []
