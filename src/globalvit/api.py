@@ -1,8 +1,8 @@
 """The commands as Python functions: `train`, `validate`, `predict`, `export` and `explain`.
 
-A setting has the name of the command's flag with underscores: `--batch-size 8` is `batch_size=8`, and `--image-size` is
-`image_size` everywhere. What a function computes is what the command computes, to the last bit. Mistakes are Python
-exceptions with the text that the command prints; nothing here ends the process.
+Each setting is named after the command's flag, with underscores: `--batch-size 8` is `batch_size=8`, and `--image-size`
+is `image_size` everywhere. Results are bit-identical to those of the commands. Errors are Python exceptions with the
+text that the command prints; nothing here ends the process.
 """
 
 import multiprocessing
@@ -36,14 +36,14 @@ Options = TypeVar("Options")
 Item = TypeVar("Item")
 AnyPath = str | PathLike[str]
 Size = int | tuple[int, int]
-# Names of functions that take images, beside the flags of their commands.
+# Names that functions taking images accept in addition to the flags of their commands.
 OF_IMAGES = ("images", "skip_unreadable")
 
 
 def train(
     *, config: AnyPath | None = None, resume: AnyPath | None = None, callbacks: Sequence[object] = (), **settings: Any
 ) -> Run:
-    """Train or fine-tune a model, as `globalvit train` does; the same under torchrun.
+    """Train or fine-tune a model, as `globalvit train` does; also works under torchrun.
 
     Example::
 
@@ -53,23 +53,22 @@ def train(
     In a script, put calls under `if __name__ == "__main__":`.
 
     Args:
-        config: a shipped recipe or a YAML file (default: fine-tuning for the model's kind of task).
-        resume: run or checkpoint to go on from; its settings are taken over. `"auto"` is the run of `tag`, if there is
-            one.
-        callbacks: objects with some of the methods `on_step`, `on_epoch`, `on_evaluate`, `on_checkpoint`, `on_end`; see
+        config: a shipped recipe or a YAML file (default: fine-tuning for the model's task).
+        resume: run or checkpoint to resume from, with its settings. `"auto"` resumes the run of `tag` if it exists.
+        callbacks: objects with any of the methods `on_step`, `on_epoch`, `on_evaluate`, `on_checkpoint`, `on_end`; see
             `globalvit.train.callbacks`.
-        **settings: any setting of `globalvit train`, such as `model`, `data_dir`, `weights` (None starts at random),
+        **settings: any setting of `globalvit train`, such as `model`, `data_dir`, `weights` (None trains from scratch),
             `image_size`, `epochs`, `batch_size`, `lr`, `precision`, `device`, `workers`, `seed`, `output`, `tag`.
 
     Returns:
-        The run: its folder, scores, records and curves. It serves as `checkpoint` of the other functions.
+        The run: its folder, scores, records and curves. Pass it as `checkpoint` to the other functions.
 
     Raises:
-        TypeError: no setting has this name; the text gives the right or the closest one.
-        ValueError: a setting or the data cannot be used.
-        FileNotFoundError: the data, a file or the run to resume are not there.
+        TypeError: a setting is unknown; the message suggests the closest name.
+        ValueError: a setting or the data is invalid.
+        FileNotFoundError: the data, a file or the run to resume does not exist.
         FloatingPointError: a loss or gradient is not finite.
-        MemoryError: a batch is too large.
+        MemoryError: a batch does not fit into memory.
         CallbackError: a callback failed; its exception is the cause.
         KeyboardInterrupt: the run was interrupted; it saved a checkpoint first.
     """
@@ -88,7 +87,7 @@ def train(
     stop = StopSignal()
     folder = loop.train(chosen, recipe_name(source, chosen.model), stop, callbacks)
     if stop.ended_by and not chosen.exit_0_on_signal:
-        # It was only put off: what runs after this call would else take an unfinished run for a finished one.
+        # The signal was only deferred: without it, code after this call would take the run for a finished one.
         signal.raise_signal(stop.ended_by)
     return Run(folder)
 
@@ -108,29 +107,29 @@ def validate(
     output: AnyPath | None = None,
     **settings: Any,
 ) -> Result:
-    """Measure accuracy, mIoU or AP on labeled images, as `globalvit validate` does; the same under torchrun.
+    """Measure accuracy, mIoU or AP on labeled images, as `globalvit validate` does; also works under torchrun.
 
     Args:
         checkpoint: a run, a run folder (its best checkpoint), a checkpoint folder or a weight file.
-        data_dir: folder of the data (default: that of the checkpoint's run).
-        split: of the data (default: `val`, `valid` or `validation`, or what the run held out).
-        model: name of a model, for its published weights or for a file that does not say it.
-        weights: published weights of `model` by name (default: its first).
-        image_size: side in pixels, or height and width.
-        batch_size: images at a time (default: the run's).
-        precision: `auto`, `fp32`, `tf32`, `bf16` or `fp16`; `auto` takes the run's own if that is native here.
+        data_dir: data folder (default: the one that the checkpoint was trained on).
+        split: split to measure on (default: `val`, `valid` or `validation`, or the images that the run held out).
+        model: model name, for published weights or for a file that does not name its model.
+        weights: name of published weights of `model` (default: the first).
+        image_size: side length in pixels, or height and width.
+        batch_size: images per forward pass (default: the run's).
+        precision: `auto`, `fp32`, `tf32`, `bf16` or `fp16`; `auto` uses the run's precision if it is native here.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        workers: processes that read images.
-        output: folder for the scores as files.
+        workers: number of processes that read images.
+        output: folder to write the scores to.
         **settings: any other flag of `globalvit validate`, such as `suite` or `eval_flip`.
 
     Returns:
-        What was measured: `scores`, `rows` by class, `confusion_matrix` and `plot()`.
+        The result, with `scores`, `rows` by class, `confusion_matrix` and `plot()`.
 
     Raises:
-        TypeError: no setting has this name; the text gives the right or the closest one.
-        ValueError: the model, the data or a setting cannot be used.
-        FileNotFoundError: the checkpoint or the data are not there.
+        TypeError: a setting is unknown; the message suggests the closest name.
+        ValueError: the model, the data or a setting is invalid.
+        FileNotFoundError: the checkpoint or the data does not exist.
     """
     from globalvit.jobs.validate import validate as measure
 
@@ -164,31 +163,31 @@ def predict(
     skip_unreadable: bool = False,
     **settings: Any,
 ) -> list[dict[str, Any]] | Iterator[dict[str, Any]]:
-    """Say what is in images, as `globalvit predict` does.
+    """Predict classes, masks or boxes of images, as `globalvit predict` does.
 
     Args:
-        images: a path of an image or folder, a pattern such as `"photos/**/*.jpg"`, an http(s) address, a PIL image, an
-            RGB uint8 array (H, W, 3), a preprocessed float tensor (C, H, W), or a list of these. A generator of these
-            is read as its predictions are asked for, `batch_size` images at a time.
+        images: path of an image or folder, a pattern such as `"photos/**/*.jpg"`, an http(s) URL, a PIL image, an RGB
+            uint8 array (H, W, 3), a preprocessed float tensor (C, H, W), or a list of these. A generator of these is
+            read lazily, `batch_size` images at a time.
         checkpoint: a run, a run folder (its best checkpoint), a checkpoint folder or a weight file.
-        model: name of a model, for its published weights or for a file that does not say it.
-        weights: published weights of `model` by name (default: its first).
-        image_size: side in pixels, or height and width.
-        batch_size: images at a time (default: the run's).
-        precision: `auto`, `fp32`, `tf32`, `bf16` or `fp16`; `auto` takes the run's own if that is native here.
+        model: model name, for published weights or for a file that does not name its model.
+        weights: name of published weights of `model` (default: the first).
+        image_size: side length in pixels, or height and width.
+        batch_size: images per forward pass (default: the run's).
+        precision: `auto`, `fp32`, `tf32`, `bf16` or `fp16`; `auto` uses the run's precision if it is native here.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        skip_unreadable: log and leave out images that cannot be read, in place of an error.
+        skip_unreadable: log and skip images that cannot be read instead of raising an error.
         **settings: any other flag of `globalvit predict`: `top_k`, `score_threshold`, `max_detections`, `split`,
             `data_dir`, `output`, `draw`, `json`, `csv`, ….
 
     Returns:
-        For each image what `model.predict` gives, and `image`, its path or its place in the list: a list, or of a
-        generator an iterator.
+        One result per image: the output of `model.predict`, and `image`, its path or its index in the list. A list, or
+        an iterator if `images` is a generator.
 
     Raises:
-        TypeError: no setting has this name; the text gives the right or the closest one.
-        ValueError: an image, the model or a setting cannot be used.
-        FileNotFoundError: an image or the checkpoint is not there.
+        TypeError: a setting is unknown; the message suggests the closest name.
+        ValueError: an image, the model or a setting is invalid.
+        FileNotFoundError: an image or the checkpoint does not exist.
     """
     _begin("predict")
     given = {
@@ -202,7 +201,7 @@ def predict(
     }
     options = _options(PredictOptions, "predict", given | settings, OF_IMAGES)
     if images is None and options.split is None:
-        raise ValueError("predict needs images=, or split= and the checkpoint of a run")
+        raise ValueError("predict requires images=, or split= and the checkpoint of a run")
     found = sources_of(words_of(options) if images is None else images)
     predictor = Predictor(options)
     return _each(found, skip_unreadable, "predicting", lambda ready, reader: results(predictor, ready, reader))
@@ -220,26 +219,26 @@ def export(
     force: bool = False,
     **settings: Any,
 ) -> "ExportReport":
-    """Write a model as ONNX or torch.export, checked against the model, as `globalvit export` does.
+    """Export a model to ONNX or torch.export and compare the file with the model, as `globalvit export` does.
 
     Args:
         checkpoint: a run, a run folder (its best checkpoint), a checkpoint folder or a weight file.
         output: file to write, `.onnx` or `.pt2`.
-        model: name of a model, for its published weights or for a file that does not say it.
-        weights: published weights of `model` by name (default: its first); `"none"` leaves them fresh.
-        format: `onnx` or `torch` (default: as the file's name says).
-        precision: of weights and arithmetic: `fp32`, `fp16` or `bf16`.
-        image_size: bind the file to images of one size.
+        model: model name, for published weights or for a file that does not name its model.
+        weights: name of published weights of `model` (default: the first); `"none"` exports random weights.
+        format: `onnx` or `torch` (default: from the file extension).
+        precision: of weights and computation: `fp32`, `fp16` or `bf16`.
+        image_size: fix the image size of the exported model.
         force: replace the file if it exists.
         **settings: any other flag of `globalvit export`, such as `dynamic`, `preprocessing` or `postprocessing`.
 
     Returns:
-        What was written and how it compared with the model.
+        A report of what was written and how it compares with the model.
 
     Raises:
-        TypeError: no setting has this name; the text gives the right or the closest one.
+        TypeError: a setting is unknown; the message suggests the closest name.
         FileExistsError: the file exists and `force` is false.
-        ValueError: the model cannot be exported in this form, or a setting cannot be used.
+        ValueError: the model cannot be exported in this format, or a setting is invalid.
     """
     from globalvit.jobs.export import export as write
 
@@ -277,25 +276,25 @@ def explain(
     Args:
         images: as in `predict`, but no tensors.
         checkpoint: a run, a run folder (its best checkpoint), a checkpoint folder or a weight file.
-        model: name of a model, for its published weights or for a file that does not say it.
-        weights: published weights of `model` by name (default: its first).
-        kind: what to look at (default: Grad-CAM, and global attention or groups).
-        target: class by name or number, for Grad-CAM (default: the model's answer).
-        image_size: side in pixels, or height and width.
-        precision: `auto`, `fp32`, `tf32`, `bf16` or `fp16`; `auto` takes the run's own if that is native here.
+        model: model name, for published weights or for a file that does not name its model.
+        weights: name of published weights of `model` (default: the first).
+        kind: kind of explanation (default: Grad-CAM, and global attention or group tokens).
+        target: class name or index, for Grad-CAM (default: the predicted class).
+        image_size: side length in pixels, or height and width.
+        precision: `auto`, `fp32`, `tf32`, `bf16` or `fp16`; `auto` uses the run's precision if it is native here.
         device: `auto`, `cpu`, `cuda` or `mps`.
         output: folder for overlays and contact sheets.
-        skip_unreadable: log and leave out images that cannot be read, in place of an error.
+        skip_unreadable: log and skip images that cannot be read instead of raising an error.
         **settings: any other flag of `globalvit explain`, such as `stage`, `head` or `pixel`.
 
     Returns:
-        For each image its `explanations` and their `rows`, and by `plot()` the contact sheet: a list, or of a generator
-        an iterator.
+        One result per image, with its `explanations`, their `rows`, and `plot()` for the contact sheet. A list, or an
+        iterator if `images` is a generator.
 
     Raises:
-        TypeError: no setting has this name; the text gives the right or the closest one.
-        ValueError: an image, the model or a setting cannot be used, or the model has no such view.
-        FileNotFoundError: an image or the checkpoint is not there.
+        TypeError: a setting is unknown; the message suggests the closest name.
+        ValueError: an image, the model or a setting is invalid, or the model does not have the requested view.
+        FileNotFoundError: an image or the checkpoint does not exist.
     """
     _begin("explain")
     given = {
@@ -316,13 +315,13 @@ def explain(
 
 
 def _begin(function: str) -> None:
-    """Set up the log, and refuse to run in a process that only imports the caller's script.
+    """Set up logging, and refuse to run in a process that only imports the caller's script.
 
     Raises:
-        RuntimeError: a process that was started by the script is importing it.
+        RuntimeError: a process spawned by the script is importing it.
     """
-    # Where processes are spawned, each of them first imports the script that started it. Python refuses to start a
-    # process from there by the same attribute.
+    # Each spawned process first imports the script that started it. Python checks the same attribute before it
+    # refuses to start a process during that import.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             f"{function}() was called while a new process imports this script; put the call under "
@@ -334,7 +333,7 @@ def _begin(function: str) -> None:
 def _options(
     kind: Callable[..., Options], function: str, given: Mapping[str, Any], more: Iterable[str] = (), **preset: Any
 ) -> Options:
-    """Make the options of a command of what was given by name; None leaves a default."""
+    """Build a command's options from keyword arguments; None keeps the default."""
     known, hints = _fields_by_name(kind), get_type_hints(kind)
     _check_names(function, given, {*known, *more})
     values = {
@@ -347,7 +346,7 @@ def _options(
 
 @lru_cache
 def _fields_by_name(kind: Any) -> dict[str, str]:
-    """Each name of a command's flags → the field of its options; the size of images has one name everywhere."""
+    """Map each flag name of a command to its options field; the image size has one name everywhere."""
     names = {name: item.name for item in fields(kind) for name in (item.name, *item.metadata.get("aliases", ()))}
     return {name: field for name, field in names.items() if name != "img_size"}
 
@@ -367,7 +366,7 @@ def _each(
     description: str,
     work: Callable[[Iterable[Source], Reader], Iterator[Item]],
 ) -> list[Item] | Iterator[Item]:
-    """What `work` makes of each image: a list of those of a list, and an iterator of those of an iterator."""
+    """Return the results of `work` for all images: a list for a list, an iterator for an iterator."""
     kind = Reader if skip_unreadable else StrictReader
     if isinstance(sources, list) and not skip_unreadable:
         for source in sources:

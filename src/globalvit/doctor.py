@@ -1,4 +1,4 @@
-"""An examination of this machine: what it has, whether every kernel computes what PyTorch computes, and how fast."""
+"""Checks of this machine: hardware, versions, and every kernel's results and speed compared with PyTorch."""
 
 import copy
 import importlib.metadata
@@ -24,11 +24,11 @@ from globalvit.models import ops
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors", "keras", "triton")
 # Instruction sets that decide how fast the networks are.
 FEATURES = ("sse4_2", "avx2", "fma3", "avx512_f", "avx512_bf16", "amx_bf16", "neon", "sve", "bf16")
-# Kernels → the device that they are examined on.
+# Kernels → the device that they are checked on.
 KERNELS = {"c": "cpu", "triton": "cuda"}
 MODELS = ("gcvit_xxtiny", "gpvit_l1")
 GIB = 2**30
-# Sizes that are small enough for seconds in all, and large enough that times mean something.
+# Sizes that take seconds in total, but are large enough for meaningful timings.
 SIDE, DIM, IMAGES, REPEATS = 28, 128, 4, 7
 PIXELS = 224
 # Shared memory below which data loaders run out of it.
@@ -37,18 +37,18 @@ LEAST_SHARED = 2**30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """One operation, or a whole deployed model, beside PyTorch's operators.
+    """Comparison of one operation, or of a deployed model, with PyTorch's operators.
 
     Attributes:
-        name: of the operation or model.
+        name: name of the operation or model.
         kernels: `c` or `triton`.
-        dtype: of tensors and weights.
+        dtype: dtype of tensors and weights.
         error: largest difference from float64, relative to the largest number.
-        bound: largest error that rounding explains.
-        seconds: median time of a call.
-        torch_seconds: the same with PyTorch's operators, taking turns.
-        is_used: whether such a call takes the kernels.
-        failure: what went wrong; empty if nothing did.
+        bound: maximum error that rounding explains.
+        seconds: median time per call.
+        torch_seconds: median time per call with PyTorch's operators, measured in alternation.
+        is_used: whether the kernels are used for this operation.
+        failure: error message; empty if there was none.
     """
 
     name: str
@@ -63,29 +63,29 @@ class Verdict:
 
     @property
     def is_right(self) -> bool:
-        """Whether the kernels compute what PyTorch computes."""
+        """Whether the kernels' results match PyTorch's."""
         return not self.failure and self.error <= self.bound
 
     @property
     def speedup(self) -> float:
-        """How many times faster than PyTorch's operators."""
+        """Speedup over PyTorch's operators."""
         return self.torch_seconds / self.seconds if self.seconds else 0.0
 
 
 @dataclass(kw_only=True)
 class Report:
-    """What was found.
+    """Results of the checks.
 
     Attributes:
-        versions: of this package, Python, the system and libraries.
+        versions: versions of this package, Python, the system and libraries.
         cpu: name, cores, threads, instruction sets, bfloat16.
-        memory: bytes of the machine and of shared memory.
-        gpus: name, bytes and compute capability of each.
-        precision: by device, what `auto` takes and why.
-        kernels: by name, whether they can be used, which variant, where they came from, or why not.
-        verdicts: the comparison of each operation and of deployed models with PyTorch.
-        problems: what is wrong, one sentence each; empty on a healthy machine.
-        notes: what costs speed, with the remedy.
+        memory: bytes of main memory and of shared memory.
+        gpus: name, bytes and compute capability of each GPU.
+        precision: by device, the precision that `auto` chooses and why.
+        kernels: by name, the variant and origin, or the reason why the kernels are unavailable.
+        verdicts: comparison of each operation and of deployed models with PyTorch.
+        problems: one sentence per problem; empty on a healthy machine.
+        notes: causes of reduced speed, with remedies.
     """
 
     versions: dict[str, str]
@@ -99,13 +99,13 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         verdicts = [asdict(one) | {"is_right": one.is_right, "speedup": one.speedup} for one in self.verdicts]
         return asdict(self) | {"verdicts": verdicts}
 
 
 def examine() -> Report:
-    """Examine this machine; it takes some ten seconds."""
+    """Check this machine, which takes about ten seconds."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report = Report(
         versions=_versions(),
@@ -184,7 +184,7 @@ def _kernels(name: str) -> dict[str, Any]:
 
 
 def _choices() -> dict[str, dict[str, Any]]:
-    """Return what is left to PyTorch's operators on this CPU, and what computes deployed blocks, by dtype."""
+    """Return, by dtype, the operations left to PyTorch on this CPU, and the kernels of deployed blocks."""
     from globalvit.kernels.cpu import choices
 
     found = {}
@@ -199,7 +199,7 @@ def _choices() -> dict[str, dict[str, Any]]:
 
 
 def _judge(kernels: str) -> Iterator[Verdict]:
-    """Compare every operation that the kernels have with PyTorch's operators."""
+    """Compare every operation of the kernels with PyTorch's operators."""
     for dtype in _dtypes(kernels):
         for case in calls.cases(dtype, side=SIDE, dim=DIM, images=IMAGES, device=KERNELS[kernels]):
             implementation = case.operation.implementations.get(kernels)
@@ -214,7 +214,7 @@ def _judge_call(case: calls.Case, kernels: str, run: Callable[..., torch.Tensor]
         try:
             error = case.error(run)
             seconds = calls.medians([lambda: case.results(run), lambda: _by_pytorch(case)], REPEATS)
-        except Exception as problem:  # the report tells what it was
+        except Exception as problem:  # the report shows it
             failure = f"{type(problem).__name__}: {problem}"
     return Verdict(
         name=case.name,
@@ -235,7 +235,7 @@ def _by_pytorch(case: calls.Case) -> list[torch.Tensor]:
 
 
 def _judge_deployed(name: str) -> Verdict:
-    """Compare a deployed copy with the model in float64, and its time with that of the model."""
+    """Compare a deployed copy with the model: its results with float64, its time with the original's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, images = create_model(name).eval(), torch.randn(1, 3, PIXELS, PIXELS)
@@ -272,17 +272,19 @@ def _conclude(report: Report) -> None:
             found = one.failure or f"it differs from float64 by {one.error:.1e}, expected at most {one.bound:.0e}"
             remedy = "set GLOBALVIT_KERNELS=torch" if one.is_used else "it is not used"
             report.problems.append(
-                f"the {one.kernels} kernel of {one.name} in {one.dtype} is wrong ({found}); {remedy}"
+                f"the {one.kernels} kernel of {one.name} in {one.dtype} gives wrong results ({found}); {remedy}"
             )
     reason = report.kernels["c"].get("reason")
     if reason is not None:
-        report.notes.append(f"the C kernels are not used, which costs speed: {reason}")
+        report.notes.append(f"the C kernels are not used, which reduces speed: {reason}")
     missing = pytorch.missing()
     if missing is not None:
-        report.notes.append(f"PyTorch has no {missing} any more; a newer version of globalvit may know its place")
+        report.notes.append(f"this PyTorch version no longer has {missing}; upgrade globalvit")
     if report.memory.get("shared", LEAST_SHARED) < LEAST_SHARED:
         shared = report.memory["shared"] / GIB
-        report.notes.append(f"/dev/shm has {shared:.2f} GiB; data loaders may need more (docker run --shm-size 8g)")
+        report.notes.append(
+            f"/dev/shm has {shared:.2f} GiB; data loading workers may need more (docker run --shm-size 8g)"
+        )
 
 
 def _name(dtype: torch.dtype) -> str:

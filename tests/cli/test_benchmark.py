@@ -70,7 +70,7 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
     assert main(["benchmark", "--model", "gpvit_l1", *SMALL, "--peer", "auto", "--mode", "inference"]) == 0
     shown = capsys.readouterr()
     assert "×" not in shown.out
-    assert "timm has no gpvit_l1, so it stands alone; name another network with --peer timm:NAME" in shown.err
+    assert "timm has no gpvit_l1 to compare with; choose another network with --peer timm:NAME" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,13 @@ def test_a_model_that_timm_does_not_have_stands_alone(capsys, monkeypatch):
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
         (["--threads", "0"], "--threads 0 must be at least 1"),
         (["--repeats", "0"], "--repeats 0 must be at least 1"),
-        (["--seconds", "0"], "--seconds 0 must be above 0"),
+        (["--seconds", "0"], "--seconds 0 must be more than 0"),
         (["--image-size", "16"], "image_size=16 is too small; give 32 pixels or more a side"),
         (["--plot", "a.txt"], "--plot a.txt must end in .png, .pdf, .svg"),
-        (["--mode", "train", "--compile", "frozen"], "--compile frozen is for inference, where weights stay as they"),
+        (
+            ["--mode", "train", "--compile", "frozen"],
+            "--compile frozen is for inference only, since weights are constant",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(words, text, capsys):
@@ -109,7 +112,7 @@ def test_wrong_use_is_one_line(words, text, capsys):
         ),
         (
             ["--compile", "graphs", "--device", "cpu"],
-            "--compile graphs needs CUDA, and the device is cpu; take compiled",
+            "--compile graphs requires CUDA, but the device is cpu; use --compile compiled",
         ),
     ],
 )

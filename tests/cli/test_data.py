@@ -26,7 +26,7 @@ def test_a_sound_folder_passes(photos, capsys):
     assert main(["data", "check", "--data-dir", str(photos)]) == 0
     output = capsys.readouterr().out
     assert "train" in output
-    assert output.endswith("nothing is wrong\n")
+    assert output.endswith("no problems found\n")
 
 
 def test_problems_are_listed_and_fail(photos, tmp_path, capsys):
@@ -53,7 +53,7 @@ def test_only_the_first_problems_of_a_kind_are_printed(photos, capsys):
     output = capsys.readouterr().out
     assert output.count("the file is empty") == 1
     assert "(and 24 more like it: " in output
-    assert "--json FILE writes all problems with their files\nproblems: 25 × unreadable" in output
+    assert "use --json FILE to write all problems with their files\nproblems: 25 × unreadable" in output
 
 
 def test_a_missing_folder_is_one_line(tmp_path, capsys):
@@ -62,7 +62,7 @@ def test_a_missing_folder_is_one_line(tmp_path, capsys):
     assert error.startswith(f"globalvit: error: data folder {tmp_path}/gone does not exist.")
     assert error.count("\n") == 1
     assert main(["data", "check"]) == 2
-    assert "needs --data-dir" in capsys.readouterr().err
+    assert "requires --data-dir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("images", "drawn"), [(2, 2), (3, 4), (99, 6)])
@@ -92,7 +92,9 @@ def test_wrong_use_of_preview_is_one_line(capsys):
     assert main(["data", "preview", "--data-dir", "digits", "--images", "0"]) == 2
     assert "--images 0 must be 1 or more, --epoch 0 0 or more" in capsys.readouterr().err
     assert main(["data", "preview"]) == 2
-    assert "globalvit data preview needs --data-dir FOLDER with train/CLASS/ and val/CLASS/" in capsys.readouterr().err
+    assert (
+        "globalvit data preview requires --data-dir FOLDER with train/CLASS/ and val/CLASS/" in capsys.readouterr().err
+    )
     assert main(["data", "preview", "--augment", "3"]) == 2
     assert "unknown option --augment" in capsys.readouterr().err
     assert main(["data", "prevew"]) == 2

@@ -94,14 +94,14 @@ def test_without_kernels_it_says_what_is_missing(monkeypatch, capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert f"c kernels       not used: {reason}" in out
-    assert "note: the C kernels are not used, which costs speed: no C compiler was found" in out
+    assert "note: the C kernels are not used, which reduces speed: no C compiler was found" in out
     assert "everything works" in out
 
 
 def test_little_shared_memory_is_noted(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "_memory", lambda: {"total": 8 * 2**30, "available": 2**30, "shared": 2**26})
     assert main(["doctor"]) == 0
-    words = "note: /dev/shm has 0.06 GiB; data loaders may need more (docker run --shm-size 8g)"
+    words = "note: /dev/shm has 0.06 GiB; data loading workers may need more (docker run --shm-size 8g)"
     assert words in " ".join(capsys.readouterr().out.split())
 
 

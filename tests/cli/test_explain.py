@@ -25,8 +25,8 @@ def test_images_sheets_arrays_and_a_table(run_folder, digits, tmp_path, capsys):
     words = ["--checkpoint", str(run_folder), "--output", str(out), "--kind", "all", "--target", "3", "--npz"]
     assert main(["explain", str(digits), "gone.png", *words, "--pixel", "2,3"]) == 1
     shown = capsys.readouterr()
-    assert f"no answer: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
-    assert f"2 of 4 images have no answer: gone.png, {digits / 'broken.jpg'}" in shown.err
+    assert f"skipped: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
+    assert f"skipped 2 of 4 images: gone.png, {digits / 'broken.jpg'}" in shown.err
     kinds = ["global-stage-3-block-1", "grad_cam-stage-3", "local-stage-3-block-0", "rollout-stage-3"]
     made = [*(f"a-{kind}.png" for kind in kinds), "a-sheet.png", "a.npz"]
     assert sorted(path.name for path in out.glob("*.*")) == made
@@ -64,14 +64,14 @@ def test_what_is_shown_follows_what_is_asked(run_folder, digits, tmp_path, words
         (["--kind", "globl"], 2, "--kind 'globl' is not understood: expected one of local, global"),
         (["--kind", "global", "--stage", "7"], 1, "stage=7 is not there; kind='global' of gcvit_xxtiny has"),
         (["--kind", "local", "--pixel", "8,0"], 1, "a.png: pixel=8,0 is not in the image; x goes from 0 to 7"),
-        (["--kind", "all", "--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; name a --kind"),
+        (["--kind", "all", "--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; add --kind"),
         (["--group", "2"], 1, "--group has no effect on grad_cam, global of gcvit_xxtiny; leave it out"),
         (["--kind", "rollout", "--target", "1"], 1, "--target has no effect on rollout of gcvit_xxtiny"),
         (["--target", "eleven"], 1, "class 'eleven' is not known. Known: 0, 1, 2, 3, 4, 5, 6, 7, …"),
-        (["--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; name a --kind"),
+        (["--stage", "9"], 1, "gcvit_xxtiny has nothing to show at --stage 9; add --kind"),
         (["--kind", "all", "--head", "99", "--stage", "1"], 1, "--head has no effect on rollout, grad_cam of gcvit_"),
         (["--kind", "global", "--head", "99"], 1, "head=99 is not there; kind='global' of gcvit_xxtiny in stage 3"),
-        (["--batch-size", "2"], 2, "--batch-size has no effect on explain, which takes one image at a time"),
+        (["--batch-size", "2"], 2, "--batch-size has no effect on explain, which processes one image at a time"),
         (["--short-side", "64"], 1, "--short-side has no effect on gcvit_xxtiny; leave it out, or give --img-size"),
         (["--pixel", "3"], 2, "--pixel '3' is not understood: expected 2 whole numbers"),
     ],
@@ -114,7 +114,7 @@ def test_what_one_image_lacks_is_left_out_of_that_one(run_folder, digits, tmp_pa
 def test_it_fails_where_no_image_can_be_read(run_folder, digits, tmp_path, capsys):
     words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out")]
     assert main(["explain", str(digits / "broken.jpg"), *words]) == 1
-    assert "globalvit: error: none of the 1 images could be explained; the first: " in capsys.readouterr().err
+    assert "globalvit: error: none of the 1 images could be explained; first error: " in capsys.readouterr().err
 
 
 def test_running_out_of_memory_says_what_to_lower(run_folder, digits, tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "gcvit_xxtiny, softmax" in shown
-    assert "takes 32×32 pixels, one image at a time, float32 NCHW, normalized; gives probabilities" in shown
+    assert "input: 32×32 pixels, one image at a time, float32 NCHW, normalized; output: probabilities" in shown
     assert "license of the weights: not stated in the checkpoint" in shown
     extra = {"globalvit.json": ""}
     program = torch.export.load(file, extra_files=extra)
@@ -33,14 +33,14 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
     (probabilities,) = program.module()(torch.zeros(1, 3, 32, 32))
     assert probabilities.sum(1).tolist() == pytest.approx([1], abs=1e-5)
     assert main(words) == 1
-    assert "digits.pt2 exists; give --force to replace it" in capsys.readouterr().err
+    assert "digits.pt2 already exists; use --force to replace it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["--output", "a.onnx"], 2, "say which model: --checkpoint PATH of a trained one, or --model NAME"),
-        (["--model", "gcvit_xxtiny"], 2, "globalvit export needs --output"),
+        (["--output", "a.onnx"], 2, "no model given; use --checkpoint PATH for a trained model, or --model NAME"),
+        (["--model", "gcvit_xxtiny"], 2, "globalvit export requires --output"),
         (
             ["--checkpoint", "a", "--weights", "timm_in1k", "--output", "a.onnx"],
             2,
@@ -50,7 +50,7 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
         (
             ["--model", "gpvit_l1_upernet", "--output", "a.onnx"],
             1,
-            "no weights are published for gpvit_l1_upernet; give a trained model with --checkpoint, or fresh ones with",
+            "no weights are published for gpvit_l1_upernet; use --checkpoint PATH",
         ),
         (["--model", "gcvit_xxtiny", "--weights", "none", "--output", "a.onnx", "--opset", "9"], 2, "opset=9 must be"),
         (
@@ -67,7 +67,7 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
         (
             ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--score-threshold", "0.3"],
             2,
-            "belongs to --postprocessing",
+            "--score-threshold requires --postprocessing",
         ),
         (
             ["--model", "gcvit_xxtiny", "--output", "a.onnx", "--max-detections", "300"],
@@ -93,4 +93,4 @@ def test_a_folder_in_the_files_place_is_named(tmp_path, capsys):
     (tmp_path / "a.pt2").mkdir()
     words = ["--model", "gcvit_xxtiny", "--weights", "none", "--force", "--output", str(tmp_path / "a.pt2")]
     assert main(["export", *words]) == 1
-    assert f"{tmp_path / 'a.pt2'} is a folder; give --output the name of a file" in capsys.readouterr().err
+    assert f"{tmp_path / 'a.pt2'} is a folder; give a file name with --output" in capsys.readouterr().err

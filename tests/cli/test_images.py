@@ -118,7 +118,7 @@ def test_links_to_folders_are_followed_once(folder, caplog):
 def test_files_that_are_not_named_as_images_are_counted(folder, caplog):
     with caplog.at_level("INFO"):
         find_images([str(folder)])
-    assert f"left out 1 files that are not named as images, such as {folder / 'notes.txt'}" in caplog.text
+    assert f"skipped 1 files without an image extension, such as {folder / 'notes.txt'}" in caplog.text
 
 
 def test_a_file_is_taken_whatever_its_ending(folder):
@@ -136,10 +136,10 @@ def test_an_address_is_downloaded(server, path):
     ("word", "text"),
     [
         ("nothing.jpg", r"nothing\.jpg does not exist; give images, folders or http"),
-        ("", r"an empty name was given; give images"),
+        ("", r"expected an image, folder or http\(s\) URL, got an empty name"),
         ("a\0b.png", r"does not exist; give images"),
-        ("ftp://host/x.png", r"expected an http or https address, got ftp://host/x\.png"),
-        ("file:///etc/x.png", r"expected an http or https address, got file:///etc/x\.png"),
+        ("ftp://host/x.png", r"expected an http or https URL, got ftp://host/x\.png"),
+        ("file:///etc/x.png", r"expected an http or https URL, got file:///etc/x\.png"),
         ("/dev/zero", r"/dev/zero is a device, expected a regular file; save the image to a file first"),
         ("http://[::1/x.png", r"Invalid IPv6 URL"),
     ],
@@ -173,7 +173,7 @@ def test_folders_that_cannot_be_read_are_failures(folder, forbid_reading):
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no images; looked for \.avif, \.bmp"):
+    with pytest.raises(ValueError, match=r"expected files ending in \.avif, \.bmp"):
         find_images([str(tmp_path)])
 
 
@@ -181,10 +181,10 @@ def test_a_folder_without_images_is_an_error(tmp_path):
     ("path", "text"),
     [
         ("/none.png", r"/none\.png cannot be downloaded: HTTP Error 404"),
-        ("/away", r"/away cannot be downloaded: expected an http or https address, got ftp://example\.org/x\.png"),
-        ("/file", r"/file cannot be downloaded: expected an http or https address, got file:///etc/passwd"),
-        ("/data", r"/data cannot be downloaded: expected an http or https address, got data:image/png;base64,AAAA"),
-        ("/no-location", r"/no-location cannot be downloaded: HTTP Error 302 without an address to redirect to"),
+        ("/away", r"/away cannot be downloaded: expected an http or https URL, got ftp://example\.org/x\.png"),
+        ("/file", r"/file cannot be downloaded: expected an http or https URL, got file:///etc/passwd"),
+        ("/data", r"/data cannot be downloaded: expected an http or https URL, got data:image/png;base64,AAAA"),
+        ("/no-location", r"/no-location cannot be downloaded: HTTP Error 302 without a redirect target"),
         ("/bad", r"/bad cannot be downloaded: Invalid IPv6 URL"),
         ("/loop", r"/loop redirects more than 5 times"),
         ("/ping", r"/ping redirects more than 5 times"),
@@ -197,8 +197,8 @@ def test_a_folder_without_images_is_an_error(tmp_path):
         ("/chunks", r"the server's answer is not valid HTTP \(IncompleteRead"),
         ("/chunk-cut", r"the server's answer is not valid HTTP \(IncompleteRead"),
         ("/cut", r"/cut ended early: got 3 of 500 bytes; try again, or download it yourself"),
-        ("/x\n.png", r"has control characters; give an address without them"),
-        ("/page", r"/page is a web page, not an image; give the address of the image file itself"),
+        ("/x\n.png", r"has control characters; give a URL without them"),
+        ("/page", r"/page is a web page, not an image; give the URL of the image file itself"),
     ],
 )
 def test_a_download_that_fails_names_its_address(server, monkeypatch, path, text):
@@ -217,11 +217,11 @@ def test_what_is_not_an_image_is_one_sentence(server, path, text):
 @pytest.mark.parametrize(
     ("address", "text"),
     [
-        ("http://host/" + "x" * 9000, "expected an address of at most 8000 characters, got 9012: http://host/x"),
+        ("http://host/" + "x" * 9000, "expected a URL of at most 8000 characters, got 9012: http://host/x"),
         ("http:///x.png", "names no host; expected http://HOST/PATH"),
-        ("http://host:99999/x.png", "is not a valid address: Port out of range 0-65535"),
-        ("http://user:secret@host/x.png", "http://…@host holds a user name or password"),
-        ("http://" + "a" * 80 + ".org/x.png", "is not a valid address: .*label"),
+        ("http://host:99999/x.png", "is not a valid URL: Port out of range 0-65535"),
+        ("http://user:secret@host/x.png", "http://…@host contains a user name or password"),
+        ("http://" + "a" * 80 + ".org/x.png", "is not a valid URL: .*label"),
         ("http://127.0.0.1:1/x.png", "cannot be downloaded: .*refused"),
     ],
 )

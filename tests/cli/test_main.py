@@ -89,7 +89,7 @@ def test_an_interrupt_is_status_130(command, capsys):
     ("words", "text"),
     [
         (["modls"], "globalvit: error: unknown command 'modls' of globalvit. Did you mean 'models'?"),
-        ([], "globalvit: error: globalvit needs a command. Known: train, validate"),
+        ([], "globalvit: error: globalvit requires a command. Known: train, validate"),
         (["models", "--jsn", "x"], "globalvit: error: unknown option --jsn. Did you mean '--json', '--csv'?"),
     ],
 )

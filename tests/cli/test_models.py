@@ -112,11 +112,11 @@ def test_complexity_is_shown_drawn_and_written(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--plot", "x.png"], 2, "--image-size, --plot and --csv belong to --complexity; add it"),
+        (["--plot", "x.png"], 2, "--image-size, --plot and --csv require --complexity; add it"),
         (["--complexity", "--plot", "x.foo"], 2, "--plot x.foo must end in .png, .pdf, .svg"),
         (["--complexity", "--image-size", "16"], 2, "too small; give 32 pixels or more a side"),
-        (["gpvit_l1_upernet", "--complexity"], 1, "expected a classifier, got gpvit_l1_upernet; name its"),
-        (["--complexity", "--measure"], 2, "--complexity counts on the model itself already; leave out --measure"),
+        (["gpvit_l1_upernet", "--complexity"], 1, "expected a classifier, got gpvit_l1_upernet; give its"),
+        (["--complexity", "--measure"], 2, "--complexity already counts on the built model; leave out --measure"),
     ],
 )
 def test_what_complexity_cannot_do_is_said(words, status, message, capsys):

@@ -117,10 +117,10 @@ def test_the_rank_of_old_launchers_is_ignored(words):
         (["--imgsz", "3"], r"unknown option --imgsz\. See bake --help"),
         (
             ["--eval", "bbox", "segm"],
-            r"unknown option --eval: the model's kind of task decides what is measured",
+            r"unknown option --eval: the model's task decides what is measured",
         ),
-        (["--metrics", "accuracy"], r"unknown option --metrics: the model's kind of task decides .*; leave it out"),
-        (["--launcher=pytorch"], r"unknown option --launcher: start several processes with torchrun"),
+        (["--metrics", "accuracy"], r"unknown option --metrics: the model's task decides .*; leave it out"),
+        (["--launcher=pytorch"], r"unknown option --launcher: start the command with torchrun"),
         (["--batch-size", "many"], r"--batch-size 'many' is not understood: expected a whole number"),
         (["--batch-size", "3.5"], r"--batch-size '3.5' is not understood: expected a whole number"),
         (["--heat", "hot"], r"expected a number"),
@@ -128,8 +128,8 @@ def test_the_rank_of_old_launchers_is_ignored(words):
         (["--amp=maybe"], r"--amp 'maybe' is not understood: expected true or false"),
         (["--oven", "wod"], r"expected one of gas, wood\. Did you mean 'wood'\?"),
         (["--window", "7"], r"expected 2 whole numbers or one of ratio or none"),
-        (["--batch-size"], r"--batch-size needs a value: a whole number"),
-        (["--batch-size", "--amp", "3"], r"--batch-size needs a value"),
+        (["--batch-size"], r"--batch-size requires a value: a whole number"),
+        (["--batch-size", "--amp", "3"], r"--batch-size requires a value"),
         (["--batch-size", "0"], r"batch_size=0 must be at least 1"),
     ],
 )
@@ -140,7 +140,7 @@ def test_bad_use_is_one_line_that_says_what_came_and_what_was_expected(words, te
 
 
 def test_a_missing_value_is_named():
-    with pytest.raises(UsageError, match=r"bake needs LOAF; see bake --help"):
+    with pytest.raises(UsageError, match=r"bake requires LOAF; see bake --help"):
         parse(Bake, [], "bake", "Bakes bread.", positional=("loaves",))
 
 
@@ -172,7 +172,7 @@ def test_a_command_is_chosen_by_its_first_word():
     ("words", "text"),
     [
         (["ry"], r"unknown command 'ry' of bake\. Did you mean 'rye'\? Known: rye, white"),
-        ([], r"bake needs a command\. Known: rye, white"),
+        ([], r"bake requires a command\. Known: rye, white"),
     ],
 )
 def test_an_unknown_command_is_answered_with_the_closest(words, text):

@@ -58,10 +58,10 @@ def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsy
     words = [*bad, str(digits), "--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), "--draw"]
     assert main(["predict", *words]) == 1
     shown = capsys.readouterr()
-    assert f"no answer: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
-    assert f"no answer: {digits / 'huge.png'} has more than 179 megapixels" in shown.err
-    assert f"no answer: {digits / 'pipe.png'} is a pipe (FIFO), expected a regular file" in shown.err
-    assert "8 of 11 images have no answer: gone.png, ftp://host/x.png, " in shown.err.splitlines()[-1]
+    assert f"skipped: {digits / 'broken.jpg'} cannot be read as an image" in shown.err
+    assert f"skipped: {digits / 'huge.png'} has more than 179 megapixels" in shown.err
+    assert f"skipped: {digits / 'pipe.png'} is a pipe (FIFO), expected a regular file" in shown.err
+    assert "skipped 8 of 11 images: gone.png, ftp://host/x.png, " in shown.err.splitlines()[-1]
     assert "caf\\udce9\\n\\x1b[31m\\r.png" in shown.out
     assert "\x1b" not in shown.out + shown.err
     written = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ def test_one_bad_image_costs_no_other_answer(run_folder, digits, tmp_path, capsy
 def test_it_fails_at_once_where_nothing_can_be_answered(run_folder, digits, capsys):
     assert main(["predict", str(digits / "broken.jpg"), "--checkpoint", str(run_folder)]) == 1
     shown = capsys.readouterr().err
-    assert "globalvit: error: none of the 1 images has an answer; the first: " in shown
+    assert "globalvit: error: none of the 1 images could be predicted; first error: " in shown
     assert main(["predict", "gone.png", "also_gone.png", "--checkpoint", "gone"]) == 1
     assert capsys.readouterr().err.startswith("globalvit: error: gone.png does not exist; give images, folders or http")
 
@@ -102,8 +102,8 @@ def test_an_image_that_fails_in_a_batch_costs_no_other_answer(run_folder, digits
     words = ["--checkpoint", str(run_folder), "--json", str(tmp_path / "a.json")]
     assert main(["predict", str(digits), *words]) == 1
     shown = capsys.readouterr().err
-    assert "an image of one color; these 4 images are predicted one at a time" in shown
-    assert f"1 of 4 images have no answer: {digits / 'flat.png'}" in shown
+    assert "an image of one color; predicting these 4 images one at a time" in shown
+    assert f"skipped 1 of 4 images: {digits / 'flat.png'}" in shown
     assert len(json.loads((tmp_path / "a.json").read_text())["predictions"]) == 3
 
 
@@ -122,7 +122,7 @@ def test_a_drawing_that_cannot_be_written_costs_no_other(run_folder, digits, tmp
     words = ["--checkpoint", str(run_folder), "--output", str(tmp_path / "out"), "--draw"]
     assert main(["predict", str(digits / "a.png"), str(digits / "b[1].png"), *words]) == 1
     assert (tmp_path / "out" / "b[1].png").is_file()
-    assert f"1 of 2 images have no answer: {digits / 'a.png'}" in capsys.readouterr().err
+    assert f"skipped 1 of 2 images: {digits / 'a.png'}" in capsys.readouterr().err
 
 
 def test_scores_that_are_not_finite_are_no_answers(digits, tmp_path, capsys):
@@ -155,20 +155,20 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, digits, monkeypatc
 
     monkeypatch.setattr("globalvit.tasks.classify.Classifier.predict", exhausted)
     assert main(["predict", str(digits), "--checkpoint", str(run_folder)]) == 1
-    assert "out of memory with 3 images at a time; lower --batch-size; these 3 images are predicted one at a time" in (
+    assert "out of memory with 3 images per batch; lower --batch-size; predicting these 3 images one at a time" in (
         shown := capsys.readouterr().err
     )
     assert (
         "a.png: out of memory with one image; make the model's input smaller with --img-size or --short-side" in shown
     )
-    assert "globalvit: error: none of the 4 images has an answer" in shown
+    assert "globalvit: error: none of the 4 images could be predicted" in shown
 
 
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["x.png"], 2, "say which model: --checkpoint PATH of a trained one, or --model NAME"),
-        (["x.png", "--model", "gcvit_tiny", "--draw"], 2, "--draw needs --output DIR"),
+        (["x.png"], 2, "no model given; use --checkpoint PATH for a trained model, or --model NAME"),
+        (["x.png", "--model", "gcvit_tiny", "--draw"], 2, "--draw requires --output DIR"),
         (["x.png", "--model", "gcvit_tiny", "--top-k", "0"], 2, "--top-k 0 must be at least 1"),
         (
             ["x.png", "--model", "gcvit_tiny", "--max-detections", "0"],
@@ -179,9 +179,9 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, digits, monkeypatc
         (
             ["x.png", "--model", "gcvit_tiny", "--weights", "none"],
             2,
-            "--weights none would be a model that knows nothing",
+            "--weights none gives a model with random weights",
         ),
-        (["--model", "gcvit_tiny"], 2, "globalvit predict needs IMAGES"),
+        (["--model", "gcvit_tiny"], 2, "globalvit predict requires IMAGES"),
         (["x.png", "--model", "gcvit_tiny"], 1, "x.png does not exist"),
         ([".", "--model", "gcvit_tinny"], 1, "model 'gcvit_tinny' is not known. Did you mean 'gcvit_tiny'"),
         ([".", "--checkpoint", "gone"], 1, "gone does not exist; give a weight file"),

@@ -151,7 +151,7 @@ def test_synonyms_of_one_class_are_understood():
         (["--suite", "imagenet-v2", "--data-dir", "gone"], 1, "data folder gone does not exist; give the folder of Im"),
         (["--suite", "imagenet-a", "--data-dir", "."], 1, ". holds no class folders; expected n01440764/IMAGE.jpg"),
         (["--suite", "imagenet-real", "--data-dir", "."], 1, "is named like ILSVRC2012_val_00000001.JPEG; ReaL's"),
-        (["--suite", "imagenet-v2"], 2, "--suite imagenet-v2 requires --data-dir, the folder that holds it"),
+        (["--suite", "imagenet-v2"], 2, "--suite imagenet-v2 requires --data-dir, the folder that contains it"),
         (["--real-labels", "x", "--data-dir", "."], 2, "--real-labels requires --suite imagenet-real"),
         (
             ["--suite", "imagenet-r", "--data-dir", ".", "--val-split", "v"],

@@ -152,7 +152,7 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path, capsys):
         str(tmp_path / "o"),
     ]
     assert main(["validate", *words]) == 0
-    assert "on 4 images, 1 left out" in capsys.readouterr().out
+    assert "on 4 images, 1 skipped" in capsys.readouterr().out
     assert list(summary(tmp_path / "o")["skipped"]) == [str(data / "val" / "plum" / "broken.png")]
 
 
@@ -173,13 +173,13 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, monkeypatch, capsy
 
     monkeypatch.setattr("globalvit.tasks.classify.Classifier.evaluate", exhausted)
     assert main(["validate", "--checkpoint", str(run_folder), "--workers", "0"]) == 1
-    assert "out of memory with 24 images at a time; lower --batch-size" in capsys.readouterr().err
+    assert "out of memory with 24 images per batch; lower --batch-size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["--model", "gcvit_tiny"], 2, "globalvit validate needs --data-dir"),
+        (["--model", "gcvit_tiny"], 2, "globalvit validate requires --data-dir"),
         (["--checkpoint", "x", "--batch-size", "0"], 2, "batch_size=0 must be 1 or more"),
         (["--checkpoint", "x", "--img-size", "8"], 2, "image_size=8 is too small"),
         (["--checkpoint", "x", "--crop-pct", "1.5"], 2, "crop_pct=1.5 must be more than 0 and at most 1"),

@@ -393,7 +393,7 @@ def test_data_check_names_the_format(name, tmp_path, capsys):
     assert main(["data", "check", "--data-dir", str(tmp_path), "--workers", "0"]) == 0
     out = capsys.readouterr().out
     assert f"note: format: {form}, " in out
-    assert "nothing is wrong" in out
+    assert "no problems found" in out
     if name == "yolo by split":
         assert "note: no label file: train: 1 of 4 images have no file of labels and show no objects" in out
 
@@ -464,7 +464,7 @@ def test_unsplit_labels_of_other_formats_are_not_split(yolo, tmp_path, capsys):
     (tmp_path / "images" / "train").rename(tmp_path / "images" / "a")
     (tmp_path / "images" / "val").rename(tmp_path / "images" / "b")
     assert main(["data", "split", str(tmp_path), str(tmp_path.parent / "out")]) == 1
-    text = "holds labels of objects that are not COCO's, which stay as they are; training holds images out of them with"
+    text = "got object labels in another format; to hold out images, train with --val-fraction"
     assert text in capsys.readouterr().err
 
 

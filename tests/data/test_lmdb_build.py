@@ -227,7 +227,7 @@ def test_the_command_says_what_became_of_each_split(data, dst, capsys):
 
 def test_the_command_refuses_what_it_does_not_understand(data, dst, capsys):
     for words, text in [
-        (["build", str(data)], "globalvit data lmdb build needs DST"),
+        (["build", str(data)], "globalvit data lmdb build requires DST"),
         (["build", str(data), str(dst), "--workers", "0"], "--workers 0 must be 1 or more"),
         (["pack"], "unknown command 'pack' of globalvit data lmdb"),
     ]:

@@ -139,4 +139,4 @@ def test_the_commands_pack_and_compare(make_masks, dst, capsys):
     data = make_masks({"train": 2})
     assert main(["data", "lmdb", "build", str(data), str(dst)]) == 0
     assert main(["data", "lmdb", "verify", str(dst), str(data)]) == 0
-    assert "4 files are equal, nothing is wrong" in capsys.readouterr().out
+    assert "4 files are identical, no problems found" in capsys.readouterr().out

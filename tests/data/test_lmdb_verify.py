@@ -36,8 +36,8 @@ def test_every_difference_is_named(data, dst, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "missing in the database: val/b/new.png",
         "not in the folder: train/a/000.png",
-        "other bytes: train/a/001.png",
-        "7 files are equal; 1 × missing in the database, 1 × not in the folder, 1 × other bytes",
+        "different bytes: train/a/001.png",
+        "7 files are identical; 1 × missing in the database, 1 × not in the folder, 1 × different bytes",
     ]
 
 
@@ -46,7 +46,7 @@ def test_equal_ones_are_said_to_be(data, dst, capsys):
     assert verify(dst, data, on_start=seen.append, on_image=lambda: seen.append("one")).is_equal
     assert seen == [9, *["one"] * 9]
     assert main(["data", "lmdb", "verify", str(dst), str(data)]) == 0
-    assert capsys.readouterr().out == "9 files are equal, nothing is wrong\n"
+    assert capsys.readouterr().out == "9 files are identical, no problems found\n"
 
 
 def test_an_index_that_says_something_else_is_found(data, dst):
@@ -77,7 +77,7 @@ def test_at_most_twenty_of_a_kind_are_printed(make_folder, tmp_path, capsys):
     assert main(["data", "lmdb", "verify", str(tmp_path / "lmdb"), str(data)]) == 1
     out = capsys.readouterr().out
     assert out.count("not in the folder: train/a/") == 20
-    assert "not in the folder: 5 more\n5 files are equal; 25 × not in the folder\n" in out
+    assert "not in the folder: 5 more\n5 files are identical; 25 × not in the folder\n" in out
 
 
 def test_what_cannot_be_compared(data, dst, tmp_path):

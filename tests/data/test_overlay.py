@@ -33,7 +33,7 @@ def test_alpha_goes_from_the_image_to_the_palette(alpha):
 
 
 def test_labels_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"labels of 3×2 cannot be laid over an image of 3×4; resize one of them"):
+    with pytest.raises(ValueError, match=r"expected labels of the image's size 3×4, got 3×2; resize one of them"):
         overlay_labels(Image.new("RGB", (3, 4)), np.zeros((2, 3), np.uint8), PALETTE)
 
 

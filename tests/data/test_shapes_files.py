@@ -136,7 +136,7 @@ def test_labels_and_objects_of_the_folder_are_checked(folder, tmp_path, capsys):
     assert "label maps" in out
     assert "objects" in out
     assert "note: format: coco, COCO's JSON, annotations/instances_train.json" in out
-    assert "nothing is wrong" in out
+    assert "no problems found" in out
     splits = json.loads((tmp_path / "found.json").read_text())["splits"]
     assert sorted((split["name"], split["classes"], split["images"]) for split in splits) == [
         ("train", 3, 7),

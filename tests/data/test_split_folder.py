@@ -31,7 +31,7 @@ def test_class_folders_are_split_class_by_class(photos, tmp_path, capsys):
     assert [val.label(index) for index in range(3)] == [0, 0, 1]
     assert sorted(photos.rglob("*")) == before
     assert main(words) == 1
-    assert "new exists and is not an empty folder; give a new one" in capsys.readouterr().err
+    assert "new already exists and is not an empty folder; give a new one" in capsys.readouterr().err
 
 
 def test_the_choice_is_the_seeds(photos, tmp_path):
@@ -73,7 +73,7 @@ def test_label_maps_of_a_rare_class_are_in_both_splits(make_masks, tmp_path, cap
     shutil.copytree(data / "images" / "all", flat / "images")
     shutil.copytree(data / "annotations" / "all", flat / "masks")
     split_folder(flat, tmp_path / "blind", fraction=0.1, seed=0)
-    assert "hold colors that no class file gives to classes, so val is chosen without regard" in caplog.text
+    assert "contain colors that no class file lists, so val is chosen regardless" in caplog.text
     colors = [("ground", [0, 0, 0]), ("grass", [0, 90, 0]), ("sky", [0, 0, 200])]
     (flat / "classes.json").write_text(json.dumps([{"name": name, "color": color} for name, color in colors]))
     split_folder(flat, tmp_path / "new", fraction=0.1, seed=0)
@@ -100,7 +100,7 @@ def make_coco(root, names):
 def test_annotations_are_split_with_their_images(tmp_path):
     names = [f"part{at % 2}/{at}.jpg" for at in range(10)]
     root = make_coco(tmp_path / "coco", names)
-    with pytest.raises(FileNotFoundError, match=r"images of .*instances.json, such as .*part0/0.jpg.* are not in"):
+    with pytest.raises(FileNotFoundError, match=r"images of .*instances.json, such as .*part0/0.jpg.* are neither in"):
         split_folder(root, tmp_path / "new", fraction=0.2, seed=0)
     for name in names:
         (root / "images" / name).parent.mkdir(exist_ok=True)
@@ -116,7 +116,9 @@ def test_annotations_are_split_with_their_images(tmp_path):
 
 def test_paths_out_of_the_folder_are_refused(tmp_path):
     root = make_coco(tmp_path / "coco", ["../../secret.jpg"])
-    with pytest.raises(ValueError, match=r"file_name '../../secret.jpg'; expected a path below the folder of images"):
+    with pytest.raises(
+        ValueError, match=r"expected file_name to be a path below the image folder, got '../../secret.jpg'"
+    ):
         split_folder(root, tmp_path / "new", fraction=0.5, seed=0)
 
 
@@ -126,11 +128,11 @@ def test_paths_out_of_the_folder_are_refused(tmp_path):
         (
             {"train": {"a": 2}},
             "new",
-            "has a split 'train' already; training holds images out of it with --val-f",
+            "already has a split 'train'; to hold out images, train with --val-fraction",
         ),
         ({".": {"a": 1, "b": 1}}, "new", "2 training images are too few"),
         ({".": {"a": 0}}, "new", "no images in the class folders of"),
-        ({".": {"a": 2}}, "data/new", "new lies in .*data, which is left as it is; give a folder outside it"),
+        ({".": {"a": 2}}, "data/new", "new is inside .*data, which must not change; give a folder outside it"),
         ({}, "new", "data folder .*data does not exist; give a folder of images to split"),
     ],
 )
@@ -143,4 +145,4 @@ def test_numbers_out_of_range_are_one_line(capsys):
     assert main(["data", "split", "a", "b", "--fraction", "1"]) == 2
     assert "--fraction 1 must be more than 0 and less than 1" in capsys.readouterr().err
     assert main(["data", "split", "a"]) == 2
-    assert "globalvit data split needs OUTPUT" in capsys.readouterr().err
+    assert "globalvit data split requires OUTPUT" in capsys.readouterr().err

@@ -70,7 +70,7 @@ class Server:
     def _listen(self):
         for line in self.process.stderr:
             self.said.append(line)
-            if found := re.search(r"the page is at (\S+)", line):
+            if found := re.search(r"serving the page at (\S+)", line):
                 self.address = found[1]
                 self.is_up.set()
         self.is_up.set()
@@ -252,7 +252,7 @@ def test_a_training_shows_how_far_it_is_and_can_be_stopped(page, tmp_path):
     page.wait_for_selector("#progress progress")
     page.screenshot(path=tmp_path / "training.png")
     page.click("#stop")
-    page.wait_for_function("document.querySelector('#progress').innerText.includes('the training ended early')")
+    page.wait_for_function("document.querySelector('#progress').innerText.includes('training failed')")
 
 
 # Last: it ends the server.

@@ -65,7 +65,7 @@ def test_a_decompression_bomb_is_refused(uploads):
 
 def test_too_many_bytes_are_refused(uploads):
     (uploads / "a.png").write_bytes(b"x" * (MIB + 1))
-    with pytest.raises(RefusedUpload, match=r"^a\.png has 1\.0 MiB, and this page takes at most 1 MiB; make it"):
+    with pytest.raises(RefusedUpload, match=r"^a\.png: expected at most 1 MiB, got 1\.0 MiB; make it"):
         receive(str(uploads / "a.png"), "a.png", uploads, MIB)
 
 
@@ -76,7 +76,7 @@ def test_only_what_was_uploaded_is_read(claim, uploads):
     secret = uploads.parent / "secret.png"
     secret.write_bytes(encoded(noise(8, 8), "PNG"))
     (uploads / "linked.png").symlink_to(secret)
-    with pytest.raises(RefusedUpload, match="did not arrive; choose it again"):
+    with pytest.raises(RefusedUpload, match="was not uploaded; choose it again"):
         receive(str(uploads / claim), "a.png", uploads, MIB)
     assert secret.exists()
 

@@ -52,7 +52,7 @@ def test_only_folders_of_killed_pages_are_removed(make_folder, tmp_path, caplog)
             assert not dead.exists()
             assert all((folder / "uploads" / "deep" / "a.png").exists() for folder in (unknown, live))
             assert (link / LOCK).exists()
-            assert f"removed what pages that were killed left in {tmp_path}: 1 folder(s)" in caplog.text
+            assert f"removed temporary folders of killed pages in {tmp_path}: 1 folder(s)" in caplog.text
         assert not own.exists()
         holder.stdin.close()
     with own_folder():

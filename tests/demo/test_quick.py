@@ -54,7 +54,9 @@ def test_progress_is_read_while_it_goes_on_and_a_second_training_is_refused(trai
     assert state.is_running
     assert state.part == pytest.approx(0.97 * 55 / LESSONS["digits"].steps)
     assert state.text.startswith(f"Read handwritten digits: step 55 of {LESSONS['digits'].steps}, loss 0.50")
-    with pytest.raises(ValueError, match="a training goes on: Read handwritten digits; wait for it, or stop it"):
+    with pytest.raises(
+        ValueError, match="a training is already running: Read handwritten digits; wait for it or stop it"
+    ):
         made.begin("shapes")
     made.stop()
     assert not made.progress().is_running
@@ -65,20 +67,20 @@ def test_the_model_is_there_at_the_end(training):
     made = training(ENDS)
     wait_until(lambda: not made.is_running)
     state = made.progress()
-    assert state.text == "Read handwritten digits: learned. 96.1 % right of the held-out images"
+    assert state.text == "Read handwritten digits: done. 96.1 % accuracy on held-out images"
     assert (state.made.checkpoint, state.made.data) == (made.run, "digits")
 
 
 def test_what_went_wrong_is_said(training):
     made = training(FAILS)
     wait_until(lambda: not made.is_running)
-    assert made.progress().text == "Read handwritten digits: the training ended early. out of memory"
+    assert made.progress().text == "Read handwritten digits: training failed. out of memory"
 
 
 def test_a_training_that_was_stopped_leaves_no_model(training):
     made = training(ENDS.replace("True", "False"))
     wait_until(lambda: not made.is_running)
-    assert made.progress().text.startswith("Read handwritten digits: the training ended early.")
+    assert made.progress().text.startswith("Read handwritten digits: training failed.")
     assert made.progress().made is None
 
 

@@ -48,7 +48,7 @@ class Served:
     def _listen(self):
         for line in self.process.stderr:
             self.said.append(line)
-            if found := re.search(r"the page is at http://127\.0\.0\.1:(\d+)", line):
+            if found := re.search(r"serving the page at http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])
                 self.is_up.set()
         self.is_up.set()
@@ -99,7 +99,7 @@ def test_what_a_killed_page_left_is_removed_at_the_next_start(given, tmp_path):
         killed.end(signal.SIGKILL)
         assert len(live.uploads) == 2
         following = Served(tmp_path, given.classify)
-        assert "removed what pages that were killed left in" in following.text
+        assert "removed temporary folders of killed pages in" in following.text
         assert len(live.uploads) == 1
         following.end(signal.SIGTERM)
         assert live.upload()[0] == 200
@@ -112,7 +112,7 @@ def test_what_others_send_is_refused_and_costs_no_traceback(served):
     own = f"http://127.0.0.1:{served.port}"
     for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
         status, text = served.upload(**headers)
-        assert (status, text) == (403, b"requests from other sites are refused")
+        assert (status, text) == (403, b"requests from other sites are not allowed")
     assert not served.uploads
     assert served.upload(Origin=own)[0] == 200
     # Out of a slider's range.

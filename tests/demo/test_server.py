@@ -58,7 +58,7 @@ def test_where_all_may_ask_any_host_name_will_do():
 def test_a_taken_port_is_one_line_with_the_remedy():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=rf"cannot serve at 127\.0\.0\.1, port {port}: .*; give another --port"):
+        with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1, port {port}: .*; give another --port"):
             listening("127.0.0.1", port)
 
 

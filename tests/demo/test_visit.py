@@ -59,7 +59,7 @@ def test_one_model_is_held_and_unknown_ones_are_refused(models, given):
     assert models.open(str(given.classify)) is first
     models.open(str(given.detect))
     assert models.open(str(given.classify)) is not first
-    with pytest.raises(ValueError, match="does not exist anymore; choose another"):
+    with pytest.raises(ValueError, match="no longer exists; choose another"):
         models.open("elsewhere")
 
 

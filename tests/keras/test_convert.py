@@ -30,4 +30,4 @@ def test_files_go_to_keras_and_back(name, build, reference, relative, tmp_path, 
 def test_the_target_must_be_named_for_keras(reference, tmp_path, capsys):
     file = reference("gcvit_xxtiny", (32, 32)).file
     assert main(["convert", str(file), str(tmp_path / "x.h5"), "--to", "keras"]) == 1
-    assert r"x.h5 must end in .weights.h5 to hold the form 'keras'" in capsys.readouterr().err
+    assert r"x.h5 must end in .weights.h5 for the format 'keras'" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_the_first_is_kept_unless_another_is_clearly_faster(second, margin, used
 def test_choices_are_measured_once_and_kept(unlisted):
     measured = choices.choose(group(second=0.0005))
     assert measured.used("nap", "c") == "torch"
-    assert measured.origin == f"measured on this machine, kept in {unlisted}"
+    assert measured.origin == f"measured on this machine, saved in {unlisted}"
     kept = choices.choose(group(second=0.01))
     assert kept.by_name == measured.by_name
 
@@ -66,7 +66,7 @@ def test_the_table_comes_before_the_cache(unlisted, monkeypatch):
     monkeypatch.setattr(choices, "TABLE", table)
     found = choices.choose(group())
     assert found.by_name == {"nap": Choice(used="torch", seconds={"c": 2.0, "torch": 1.0})}
-    assert found.origin == f"measured before on this kind of CPU ({choices.cpu()})"
+    assert found.origin == f"shipped measurements of this CPU model ({choices.cpu()})"
     assert not unlisted.exists()
 
 
@@ -75,7 +75,7 @@ def test_choices_that_cannot_be_kept_are_not_measured(unlisted, caplog):
     with caplog.at_level(logging.WARNING):
         found = choices.choose(group())
     assert found.by_name == {}
-    assert "choices between kernels are not measured, because they cannot be kept: " in caplog.text
+    assert "kernels are not timed on this CPU, since the results cannot be saved: " in caplog.text
 
 
 def test_an_unlisted_cpu_is_measured_within_seconds(unlisted):

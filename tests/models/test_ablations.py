@@ -135,7 +135,7 @@ def test_designs_with_the_same_names_are_told_apart(tmp_path, capsys):
     assert main(["convert", file, str(tmp_path / "same.safetensors"), "--to", "ours"]) == 0
     assert open_checkpoint(tmp_path / "same.safetensors").spec.ablation == ("shifted",)
     assert main(["convert", file, str(tmp_path / "timm.safetensors"), "--to", "timm"]) == 1
-    assert "has ablation=shifted; only the form 'ours' has names for it" in capsys.readouterr().err
+    assert "has ablation=shifted, which only --to ours supports" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["gcvit_xxtiny_segformer", "gcvit_xxtiny_retinanet"])

@@ -175,7 +175,7 @@ def test_an_image_that_cannot_be_read_is_an_error_or_left_out(run, digits, caplo
     with pytest.raises(ValueError, match=r"broken\.png"):
         gv.predict(digits, checkpoint=run)
     assert len(gv.predict([digits, "gone.png"], checkpoint=run, skip_unreadable=True)) == 3
-    assert "no answer: gone.png does not exist" in caplog.text
+    assert "skipped: gone.png does not exist" in caplog.text
     for given, kind in (([3], "int"), (io.BytesIO(b"no image\n"), "BytesIO")):
         with pytest.raises(ValueError, match=rf"images\[0\]: an image came as {kind}"):
             gv.predict(given, checkpoint=run)
@@ -221,7 +221,9 @@ def test_an_exported_file_has_the_bits_of_the_commands(run, tmp_path):
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert report.path == tmp_path / "b.onnx"
     assert [row["difference"] for row in report.rows] == [check.difference for check in report.checks]
-    with pytest.raises(FileExistsError, match=r"b\.onnx exists; give --force to replace it, or another name"):
+    with pytest.raises(
+        FileExistsError, match=r"b\.onnx already exists; use --force to replace it, or give another name"
+    ):
         gv.export(run, output=tmp_path / "b.onnx")
 
 
@@ -278,12 +280,12 @@ def test_another_name_of_a_setting_is_answered_by_the_right_one(name, right):
             "epochs='many' in train() must be a whole number",
         ),
         (gv.train, {"model": object()}, ValueError, "in train() must be text"),
-        (gv.train, {}, ValueError, "train needs --data-dir FOLDER with train/CLASS/ and val/CLASS/"),
+        (gv.train, {}, ValueError, "train requires --data-dir FOLDER with train/CLASS/ and val/CLASS/"),
         (gv.train, {"config": "digts"}, ValueError, "no recipe is named 'digts'. Did you mean 'digits'"),
         (gv.train, {"config": "lost.yaml"}, FileNotFoundError, "config file lost.yaml does not exist"),
         (gv.train, {"config": "digits", "data_dir": "gone"}, FileNotFoundError, "data folder gone does not exist"),
         (gv.train, {"resume": "gone"}, FileNotFoundError, "--resume gone does not exist; give a run folder"),
-        (gv.validate, {}, ValueError, "say which model: --checkpoint PATH of a trained one, or --model NAME"),
+        (gv.validate, {}, ValueError, "no model given; use --checkpoint PATH for a trained model, or --model NAME"),
         (
             gv.validate,
             {"checkpoint": "gone"},
@@ -294,14 +296,14 @@ def test_another_name_of_a_setting_is_answered_by_the_right_one(name, right):
             gv.validate,
             {"model": "gcvit_tiny"},
             ValueError,
-            "validate needs --data-dir; only a run folder knows the data",
+            "validate requires --data-dir, since only a run folder records the data",
         ),
         (gv.validate, {"checkpoint": 3}, ValueError, "checkpoint=3 in validate() must be a path"),
         (
             gv.predict,
             {"checkpoint": "gone"},
             ValueError,
-            "predict needs images=, or split= and the checkpoint of a run",
+            "predict requires images=, or split= and the checkpoint of a run",
         ),
         (
             gv.predict,

@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(run, capsys, name, co
         (
             "config.yaml",
             b"",
-            "config.yaml names no data_dir, as a run's own always does; restore it, or give --data-dir",
+            "config.yaml, got none; restore the file, or give --data-dir",
         ),
         (
             "config.yaml",

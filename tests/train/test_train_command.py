@@ -67,7 +67,7 @@ def test_config_and_resume_together_as_people_type_it(words, tmp_path):
         ("--batchsize 3", 2, "unknown option --batchsize. Did you mean '--batch-size'"),
         ("--batch-size many", 2, "--batch-size 'many' is not understood"),
         ("--config digits --batch-size 0", 1, "batch_size=0 must be 1 or more"),
-        ("--config finetune", 2, "needs --data-dir FOLDER"),
+        ("--config finetune", 2, "requires --data-dir FOLDER"),
         ("--config digits --data-dir nowhere", 1, "data folder nowhere does not exist"),
         ("--resume nowhere", 1, "--resume nowhere does not exist; give a run folder"),
         (

@@ -14,7 +14,7 @@ from globalvit.cli.options import UsageError
 from globalvit.weights import gcvit_official
 from globalvit.weights.load import save_weights
 
-LICENSE = "GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial), also after conversion"
+LICENSE = "GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial), and remain so after conversion"
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def test_round_trips_are_exact(go, published_file, official, tmp_path, is_equal)
 def test_the_report_lists_source_target_model_and_license(go, published_file, tmp_path):
     out = go(published_file, tmp_path / "x.safetensors", "--to", "official")
     assert out.splitlines()[:5] == [
-        f"source: {published_file}, the official GC ViT form, its state_dict_ema (state_dict passed over), 238 entries",
+        f"source: {published_file}, the official GC ViT form, its state_dict_ema (state_dict skipped), 238 entries",
         f"target: {tmp_path}/x.safetensors, the official GC ViT form, 238 entries",
         "model: gcvit_xxtiny, 1000 classes, 3 input channels",
-        "left out by name: levels.*.blocks.*.attn.relative_position_index (12)",
-        "computed and added: levels.*.blocks.*.attn.relative_position_index (12)",
+        "dropped: levels.*.blocks.*.attn.relative_position_index (12)",
+        "recomputed: levels.*.blocks.*.attn.relative_position_index (12)",
     ]
     assert LICENSE in out
 
@@ -84,7 +84,7 @@ def test_a_trained_model_keeps_what_it_knows(go, tmp_path, is_equal):
 
 def test_raw_weights_can_be_asked_for(go, published_file, tmp_path):
     out = go(published_file, tmp_path / "x.safetensors", "--to", "ours", "--no-ema")
-    assert "its state_dict (state_dict_ema passed over)" in out
+    assert "its state_dict (state_dict_ema skipped)" in out
     assert not any(value.any() for value in load_file(tmp_path / "x.safetensors").values())
 
 
@@ -100,13 +100,15 @@ def test_models_that_timm_has_not_are_told(go, tmp_path):
     task = create_model("gcvit_tiny2", num_classes=2)
     save_weights(tmp_path / "x.safetensors", task, task.spec, None, task.preprocessing)
     out = go(tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--to", "timm")
-    assert "timm has no gcvit_tiny2; `import globalvit.timm_plugin` gives it globalvit_gcvit_tiny2" in out
+    assert "timm has no gcvit_tiny2; `import globalvit.timm_plugin` registers globalvit_gcvit_tiny2" in out
 
 
 def test_nothing_is_replaced_unasked(go, published_file, tmp_path):
     target = tmp_path / "x.safetensors"
     target.write_text("precious")
-    with pytest.raises(FileExistsError, match=r"x\.safetensors exists; give --force to replace it, or another name"):
+    with pytest.raises(
+        FileExistsError, match=r"x\.safetensors already exists; use --force to replace it, or give another name"
+    ):
         go(published_file, target, "--to", "ours")
     assert target.read_text() == "precious"
     go(published_file, target, "--to", "ours", "--force")
@@ -115,7 +117,7 @@ def test_nothing_is_replaced_unasked(go, published_file, tmp_path):
 
 @pytest.mark.parametrize(("to", "name"), [("ours", "x.pth"), ("timm", "x.onnx")])
 def test_the_target_must_be_named_for_its_form(go, published_file, tmp_path, to, name):
-    with pytest.raises(ValueError, match=rf"{name} must end in \.safetensors.* to hold the form '{to}'"):
+    with pytest.raises(ValueError, match=rf"{name} must end in \.safetensors.* for the format '{to}'"):
         go(published_file, tmp_path / name, "--to", to)
 
 
@@ -146,13 +148,13 @@ def test_a_full_disk_keeps_what_was_there(go, published_file, tmp_path, monkeypa
         raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"cannot write .*x\.pth: .*unexpected pos.*; what was there before is kept"):
+    with pytest.raises(OSError, match=r"cannot write .*x\.pth: .*unexpected pos.*; the previous file is unchanged"):
         go(published_file, target, "--to", "timm", "--force")
     assert target.read_text() == "precious"
 
 
 def test_bad_use_is_told(go, published_file, tmp_path):
-    with pytest.raises(UsageError, match="globalvit convert needs --to"):
+    with pytest.raises(UsageError, match="globalvit convert requires --to"):
         go(published_file, tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match="'flax' is not understood"):
         go(published_file, tmp_path / "x.safetensors", "--to", "flax")

@@ -68,4 +68,4 @@ def test_convert_there_and_back(official, tmp_path, is_equal, capsys):
     assert "CC-BY-NC-SA" not in out
     assert is_equal(load_file(back), official)
     assert main(["convert", str(ours), str(tmp_path / "timm.pth"), "--to", "timm"]) == 1
-    assert "timm has no gpvit_l1; write the form 'ours', which globalvit.timm_plugin opens" in capsys.readouterr().err
+    assert "timm has no gpvit_l1; use --to ours, which globalvit.timm_plugin loads" in capsys.readouterr().err

@@ -162,4 +162,4 @@ def test_convert_there_and_back(published, tmp_path, is_equal, capsys):
     assert "model: gpvit_l1_segformer, 150 classes" in capsys.readouterr().out
     assert is_equal(load_file(back), published)
     assert main(["convert", str(ours), str(tmp_path / "timm.pth"), "--to", "timm"]) == 1
-    assert "timm has no gpvit_l1_segformer; write the form 'ours' or 'official'" in capsys.readouterr().err
+    assert "timm has no gpvit_l1_segformer; use --to ours or --to official" in capsys.readouterr().err

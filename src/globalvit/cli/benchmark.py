@@ -1,4 +1,4 @@
-"""`globalvit benchmark`: speed and memory of models, beside others in the same process."""
+"""`globalvit benchmark`: speed and memory of models, compared with other networks in the same process."""
 
 import logging
 import shlex
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from globalvit.benchmark.measure import Result
 
 logger = logging.getLogger(__name__)
-SUMMARY = "Measure images per second, latency and memory, in turn with other networks in the same process"
+SUMMARY = "Measure images per second, latency and memory, compared with other networks in the same process"
 WORK, RUNNING, FILES = "work", "running", "files"
 
 
 def _several(group: str, text: str, metavar: str | None = None) -> dict[str, Any]:
-    """The metadata of an option that may be given several times."""
+    """Return the metadata of an option that may be given several times."""
     return about(group, text) | {"adds": True} | ({"metavar": metavar} if metavar else {})
 
 
@@ -36,26 +36,27 @@ class BenchmarkOptions:
     """Options of `globalvit benchmark`."""
 
     model: tuple[str, ...] = field(
-        default=("gcvit_tiny",), metadata=_several(WORK, "names or patterns such as 'gcvit_*'", "NAME,...")
+        default=("gcvit_tiny",), metadata=_several(WORK, "model names or patterns such as 'gcvit_*'", "NAME,...")
     )
     peer: tuple[str, ...] = field(
         default=(),
         metadata=_several(
-            WORK, "networks to take turns with: timm:NAME, or auto for timm's of the same name", "timm:NAME,..."
+            WORK, "networks to compare with: timm:NAME, or auto for timm's model of the same name", "timm:NAME,..."
         ),
     )
     mode: tuple[str, ...] = field(default=MODES, metadata=_several(WORK, " or ".join(MODES), "MODE,..."))
-    batch_size: tuple[int, ...] = field(default=(1, 8), metadata=_several(WORK, "images of a run"))
+    batch_size: tuple[int, ...] = field(default=(1, 8), metadata=_several(WORK, "images per batch"))
     image_size: tuple[int, ...] | None = field(
         default=None,
-        metadata=_several(WORK, "sides in pixels (default: each model's own)") | {"aliases": ("img_size",)},
+        metadata=_several(WORK, "image side lengths in pixels (default: each model's own)")
+        | {"aliases": ("img_size",)},
     )
     precision: tuple[str, ...] = field(
         default=("auto",),
         metadata=_several(
             WORK,
-            "auto, fp32, bf16, fp16: of weights and images in inference, of autocast in training; auto is fp32 and "
-            "what train would choose",
+            "auto, fp32, bf16 or fp16: dtype of weights and images in inference, of autocast in training; auto "
+            "measures fp32 and the precision that train would choose",
             "TYPE,...",
         ),
     )
@@ -63,27 +64,31 @@ class BenchmarkOptions:
         default=("eager",),
         metadata=_several(
             WORK,
-            "eager; compiled; frozen, with weights as constants; graphs, with CUDA graphs; deployed, ours folded for "
-            "inference; deployed+compiled and so on; frozen and deployed are for inference",
+            "eager; compiled; frozen, with weights as constants; graphs, with CUDA graphs; deployed, our models folded "
+            "for inference; deployed+compiled and so on; frozen and deployed are inference only",
             "WAY,...",
         ),
     )
     window: Literal["own", "ratio"] | None = field(
-        default=None, metadata=about(WORK, "windows of GC ViT: the variant's own, or in proportion to the image size")
+        default=None, metadata=about(WORK, "GC ViT's windows: the variant's own size, or a ratio of the image size")
     )
     kernels: Literal["auto", "torch", "c", "triton"] = field(
-        default="auto", metadata=about(WORK, "kernels that compute our networks' operations; torch uses PyTorch's only")
+        default="auto", metadata=about(WORK, "kernels for our models; torch uses only PyTorch's operators")
     )
 
     device: DeviceChoice = field(default="auto", metadata=about(RUNNING, f"device to measure on; {DEVICE_HELP}"))
-    threads: int | None = field(default=None, metadata=about(RUNNING, "threads of the processor; torch's own number"))
+    threads: int | None = field(default=None, metadata=about(RUNNING, "CPU threads (default: PyTorch's)"))
     seconds: float = field(
-        default=3.0, metadata=about(RUNNING, "to repeat each cell for, its networks in turn, three times at least")
+        default=3.0, metadata=about(RUNNING, "time to measure each row for, with at least three repeats")
     )
-    repeats: int | None = field(default=None, metadata=about(RUNNING, "repeat so many times, however long it takes"))
-    json: Path | None = field(default=None, metadata=about(FILES, "write settings, machine and all times to this file"))
+    repeats: int | None = field(default=None, metadata=about(RUNNING, "number of repeats, instead of --seconds"))
+    json: Path | None = field(
+        default=None, metadata=about(FILES, "write settings, machine information and all timings to this file")
+    )
     csv: Path | None = field(default=None, metadata=about(FILES, "write the table to this file"))
-    plot: Path | None = field(default=None, metadata=about(FILES, "draw images per second: .png, .pdf or .svg"))
+    plot: Path | None = field(
+        default=None, metadata=about(FILES, "plot images per second to this file: .png, .pdf or .svg")
+    )
 
     def __post_init__(self) -> None:
         for name, known in (("mode", MODES), ("precision", ("auto", *PRECISIONS)), ("compile", WAYS)):
@@ -93,12 +98,12 @@ class BenchmarkOptions:
         for side in self.image_size or ():
             as_size(side)
         if not self.seconds > 0:
-            raise ValueError(f"--seconds {self.seconds:g} must be above 0")
+            raise ValueError(f"--seconds {self.seconds:g} must be more than 0")
         for mode in self.mode:
             if not ways_of(mode, self.compile):
                 raise ValueError(
-                    f"--compile {','.join(self.compile)} is for inference, where weights stay as they are; "
-                    f"add eager, compiled or graphs, or take --mode inference"
+                    f"--compile {','.join(self.compile)} is for inference only, since weights are constant; "
+                    f"add eager, compiled or graphs, or use --mode inference"
                 )
         tables.check_plot(self.plot)
 
@@ -116,7 +121,7 @@ def _check_least(name: str, given: int | tuple[int, ...] | None, least: int) -> 
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Measure, show, write; return the exit status."""
+    """Measure, print and write the results; return the exit status."""
     options = parse(BenchmarkOptions, argv, prog, SUMMARY)
     from globalvit.benchmark import machine, report
     from globalvit.hardware import choose_device
@@ -143,16 +148,16 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def _cells(options: BenchmarkOptions, device: str) -> list[Cell]:
-    """What to measure, with everything that can be wrong found before anything runs."""
+    """Return what to measure; errors are raised before anything runs."""
     from globalvit.benchmark import networks
 
     if device != "cuda" and any("graphs" in way for way in options.compile):
-        raise ValueError(f"--compile graphs needs CUDA, and the device is {device}; take compiled")
+        raise ValueError(f"--compile graphs requires CUDA, but the device is {device}; use --compile compiled")
     models = networks.expand(options.model)
     peers = {model: networks.peers_of(model, options.peer) for model in models}
     for model in models if options.peer else ():
         if not peers[model]:
-            logger.warning("timm has no %s, so it stands alone; name another network with --peer timm:NAME", model)
+            logger.warning("timm has no %s to compare with; choose another network with --peer timm:NAME", model)
     sizes: dict[str, Sequence[Size]] = {
         model: [as_size(side) for side in options.image_size or ()] or [networks.own_size(model)] for model in models
     }
@@ -192,10 +197,10 @@ def _show(plain: Sequence[dict[str, Any]], results: "Sequence[Result]", options:
     from globalvit.benchmark import report
 
     shown = [report.speed_table(plain, mode) for mode in options.mode]
-    shown.append(("each in its fastest way", report.best_rows(results)))
+    shown.append(("fastest setting of each network", report.best_rows(results)))
     for title, texts in shown:
         if texts:
-            # A title of the table's own would be broken to the width of its columns.
+            # Rich would wrap a table title to the width of the columns.
             tables.write_line(title)
             tables.show(texts)
 

@@ -13,7 +13,7 @@ from globalvit.models.variants import VARIANTS, GCViTConfig
 if TYPE_CHECKING:
     from globalvit.benchmark.complexity import AttentionKind
 
-# Shown where none is named: windows divide the grids of 224 and 448 only.
+# Default sizes: windows divide the grids of 224 and 448 only.
 SIDES = (224, 256, 384, 448, 512, 768, 1024)
 MODEL = "gcvit_tiny"
 KINDS: dict["AttentionKind", str] = {"own": "its own", "swin": "Swin's windows", "full": "full self-attention"}
@@ -22,11 +22,11 @@ Row = dict[str, Any]
 
 
 def rows(names: Sequence[str], sides: Sequence[int]) -> list[Row]:
-    """Count square images: one plain row for each model, attention and size.
+    """Count operations and memory for square images: one row per model, attention and size.
 
     Args:
-        names: models.
-        sides: of the images, in pixels.
+        names: model names.
+        sides: image side lengths in pixels.
 
     Raises:
         ValueError: a model is not a classifier, or a side is too small.
@@ -35,7 +35,7 @@ def rows(names: Sequence[str], sides: Sequence[int]) -> list[Row]:
 
     for name in names:
         if name not in VARIANTS:
-            raise ValueError(f"--complexity: expected a classifier, got {name}; name its backbone alone")
+            raise ValueError(f"--complexity: expected a classifier, got {name}; give its backbone's name")
     return [
         {"model": name, "attention": kind, "side": side} | asdict(complexity(name, (side, side), kind))
         for name in names
@@ -65,15 +65,15 @@ def show(found: Sequence[Row]) -> None:
 
 
 def write_csv(path: Path, found: Sequence[Row]) -> None:
-    """Write the rows with all their digits."""
+    """Write the rows as CSV at full precision."""
     files.write_csv(path, list(found[0]), [list(row.values()) for row in found])
 
 
 def plot(path: Path, found: Sequence[Row]) -> None:
-    """Draw multiply-adds, activations and memory over the images' sides, both axes logarithmic.
+    """Plot multiply-adds, activations and memory against the image side, with logarithmic axes.
 
     Raises:
-        ValueError: the path does not end like an image's.
+        ValueError: the path does not have an image extension.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -95,12 +95,12 @@ def _panel(axes: Any, found: Sequence[Row], key: str, unit: float) -> None:
     for name, kind in dict.fromkeys((row["model"], row["attention"]) for row in found):
         line = [row for row in found if (row["model"], row["attention"]) == (name, kind)]
         sides = [row["side"] for row in line]
-        # Dashes let two curves that lie on each other be seen.
+        # Dashes keep two overlapping curves visible.
         style = {"own": "o-", "swin": "s--", "full": "^:"}[kind]
         axes.plot(sides, [row[key] / unit for row in line], style, markersize=4, label=f"{name}, {KINDS[kind]}")
     sides = sorted({row["side"] for row in found})
     axes.loglog()
     axes.set_xticks(sides, [str(side) for side in sides], rotation=45)
     axes.minorticks_off()
-    axes.set_xlabel("side of the image, pixels")
+    axes.set_xlabel("image side, pixels")
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""`globalvit convert`: a checkpoint in any readable form, written in ours, the official one, timm's or Keras'."""
+"""`globalvit convert`: convert checkpoints between the globalvit, official, timm and Keras formats."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
     from globalvit.weights.load import Resolved, Weights
 
-SUMMARY = "Write a checkpoint in another form: ours (safetensors), the official one, timm's or Keras'"
+SUMMARY = "Convert a checkpoint to another format: ours (safetensors), official, timm or keras"
 LICENSE_NOTE = (
-    "License: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial), also after "
-    "conversion. Weights that you trained from scratch are yours."
+    "License: the GC ViT weights that NVIDIA published are CC-BY-NC-SA-4.0 (non-commercial), and remain "
+    "so after conversion. Weights that you trained from scratch are yours."
 )
 SAFETENSORS = ".safetensors"
 KERAS_WEIGHTS = ".weights.h5"
@@ -33,20 +33,23 @@ SUFFIXES_OF = {"ours": (SAFETENSORS,), "keras": (KERAS_WEIGHTS,)}
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """What `globalvit convert` is asked for."""
+    """Options of `globalvit convert`."""
 
     source: Path = field(
-        metadata={"help": "weight file in any form, checkpoint folder or run folder (its best)", "metavar": "SRC"}
+        metadata={
+            "help": "weight file in any format, checkpoint folder or run folder (its best checkpoint)",
+            "metavar": "SRC",
+        }
     )
     target: Path = field(
         metadata={
-            "help": "file to write: .safetensors; .pth or .pth.tar for others' forms; .weights.h5 for keras",
+            "help": "file to write: .safetensors; .weights.h5 for keras; or .pth, .pt, .pth.tar for official and timm",
             "metavar": "DST",
         }
     )
-    to: Literal["ours", "official", "timm", "keras"] = field(metadata={"help": "form to write"})
-    model: str | None = field(default=None, metadata={"help": "name of the model, where the entries do not tell it"})
-    ema: bool = field(default=True, metadata={"help": "take the averaged weights where the checkpoint has some"})
+    to: Literal["ours", "official", "timm", "keras"] = field(metadata={"help": "format to write"})
+    model: str | None = field(default=None, metadata={"help": "model name, if it cannot be inferred from the weights"})
+    ema: bool = field(default=True, metadata={"help": "use the averaged weights if the checkpoint has them"})
     allow_nonfinite: bool = field(
         default=False, metadata={"help": "convert the checkpoint even if weights are NaN or infinite"}
     )
@@ -54,13 +57,13 @@ class ConvertOptions:
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Convert one checkpoint and report on it; return the exit status."""
+    """Convert a checkpoint and print a report; return the exit status."""
     options = parse(ConvertOptions, argv, prog, SUMMARY, positional=("source", "target"))
     _check_target(options)
     found, weights = _open(options)
     if found.spec.ablation and options.to != "ours":
         raise ValueError(
-            f"{options.source} has ablation={','.join(found.spec.ablation)}; only the form 'ours' has names for it"
+            f"{options.source} has ablation={','.join(found.spec.ablation)}, which only --to ours supports"
         )
     task = _expected(found, weights)
     if not options.allow_nonfinite:
@@ -100,20 +103,20 @@ def _check_finite(weights: "Weights") -> None:
 
 
 def _choose_backend() -> None:
-    """Let Keras use PyTorch, which is here anyway, unless the user chose another backend."""
+    """Let Keras use PyTorch, which is always installed, unless the user chose another backend."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
 def _check_target(options: ConvertOptions) -> None:
     allowed = SUFFIXES_OF.get(options.to, SUFFIXES)
     if not options.target.name.endswith(allowed):
-        raise ValueError(f"{options.target} must end in {' or '.join(allowed)} to hold the form {options.to!r}")
+        raise ValueError(f"{options.target} must end in {' or '.join(allowed)} for the format {options.to!r}")
     if options.target.exists() and not options.force:
-        raise FileExistsError(f"{options.target} exists; give --force to replace it, or another name")
+        raise FileExistsError(f"{options.target} already exists; use --force to replace it, or give another name")
 
 
 def _expected(found: "Resolved", weights: "Weights") -> "Task":
-    """The model of the weights, without values; the weights are checked to be whole and to fit it."""
+    """Return the model of the weights on the meta device, after checking that the weights are complete and fit it."""
     import torch
 
     from globalvit.build import create_backbone, create_model
@@ -160,20 +163,20 @@ def _write_foreign(options: ConvertOptions, weights: "Weights", spec: ModelSpec)
     from globalvit.weights.load import write_tensors
 
     if options.to == "timm" and spec.head is not None:
-        raise ValueError(f"timm has no {spec.model}; write the form 'ours' or 'official'")
+        raise ValueError(f"timm has no {spec.model}; use --to ours or --to official")
     if options.to == "timm" and spec.model in GPVIT:
-        raise ValueError(f"timm has no {spec.model}; write the form 'ours', which globalvit.timm_plugin opens in timm")
+        raise ValueError(f"timm has no {spec.model}; use --to ours, which globalvit.timm_plugin loads in timm")
     state = _foreign_form(options.to, spec).from_ours(weights.state)
     if options.target.suffix == SAFETENSORS:
         write_tensors(options.target, state, {})
     else:
-        # The official loader looks for the weights under this entry, timm's under it or at the top.
+        # The official loader expects the weights under this key; timm's accepts this key or the top level.
         _write_pickle(options.target, {"state_dict": state})
     return state
 
 
 def _foreign_form(to: str, spec: ModelSpec) -> ModuleType:
-    """The converter of a form."""
+    """Return the converter of a format."""
     if to == "timm":
         return timm
     if spec.head is not None:
@@ -195,22 +198,22 @@ def _write_pickle(target: Path, content: dict[str, Any]) -> None:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:
-            raise OSError(f"cannot write {target}: {error}; what was there before is kept") from error
+            raise OSError(f"cannot write {target}: {error}; the previous file is unchanged") from error
 
 
 def _report(options: ConvertOptions, weights: "Weights", found: "Resolved", written: dict[str, Any]) -> Iterator[str]:
     opened, spec = weights.opened, found.spec
     entry = f", its {opened.entry}" if opened.entry else ""
-    others = f" ({', '.join(opened.passed_over)} passed over)" if opened.passed_over else ""
+    others = f" ({', '.join(opened.passed_over)} skipped)" if opened.passed_over else ""
     yield f"source: {found.file}, {weights.form.title}{entry}{others}, {len(opened.state)} entries"
     yield f"target: {options.target}, {_title(options.to, spec)}, {len(written)} entries"
     yield f"model: {spec.model}, {spec.num_classes} classes, {spec.in_channels} input channels"
     if weights.dropped:
-        yield f"left out by name: {kinds(weights.dropped)}"
+        yield f"dropped: {kinds(weights.dropped)}"
     added = [name for name in written if gcvit_official.dropped(name)]
     if added:
-        yield f"computed and added: {kinds(added)}"
+        yield f"recomputed: {kinds(added)}"
     if options.to == "timm" and not any(record.form == "timm" for record in catalog.records(spec.model)):
-        yield f"timm has no {spec.model}; `import globalvit.timm_plugin` gives it globalvit_{spec.model}"
+        yield f"timm has no {spec.model}; `import globalvit.timm_plugin` registers globalvit_{spec.model}"
     if spec.backbone not in GPVIT:
         yield LICENSE_NOTE

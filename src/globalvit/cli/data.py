@@ -1,4 +1,4 @@
-"""`globalvit data`: look a data folder over, see what training makes of it, and pack it."""
+"""`globalvit data`: check a data folder, preview its augmented images, split it, and pack it."""
 
 import re
 from collections import Counter
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
     from globalvit.data.common.checks import Problem, Report
 
-SUMMARY = "Check a data folder, preview what training sees, pack images into LMDB databases, or draw a small set"
+SUMMARY = "Check a data folder, preview training images, pack images into LMDB databases, or draw a small data set"
 COMMANDS = {
-    "check": "Find unreadable images, empty or differing classes, and images that lie in two splits",
-    "preview": "Draw a sheet of augmented training images, as a recipe makes them",
+    "check": "Find unreadable images, empty or differing classes, and images that occur in two splits",
+    "preview": "Draw a sheet of training images, augmented as a recipe does it",
     "split": data_split.SUMMARY,
     "lmdb": data_lmdb.SUMMARY,
     "shapes": data_shapes.SUMMARY,
 }
-# Files of like problems that are printed beside the first; --json writes all.
+# Further files printed per kind of problem; --json writes all.
 MOST_EXAMPLES = 3
-# Kinds of problems whose text does not name the files.
+# Kinds of problems whose message does not name the files.
 UNNAMED = ("leak", "two labels")
-# Settings of training, beside augmentation, that decide about its images.
+# Training settings other than augmentation that affect the images.
 SHOWN = (
     *("model", "weights", "img_size", "in_chans", "data_dir", "train_split", "num_classes", "format"),
     *("short_side", "long_side", "mean", "std", "seed"),
@@ -45,63 +45,61 @@ SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """What `globalvit data check` is asked for."""
+    """Options of `globalvit data check`."""
 
     data_dir: Path = field(
-        metadata={"help": "folder with a folder for each split, or with images/ and annotations/ of them"}
+        metadata={"help": "folder with one folder per split, or with images/SPLIT and annotations/SPLIT"}
     )
-    split: str | None = field(default=None, metadata={"help": "the only split to check (default: all)"})
+    split: str | None = field(default=None, metadata={"help": "split to check (default: all)"})
     nested_classes: bool = field(
-        default=False, metadata={"help": "every folder that directly holds images is a class, at any depth"}
+        default=False, metadata={"help": "treat every folder that directly contains images as a class, at any depth"}
     )
     num_classes: int | None = field(
-        default=None, metadata={"help": "classes of label maps, where no class file names them"}
+        default=None, metadata={"help": "number of classes in label maps, if there is no class file"}
     )
     reduce_zero_label: bool = field(
-        default=False, metadata={"help": "label 0 of label maps stands for what is not to be learned"}
+        default=False, metadata={"help": "label 0 of label maps marks pixels that are not learned"}
     )
     ignore_label: int | None = field(
-        default=None, metadata={"help": "value of label maps that is to be ignored, in addition to 255"}
+        default=None, metadata={"help": "label to ignore in label maps, in addition to 255"}
     )
     class_file: str | None = field(
-        default=None, metadata={"help": "file with the names of label maps' classes (default: that of the data)"}
+        default=None, metadata={"help": "file with the class names of label maps (default: the data folder's)"}
     )
     crowd_as_instances: bool = field(
-        default=False, metadata={"help": "read COCO annotations with iscrowd 1 as single objects, as CVAT means them"}
+        default=False, metadata={"help": "treat COCO annotations with iscrowd 1 as single objects, as CVAT writes them"}
     )
     format: str | None = field(
         default=None,
-        metadata={
-            "help": "format of the data: coco, yolo, voc, folders or table (default: the one that the folder fits)"
-        },
+        metadata={"help": "format of the data: coco, yolo, voc, folders or table (default: detected)"},
     )
     train_annotations: str | None = field(
-        default=None, metadata={"help": "COCO annotations of the images to train on (default: found)"}
+        default=None, metadata={"help": "COCO annotation file for training (default: detected)"}
     )
     val_annotations: str | None = field(
-        default=None, metadata={"help": "COCO annotations of the images to evaluate on (default: found)"}
+        default=None, metadata={"help": "COCO annotation file for evaluation (default: detected)"}
     )
     workers: int | None = field(
-        default=None, metadata={"help": "processes that read (default: one per processor), 0 reads in this one"}
+        default=None, metadata={"help": "worker processes (default: one per CPU); 0 reads in the main process"}
     )
-    json: Path | None = field(default=None, metadata={"help": "write everything found to this file"})
+    json: Path | None = field(default=None, metadata={"help": "write all problems and notes to this file"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewOptions:
-    """What `globalvit data preview` is asked for, beside settings of training.
+    """Options of `globalvit data preview` in addition to the training settings.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
 
     config: str | None = field(
         default=None,
-        metadata={"help": "a shipped recipe or a YAML file (default: fine-tuning for the model's kind of task)"},
+        metadata={"help": "a shipped recipe or a YAML file (default: fine-tuning for the model's task)"},
     )
     output: Path = field(default=Path("preview.png"), metadata={"help": "PNG file to write"})
-    images: int = field(default=32, metadata={"help": "images to draw"})
-    epoch: int = field(default=0, metadata={"help": "epoch to look at"})
+    images: int = field(default=32, metadata={"help": "number of images to draw"})
+    epoch: int = field(default=0, metadata={"help": "epoch whose images are drawn"})
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.epoch < 0:
@@ -122,7 +120,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def run_check(argv: Sequence[str], prog: str) -> int:
-    """Look a folder over; the exit status is 1 if anything is wrong."""
+    """Check a folder; return exit status 1 if there are problems."""
     options = parse(CheckOptions, argv, prog, COMMANDS["check"])
     reports = {title: _run_check(check, options) for title, check in _checks(options).items()}
     for title, report in reports.items():
@@ -135,7 +133,7 @@ def run_check(argv: Sequence[str], prog: str) -> int:
 
 
 def run_preview(argv: Sequence[str], prog: str) -> int:
-    """Draw a sheet of images as training sees them."""
+    """Draw a sheet of images as the model gets them in training."""
     given = parse_flags(_preview_flags(), argv, prog, COMMANDS["preview"])
     own = [item.name for item in fields(PreviewOptions)]
     try:
@@ -145,7 +143,7 @@ def run_preview(argv: Sequence[str], prog: str) -> int:
     config = load_config(options.config, given)
     if config.data_dir is None:
         layout = LAYOUTS[ModelSpec(model=config.model).kind]
-        raise UsageError(f"{prog} needs --data-dir FOLDER with {layout}; see {prog} --help")
+        raise UsageError(f"{prog} requires --data-dir FOLDER with {layout}; see {prog} --help")
     sheet = draw(config, options)
     with replace_with(options.output) as temporary:
         sheet.save(temporary, format="PNG")
@@ -154,7 +152,7 @@ def run_preview(argv: Sequence[str], prog: str) -> int:
 
 
 def draw(config: TrainConfig, options: PreviewOptions) -> "Image.Image":
-    """The first images of an epoch, augmented, erased and mixed as the config says."""
+    """Return the first images of an epoch, augmented, erased and mixed according to the config."""
     import torch
 
     from globalvit.train.feeds import feed_for
@@ -170,7 +168,7 @@ def draw(config: TrainConfig, options: PreviewOptions) -> "Image.Image":
 
 
 def _preview_flags() -> type:
-    """The preview's own flags, and those settings of training that decide about its images."""
+    """Return the preview's own flags, and the training settings that affect its images."""
     groups = (AUGMENTATION, SEGMENTATION, DETECTION)
     shown = [item for item in fields(TrainConfig) if item.metadata["group"] in groups or item.name in SHOWN]
     flags: list[Any] = [(item.name, item.type, field(default=item.default, metadata=item.metadata)) for item in shown]
@@ -178,7 +176,7 @@ def _preview_flags() -> type:
 
 
 def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
-    """What looks the folder over, by the kind of data it holds; one folder may serve several tasks."""
+    """Return the checks for the kinds of data in the folder; one folder may serve several tasks."""
     from globalvit.data.classification.checks import check_folder
     from globalvit.data.classification.dataset import FORMATS
     from globalvit.data.detection.registry import FORMATS as OBJECT_FORMATS
@@ -209,7 +207,7 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
 
 
 def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":
-    """Check with a progress bar, which starts once the images are counted."""
+    """Run a check with a progress bar, which starts once the images are counted."""
     from globalvit.data.common.checks import default_workers
 
     with ExitStack() as stack:
@@ -224,7 +222,7 @@ def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report
 
 
 def _joined(reports: "Sequence[Report]") -> "Report":
-    """Everything that several checks found."""
+    """Merge the reports of several checks."""
     from globalvit.data.common.checks import Report
 
     return Report(
@@ -240,28 +238,28 @@ def _row(split: dict[str, Any]) -> dict[str, str]:
 
 
 def _tell(report: "Report") -> None:
-    """Print one line per group of like problems and notes, then one that sums up."""
+    """Print one line per note and per group of similar problems, then a summary."""
     for note in report.notes:
         tables.write_line(f"note: {note.kind}: {note.text}")
     if report.repeated:
-        tables.write_line(f"note: {report.repeated} images lie more than once in their class")
+        tables.write_line(f"note: {report.repeated} images occur more than once in their class")
     groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in report.problems:
         groups.setdefault((problem.kind, _without_details(problem)), []).append(problem)
     for (kind, _), problems in groups.items():
         first = problems[0]
-        # Other texts name their files.
+        # Other messages name their files.
         where = f": {', '.join(first.files)}" if kind in UNNAMED else ""
         more = f" (and {len(problems) - 1} more like it{_examples(problems[1:])})" if len(problems) > 1 else ""
         tables.write_line(f"{kind}: {first.text}{where}{more}")
     if any(len(problems) > 1 + MOST_EXAMPLES for problems in groups.values()):
-        tables.write_line("--json FILE writes all problems with their files")
+        tables.write_line("use --json FILE to write all problems with their files")
     counts = ", ".join(f"{number} × {kind}" for kind, number in Counter(one.kind for one in report.problems).items())
-    tables.write_line(f"problems: {counts}" if counts else "nothing is wrong")
+    tables.write_line(f"problems: {counts}" if counts else "no problems found")
 
 
 def _without_details(problem: "Problem") -> str:
-    """The text without files and numbers, which like problems share."""
+    """Return the message without files and numbers, which similar problems share."""
     text = problem.text
     for path in sorted(problem.files, key=len, reverse=True):
         text = text.replace(path, "")
@@ -269,6 +267,6 @@ def _without_details(problem: "Problem") -> str:
 
 
 def _examples(problems: "Sequence[Problem]") -> str:
-    """The files of the first of some problems."""
+    """Return the files of the first few problems."""
     names = [problem.files[0] for problem in problems[:MOST_EXAMPLES] if problem.files]
     return f": {', '.join(names)}{', …' if len(problems) > len(names) else ''}" if names else ""

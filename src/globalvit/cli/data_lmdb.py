@@ -1,4 +1,4 @@
-"""`globalvit data lmdb`: pack image folders into LMDB databases, and compare these with the folders."""
+"""`globalvit data lmdb`: pack image folders into LMDB databases, and compare the databases with the folders."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 SUMMARY = "Pack an image folder into LMDB databases, or compare them with the folder"
 COMMANDS = {
-    "build": "Pack an image folder, or go on with a build that was stopped; --data-dir takes the result",
+    "build": "Pack an image folder, or resume an interrupted build; use the result as --data-dir",
     "verify": "Compare databases with the image folder they were built from, byte for byte",
 }
-SPLITS = "splits to take, as in train,val (default: all)"
-WORKERS = "files read at a time"
-# Images of one kind that are printed.
+SPLITS = "splits to pack or compare, such as train,val (default: all)"
+WORKERS = "number of files read in parallel"
+# Maximum files printed per kind of difference.
 MOST_PRINTED = 20
 MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class LmdbOptions:
-    """What both commands are asked for.
+    """Options of both commands.
 
     Raises:
-        ValueError: no workers.
+        ValueError: `workers` is less than 1.
     """
 
     splits: tuple[str, ...] | None = field(default=None, metadata={"help": SPLITS})
@@ -44,20 +44,20 @@ class LmdbOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions(LmdbOptions):
-    """What `globalvit data lmdb build` is asked for."""
+    """Options of `globalvit data lmdb build`."""
 
     src: Path = field(
         metadata={
-            "help": "image folder: CLASS/IMAGE or SPLIT/CLASS/IMAGE in it, or images/SPLIT and annotations/SPLIT",
+            "help": "image folder with CLASS/IMAGE, SPLIT/CLASS/IMAGE, or images/SPLIT and annotations/SPLIT",
             "metavar": "SRC",
         }
     )
-    dst: Path = field(metadata={"help": "folder for the databases, one for each split", "metavar": "DST"})
+    dst: Path = field(metadata={"help": "folder for the databases, one per split", "metavar": "DST"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(LmdbOptions):
-    """What `globalvit data lmdb verify` is asked for."""
+    """Options of `globalvit data lmdb verify`."""
 
     dst: Path = field(metadata={"help": "folder of the databases", "metavar": "DST"})
     src: Path = field(metadata={"help": "image folder they were built from", "metavar": "SRC"})
@@ -82,7 +82,7 @@ def run_build(argv: Sequence[str], prog: str) -> int:
 
 
 def run_verify(argv: Sequence[str], prog: str) -> int:
-    """Compare; the exit status is 1 if anything is wrong."""
+    """Compare databases with a folder; return exit status 1 if they differ."""
     options = parse(VerifyOptions, argv, prog, COMMANDS["verify"], positional=("dst", "src"))
     from globalvit.data.storage.lmdb_verify import verify
 
@@ -94,7 +94,7 @@ def run_verify(argv: Sequence[str], prog: str) -> int:
 
 @contextmanager
 def _bar(description: str) -> Iterator[dict[str, Callable[..., None]]]:
-    """The arguments that move a progress bar, which starts once the images are counted."""
+    """Return the callbacks that advance a progress bar, which starts once the images are counted."""
     with ExitStack() as stack:
         bars: list[Progress] = []
         yield {
@@ -120,8 +120,8 @@ def _tell(found: "Comparison") -> None:
     kinds = {
         "missing in the database": found.missing,
         "not in the folder": found.extra,
-        "other bytes": found.differing,
-        "not as the index says": found.index,
+        "different bytes": found.differing,
+        "different from the index": found.index,
     }
     for kind, names in kinds.items():
         for name in names[:MOST_PRINTED]:
@@ -129,4 +129,4 @@ def _tell(found: "Comparison") -> None:
         if len(names) > MOST_PRINTED:
             tables.write_line(f"{kind}: {len(names) - MOST_PRINTED} more")
     problems = ", ".join(f"{len(names)} × {kind}" for kind, names in kinds.items() if names)
-    tables.write_line(f"{found.equal} files are equal" + (f"; {problems}" if problems else ", nothing is wrong"))
+    tables.write_line(f"{found.equal} files are identical" + (f"; {problems}" if problems else ", no problems found"))

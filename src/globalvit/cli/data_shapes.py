@@ -1,4 +1,4 @@
-"""`globalvit data shapes`: write a small labeled set of drawn images for all three tasks."""
+"""`globalvit data shapes`: write a small labeled data set of drawn shapes for all three tasks."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from globalvit.cli import tables
 from globalvit.cli.options import parse
 from globalvit.console import Progress
 
-SUMMARY = "Draw a small labeled set of shapes, in one folder for all three tasks"
-# What can be done with the folder.
+SUMMARY = "Draw a small labeled data set of shapes, in one folder for all three tasks"
+# Example commands for the folder.
 NEXT = (
     "globalvit train --config shapes_segmentation --data-dir {}",
     "globalvit train --config shapes_detection --data-dir {}",
@@ -21,17 +21,21 @@ NEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesOptions:
-    """What `globalvit data shapes` is asked for.
+    """Options of `globalvit data shapes`.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
 
-    out: Path = field(metadata={"help": "folder to write; it must not exist, or be empty", "metavar": "OUT"})
-    train: int = field(default=800, metadata={"help": "images to train on; as many more to classify"})
-    val: int = field(default=100, metadata={"help": "images held out; as many more to classify"})
-    size: int = field(default=128, metadata={"help": "side of the images in pixels"})
-    seed: int = field(default=0, metadata={"help": "another one gives other images"})
+    out: Path = field(metadata={"help": "folder to write; it must be new or empty", "metavar": "OUT"})
+    train: int = field(
+        default=800, metadata={"help": "number of training images, and as many again for classification"}
+    )
+    val: int = field(
+        default=100, metadata={"help": "number of validation images, and as many again for classification"}
+    )
+    size: int = field(default=128, metadata={"help": "image side length in pixels"})
+    seed: int = field(default=0, metadata={"help": "random seed of the images"})
 
     def __post_init__(self) -> None:
         if self.train < 1 or self.val < 1:
@@ -41,7 +45,7 @@ class ShapesOptions:
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Write the set and say what can be done with it."""
+    """Write the data set and print example commands."""
     options = parse(ShapesOptions, argv, prog, SUMMARY, positional=("out",))
     from globalvit.data.built_in.shapes_files import write_shapes
 
@@ -64,5 +68,5 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def _quoted(out: Path) -> str:
-    """The folder for a command line; the bare word `shapes` would mean the built-in set."""
+    """Return the folder quoted for the shell; the bare word `shapes` would mean the built-in data set."""
     return shlex.quote(f"./{out}" if str(out) == "shapes" else str(out))

@@ -1,4 +1,4 @@
-"""`globalvit data split`: make train and val folders of an unsplit data set."""
+"""`globalvit data split`: split a data set into train and val folders."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,27 +10,27 @@ from globalvit.cli import tables
 from globalvit.cli.options import parse
 from globalvit.console import Progress
 
-SUMMARY = "Make train and val of an unsplit folder: class folders, images with label maps, or COCO"
+SUMMARY = "Split a folder into train and val: class folders, images with label maps, or COCO"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """What `globalvit data split` is asked for.
+    """Options of `globalvit data split`.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
 
-    folder: Path = field(metadata={"help": "folder to split, which is left as it is", "metavar": "FOLDER"})
+    folder: Path = field(metadata={"help": "folder to split; it is not modified", "metavar": "FOLDER"})
     output: Path = field(metadata={"help": "new folder for train and val", "metavar": "OUTPUT"})
-    fraction: float = field(default=0.1, metadata={"help": "part of the images that go to val"})
-    seed: int = field(default=0, metadata={"help": "another seed makes another choice"})
+    fraction: float = field(default=0.1, metadata={"help": "fraction of the images for val"})
+    seed: int = field(default=0, metadata={"help": "random seed of the split"})
     way: Literal["copy", "link"] = field(
         default="copy",
-        metadata={"help": "copy files, or make hard links, which take no space but share later changes"},
+        metadata={"help": "copy files, or make hard links, which use no space but share later changes"},
     )
     nested_classes: bool = field(
-        default=False, metadata={"help": "every folder that directly holds images is a class, at any depth"}
+        default=False, metadata={"help": "treat every folder that directly contains images as a class, at any depth"}
     )
 
     def __post_init__(self) -> None:

@@ -12,10 +12,10 @@ from globalvit.jobs.opening import MODEL, about
 if TYPE_CHECKING:
     from globalvit.demo.shelf import Choice
 
-SUMMARY = "A local web page: drop an image, see classes, boxes, masks, attention and Grad-CAM"
+SUMMARY = "Open a local web page that shows classes, boxes, masks, attention and Grad-CAM of an image"
 DESCRIPTION = SUMMARY + (
-    ". On offer are the models given here, the runs in --runs, published weights downloaded before, and small models "
-    "that the page trains in a minute or two. Nothing leaves this machine."
+    ". The page lists the given models, the runs in --runs, published weights already downloaded, and small models "
+    "that it can train in a minute or two. Nothing leaves this machine."
 )
 PAGE = "page"
 MIB = 2**20
@@ -24,7 +24,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """What `globalvit demo` is asked for."""
+    """Options of `globalvit demo`."""
 
     checkpoint: tuple[Path, ...] = field(
         default=(),
@@ -33,33 +33,39 @@ class DemoOptions:
     )
     model: tuple[str, ...] = field(
         default=(),
-        metadata=about(MODEL, "name of a model with published weights, which are fetched; may be given several times")
+        metadata=about(MODEL, "model name, to download its published weights; may be given several times")
         | {"adds": True, "metavar": "NAME"},
     )
     runs: Path | None = field(
-        default=None, metadata=about(MODEL, "folder whose runs are offered (default: runs, if it exists)")
+        default=None, metadata=about(MODEL, "folder of training runs to list (default: runs, if it exists)")
     )
     quick: Literal["digits", "shapes", "shapes_detection"] | None = field(
-        default=None, metadata=about(MODEL, "begin with training a small model on a set that is built in")
+        default=None, metadata=about(MODEL, "start by training a small model on a built-in data set")
     )
     device: Literal["auto", "cpu", "cuda"] = field(
-        default="auto", metadata=about(MODEL, "auto takes a GPU where there is one")
+        default="auto", metadata=about(MODEL, "auto uses a GPU if there is one")
     )
-    host: str = field(default="127.0.0.1", metadata=about(PAGE, "address to listen at; other machines reach 0.0.0.0"))
-    port: int = field(default=7860, metadata=about(PAGE, "port to listen at; 0 takes any that is free"))
-    max_upload_mb: float = field(default=20, metadata=about(PAGE, "largest image file in MiB") | {"metavar": "MIB"})
+    host: str = field(
+        default="127.0.0.1", metadata=about(PAGE, "address to listen on; 0.0.0.0 allows access from other machines")
+    )
+    port: int = field(default=7860, metadata=about(PAGE, "port to listen on; 0 picks any free port"))
+    max_upload_mb: float = field(
+        default=20, metadata=about(PAGE, "maximum size of an image file in MiB") | {"metavar": "MIB"}
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port {self.port} must be between 0 and 65535")
         if self.runs is not None and not self.runs.is_dir():
-            raise ValueError(f"--runs {self.runs} is not a folder; expected one that holds runs of globalvit train")
+            raise ValueError(
+                f"--runs: expected a folder of globalvit train runs, got {self.runs}, which is not a folder"
+            )
         if not 0 < self.max_upload_mb <= 1024:
             raise ValueError(f"--max-upload-mb {self.max_upload_mb:g} must be more than 0 and at most 1024")
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Show the page until Ctrl-C."""
+    """Serve the page until Ctrl-C."""
     options = parse(DemoOptions, argv, prog, DESCRIPTION)
     _require_gradio()
     from globalvit.demo.server import serve
@@ -77,12 +83,12 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def offered(options: DemoOptions) -> list["Choice"]:
-    """The models on offer: those that were given, then runs, then published weights that were downloaded before.
+    """Return the models to list: those given, then runs, then published weights already downloaded.
 
     Raises:
-        FileNotFoundError: a checkpoint is not there.
-        ValueError: a model is not known.
-        OSError: its weights cannot be fetched.
+        FileNotFoundError: a checkpoint does not exist.
+        ValueError: a model is unknown.
+        OSError: its weights cannot be downloaded.
     """
     from globalvit.demo import shelf
     from globalvit.weights import catalog
@@ -99,10 +105,12 @@ def offered(options: DemoOptions) -> list["Choice"]:
 
 
 def _require_gradio() -> None:
-    """Say what is missing before anything slow happens.
+    """Check that Gradio is installed before anything slow happens.
 
     Raises:
         ImportError: Gradio is not installed.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise ImportError("the page needs gradio, which is not installed: pip install 'globalvit[demo]'", name="gradio")
+        raise ImportError(
+            "the demo requires gradio, which is not installed; run: pip install 'globalvit[demo]'", name="gradio"
+        )

@@ -1,4 +1,4 @@
-"""`globalvit doctor`: what this machine has, and whether everything on it works."""
+"""`globalvit doctor`: report this machine's hardware and software, and check that the kernels work."""
 
 import json
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from globalvit.console import Progress
 if TYPE_CHECKING:
     from globalvit.doctor import Report, Verdict
 
-SUMMARY = "Check this machine: versions, hardware, precision, and every kernel beside PyTorch"
+SUMMARY = "Check this machine: versions, hardware, precision, and every kernel against PyTorch"
 DESCRIPTION = (
-    "Print what a bug report needs, compare every kernel with PyTorch and time it, and say what is used here and why. "
-    "The exit status is 1 if anything is wrong."
+    "Print what a bug report needs, compare the results and speed of every kernel with PyTorch, and show what is used. "
+    "The exit status is 1 if there are problems."
 )
 GIB = 2**30
 WIDTH = 16
@@ -23,13 +23,13 @@ WIDTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What `globalvit doctor` is asked for."""
+    """Options of `globalvit doctor`."""
 
     json: bool = field(default=False, metadata={"help": "print everything as JSON"})
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Examine the machine; return 1 if anything is wrong."""
+    """Check the machine; return exit status 1 if there are problems."""
     options = parse(DoctorOptions, argv, prog, DESCRIPTION)
     from globalvit.doctor import examine
 
@@ -59,7 +59,7 @@ def _show(report: "Report") -> None:
 def _facts(report: "Report") -> list[tuple[str, str]]:
     versions, cpu, memory = report.versions, report.cpu, report.memory
     libraries = [f"{name} {version}" for name, version in versions.items() if name not in ("globalvit", "system")]
-    features = ", ".join(cpu["features"]) or "no vector instructions that matter"
+    features = ", ".join(cpu["features"]) or "no relevant vector instructions"
     shared = f", {memory['shared'] / GIB:.1f} GiB shared" if "shared" in memory else ""
     facts = [
         ("globalvit", f"{versions['globalvit']} on {versions['system']}"),
@@ -91,7 +91,7 @@ def _choices_in_words(about: dict[str, Any]) -> str:
 def _in_words(about: dict[str, Any]) -> str:
     if not about["is_available"]:
         return f"not used: {about['reason']}"
-    return f"{about['variant']}, {about['origin']}" if "variant" in about else "can be asked for"
+    return f"{about['variant']}, {about['origin']}" if "variant" in about else "available on request"
 
 
 def _row(one: "Verdict") -> dict[str, str]:
@@ -109,7 +109,7 @@ def _row(one: "Verdict") -> dict[str, str]:
 
 
 def _finite(value: Any) -> Any:
-    """Replace infinity, which JSON does not have."""
+    """Replace infinity, which JSON cannot represent."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`globalvit explain`: what a model looks at in images, as overlays, contact sheets and arrays."""
+"""`globalvit explain`: show what a model looks at in images, as overlays, contact sheets and arrays."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ SUMMARY = "Show what a model looks at in images: attention, group tokens, Grad-C
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Explain what the model sees in the images; return the exit status, 1 if any image failed."""
+    """Explain the model's predictions for the images; return the exit status, 1 if any image failed."""
     options = parse(ExplainOptions, argv, prog, SUMMARY, positional=("images",))
     images, failures = find_images(options.images)
     explainer = Explainer(options)
@@ -29,10 +29,10 @@ def run(argv: Sequence[str], prog: str) -> int:
             rows.extend(_row(explained.image, one) for one in explained.explanations)
     total = len(images) + len(failures)
     if not rows:
-        raise ValueError(f"none of the {total} images could be explained; the first: {reader.failures[0].reason}")
+        raise ValueError(f"none of the {total} images could be explained; first error: {reader.failures[0].reason}")
     tables.show(rows)
     if options.output is not None:
-        logger.info("contact sheets and overlays are in %s", options.output)
+        logger.info("wrote contact sheets and overlays to %s", options.output)
     return reader.finish(total)
 
 

@@ -1,4 +1,4 @@
-"""`globalvit export`: a trained model as a file for other programs, compared with the model before it is kept."""
+"""`globalvit export`: export a trained model for other programs, compared with the model before the file is kept."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ from globalvit.jobs.export import ExportOptions, export
 if TYPE_CHECKING:
     from globalvit.export import Check, ExportReport
 
-SUMMARY = "Write a model as ONNX or torch.export, any batch and image size, checked against the model"
+SUMMARY = "Export a model to ONNX or torch.export, for any batch and image size, checked against the model"
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Write and check the file; return the exit status."""
+    """Export the model and print a report; return the exit status."""
     report = export(parse(ExportOptions, argv, prog, SUMMARY))
     tables.show([_row(check) for check in report.checks])
     for line in _lines(report):
@@ -35,10 +35,10 @@ def _row(check: "Check") -> dict[str, str]:
 
 def _lines(report: "ExportReport") -> Iterator[str]:
     yield f"wrote {report.path}, {report.size / 2**20:.1f} MiB: {report.inside}"
-    yield f"takes {report.sizes}, {report.metadata['input']}; gives {', '.join(report.outputs)}"
+    yield f"input: {report.sizes}, {report.metadata['input']}; output: {', '.join(report.outputs)}"
     if report.objects == 0:
         yield (
-            "no object was found in the random images of the checks, so no boxes were compared; a lower "
-            "--score-threshold shows some"
+            "no boxes were compared, since the random test images had no detections; lower --score-threshold "
+            "to compare some"
         )
     yield f"license of the weights: {report.metadata['weights_license']}"

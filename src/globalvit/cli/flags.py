@@ -1,4 +1,4 @@
-"""What a dataclass field means on the command line: its names, its type in words, and the reading of its value."""
+"""Dataclass fields as command-line flags: names, a readable type, and parsing of values."""
 
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cached_property
@@ -22,42 +22,42 @@ class Flag:
 
     @property
     def name(self) -> str:
-        """The field's name."""
+        """Name of the field."""
         return self.field.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name and its aliases, with underscores and no dashes in front."""
+        """Name and aliases, with underscores and without leading dashes."""
         return (self.name, *self.field.metadata.get("aliases", ()))
 
     @property
     def switch(self) -> tuple[str, str, str] | None:
-        """A boolean flag that stands for two of the values: its name, the value that it turns on, and off."""
+        """Boolean flag that sets this one: its name, the value for true, and the value for false."""
         return self.field.metadata.get("switch")
 
     @property
     def help(self) -> str:
-        """The field's line on the help page."""
+        """Line of the field on the help page."""
         return self.field.metadata.get("help", "")
 
     @property
     def group(self) -> str:
-        """The heading the flag stands under."""
+        """Heading that lists the flag on the help page."""
         return self.field.metadata.get("group", "options")
 
     @property
     def default(self) -> Any:
-        """The default value, or `dataclasses.MISSING`."""
+        """Default value, or `dataclasses.MISSING`."""
         return self.field.default_factory() if self.field.default_factory is not MISSING else self.field.default
 
     @property
     def is_required(self) -> bool:
-        """Whether the field has no default."""
+        """Whether the field has no default and must be given."""
         return self.default is MISSING
 
     @cached_property
     def parts(self) -> tuple[Any, ...]:
-        """The members of a union other than None, or the type itself."""
+        """Members of a union other than None, or the type itself."""
         union = get_origin(self.hint) in (Union, UnionType)
         return tuple(part for part in get_args(self.hint) if part is not NoneType) if union else (self.hint,)
 
@@ -68,7 +68,7 @@ class Flag:
 
     @property
     def takes_bool(self) -> bool:
-        """Whether the flag may stand bare, meaning true."""
+        """Whether the flag may be given without a value, meaning true."""
         return bool in self.parts
 
     @property
@@ -83,46 +83,46 @@ class Flag:
 
     @property
     def adds(self) -> bool:
-        """Whether values given later come behind those given before, in place of them."""
+        """Whether later values are appended to earlier ones instead of replacing them."""
         return self.field.metadata.get("adds", False)
 
     @property
     def most_numbers(self) -> int:
-        """How many words in a row the value may take when they are numbers."""
+        """Maximum number of consecutive words that the value takes if they are numbers."""
         return max(_length(part) for part in self.parts)
 
     @property
     def takes_words(self) -> bool:
-        """Whether the value is all words up to the next flag."""
+        """Whether the value takes all words up to the next flag."""
         return self.field.metadata.get("takes_words", False)
 
     @property
     def expected(self) -> str:
-        """The type in words, for error messages."""
+        """Readable type, for error messages."""
         words = [_in_words(part) for part in self.parts]
         return " or ".join([*words, "none"] if self.allows_none else words)
 
     @property
     def metavar(self) -> str:
-        """The word that stands for the value on the help page."""
+        """Placeholder for the value on the help page."""
         return self.field.metadata.get("metavar") or _metavar(self.parts[0])
 
     def label(self, positional: Any = ()) -> str:
-        """How the user knows the flag: `--batch-size`, or the word for a positional value."""
+        """Name as the user types it: `--batch-size`, or the placeholder of a positional value."""
         return self.metavar if self.name in positional else f"--{self.name.replace('_', '-')}"
 
 
 def flags_of(options: type) -> list[Flag]:
-    """The fields of a dataclass that its constructor takes, as flags."""
+    """Return the dataclass fields that the constructor takes, as flags."""
     hints = get_type_hints(options)
     return [Flag(field, hints[field.name]) for field in fields(options) if field.init]
 
 
 def read_value(flag: Flag, text: str) -> Any:
-    """Read `text` as the flag's type.
+    """Parse `text` as the flag's type.
 
     Raises:
-        ValueError: it is of another type; the message says what was expected.
+        ValueError: `text` is not of that type; the message says what was expected.
     """
     word = text.strip().lower()
     if flag.allows_none and word in ("none", "null"):
@@ -132,7 +132,7 @@ def read_value(flag: Flag, text: str) -> Any:
     candidates = [text, f"[{text}]"] if flag.takes_many else [text]
     for candidate in candidates:
         try:
-            # Without None, which a YAML reader finds in every text that begins as a comment.
+            # Without None, since YAML parses any text that starts with # as None.
             return _convert(Union[flag.parts], candidate)  # noqa: UP007 (the members are known only here)
         except TypeError:
             continue
@@ -141,7 +141,7 @@ def read_value(flag: Flag, text: str) -> Any:
 
 
 def flag_choices(flag: Flag) -> list[str]:
-    """The words a flag of literal type takes."""
+    """Return the values that a flag of literal type accepts."""
     return [str(choice) for part in flag.parts if get_origin(part) is Literal for choice in get_args(part)]
 
 
@@ -152,12 +152,12 @@ def _read_bool(flag: Flag, word: str) -> bool:
 
 
 def _convert(hint: Any, text: str) -> Any:
-    """Read `text` as a value of type `hint` with jsonargparse, on a parser of one flag.
+    """Parse `text` as a value of type `hint` with jsonargparse, using a parser of one flag.
 
     Raises:
-        TypeError: the text is not of that type.
+        TypeError: `text` is not of that type.
     """
-    # Not at the top: a help page reads no values, and this import would double the time it takes.
+    # Imported here: a help page parses no values, and this import would double its time.
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)

@@ -1,4 +1,4 @@
-"""The text of `--help`: one line per flag where it fits, defaults at the end, at most 100 columns."""
+"""Text of `--help`: one line per flag if it fits, defaults at the end, at most 100 columns."""
 
 import shutil
 import textwrap
@@ -12,7 +12,7 @@ INDENT = 26
 
 
 def options_page(flags: Sequence[Flag], positional: Sequence[str], prog: str, description: str) -> str:
-    """The help page of a command: usage, description, positional values, then the flags under their headings."""
+    """Return the help page of a command: usage, description, positional values, then flags by heading."""
     values = [flag for name in positional for flag in flags if flag.name == name]
     named = [flag for flag in flags if flag.name not in positional]
     blocks = [f"usage: {' '.join([prog, *map(_usage_word, values), '[options]'])}", _paragraph(description)]
@@ -21,16 +21,17 @@ def options_page(flags: Sequence[Flag], positional: Sequence[str], prog: str, de
     for group in dict.fromkeys(flag.group for flag in named):
         entries = [_entry(_flag_words(flag), _text(flag)) for flag in named if flag.group == group]
         blocks.append("\n".join([f"{group}:", *entries]))
-    blocks[-1] += "\n" + _entry("-h, --help", "show this page")
+    blocks[-1] += "\n" + _entry("-h, --help", "show this help")
     return "\n\n".join(blocks) + "\n"
 
 
 def commands_page(commands: dict[str, str], prog: str, description: str) -> str:
-    """The help page of a command that has commands (name → summary)."""
+    """Return the help page of a command with subcommands (name → summary)."""
     usage = f"usage: {prog} COMMAND ..."
     table = "\n".join(["commands:", *(_entry(name, summary, 13) for name, summary in commands.items())])
     return (
-        "\n\n".join([usage, _paragraph(description), table, f"{prog} COMMAND --help shows a command's options."]) + "\n"
+        "\n\n".join([usage, _paragraph(description), table, f"Use {prog} COMMAND --help for a command's options."])
+        + "\n"
     )
 
 
@@ -51,7 +52,7 @@ def _text(flag: Flag) -> str:
 
 
 def _default(value: Any) -> str:
-    """The default as it would be typed; empty where there is none to tell."""
+    """Return the default as it would be typed; empty if there is none to show."""
     if value is MISSING or value is None or value is False or value in ("", ()):
         return ""
     if value is True:

@@ -1,7 +1,7 @@
-"""The command `globalvit`: finds the sub-command, runs it, and turns what a user can fix into one line.
+"""The command `globalvit`: run a subcommand, and print errors that the user can fix in one line.
 
-Exit status: 0 done, 1 failed, 2 not understood, 130 interrupted by SIGINT (Ctrl-C), 143 by SIGTERM.
-`GLOBALVIT_TRACEBACK=1` shows where an error arose.
+Exit status: 0 success, 1 failure, 2 usage error, 130 interrupted by SIGINT (Ctrl-C), 143 by SIGTERM.
+`GLOBALVIT_TRACEBACK=1` shows the traceback of an error.
 """
 
 import io
@@ -32,15 +32,15 @@ COMMANDS = (
     "doctor",
 )
 DESCRIPTION = "Vision transformers with global context: train, fine-tune, evaluate and use them."
-# Errors a user can fix. Anything else is a bug and shows where it is.
+# Errors that the user can fix. Anything else is a bug and shows its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `globalvit` with the words after its name and return the exit status."""
+    """Run `globalvit` with the given arguments and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        # A name that cannot be encoded must not cost an answer.
+        # A name that cannot be encoded must not lose the output.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -91,7 +91,7 @@ def _status(stop: SystemExit) -> int:
 
 
 def _leave_quietly() -> int:
-    # The reader of our output is gone; without this Python complains once more when it closes stdout.
+    # The reader of our output is gone; without this, Python reports another error when it closes stdout.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + 13
 

@@ -1,4 +1,4 @@
-"""`globalvit models`: what there is to choose from, counted and published figures side by side."""
+"""`globalvit models`: list the available models, with measured and published figures side by side."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,45 +14,45 @@ from globalvit.models.systems import SYSTEMS
 from globalvit.models.variants import ALIASES, MODELS, PUBLISHED, VARIANTS, as_size, split_name
 from globalvit.weights import catalog
 
-SUMMARY = "The table of models: counted and published sizes, scores, weights and licenses"
+SUMMARY = "List the models: measured and published sizes, scores, weights and licenses"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsOptions:
-    """What `globalvit models` is asked for."""
+    """Options of `globalvit models`."""
 
     pattern: str = field(
-        default="*", metadata={"help": "names to show, with * and ? as in a shell", "metavar": "PATTERN"}
+        default="*", metadata={"help": "model names to show, with the wildcards * and ?", "metavar": "PATTERN"}
     )
-    json: Path | None = field(default=None, metadata={"help": "write everything known of the models to this file"})
+    json: Path | None = field(default=None, metadata={"help": "write all known figures of the models to this file"})
     measure: bool = field(
-        default=False, metadata={"help": "count parameters and multiply-adds now, on the model itself (needs torch)"}
+        default=False, metadata={"help": "build the models and count parameters and multiply-adds (requires torch)"}
     )
     complexity: bool = field(
         default=False,
         metadata={
-            "help": "show how multiply-adds, activations and memory grow with the image, beside Swin's windows and "
-            f"full self-attention; of {complexity.MODEL} without a PATTERN"
+            "help": "show how multiply-adds, activations and memory grow with the image size, compared with Swin's "
+            f"windows and full self-attention (default model: {complexity.MODEL})"
         },
     )
     image_size: tuple[int, ...] | None = field(
-        default=None, metadata={"help": "sides of the images for --complexity, in pixels", "aliases": ("img_size",)}
+        default=None, metadata={"help": "image side lengths for --complexity, in pixels", "aliases": ("img_size",)}
     )
-    plot: Path | None = field(default=None, metadata={"help": "draw the curves of --complexity into this image"})
+    plot: Path | None = field(default=None, metadata={"help": "plot the curves of --complexity to this file"})
     csv: Path | None = field(default=None, metadata={"help": "write the table of --complexity to this file"})
 
     def __post_init__(self) -> None:
         if not self.complexity and (self.image_size or self.plot or self.csv):
-            raise ValueError("--image-size, --plot and --csv belong to --complexity; add it")
+            raise ValueError("--image-size, --plot and --csv require --complexity; add it")
         if self.complexity and self.measure:
-            raise ValueError("--complexity counts on the model itself already; leave out --measure")
+            raise ValueError("--complexity already counts on the built model; leave out --measure")
         tables.check_plot(self.plot)
         for side in self.image_size or ():
             as_size(side)
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Show the models that match; return the exit status."""
+    """Print the matching models; return the exit status."""
     options = parse(ModelsOptions, argv, prog, SUMMARY, positional=("pattern",))
     if options.complexity:
         return _complexity(options)
@@ -79,10 +79,10 @@ def _complexity(options: ModelsOptions) -> int:
 
 
 def matching(pattern: str) -> list[str]:
-    """Names of classifiers that match a shell-style pattern, or else hold it; then those of other models.
+    """Return the names that match a shell-style pattern or contain it, classifiers first.
 
     Raises:
-        ValueError: none does; the text gives the closest names.
+        ValueError: no name matches; the message gives the closest names.
     """
     pattern = ALIASES.get(pattern, pattern)
     for known in (VARIANTS, MODELS):
@@ -90,12 +90,12 @@ def matching(pattern: str) -> list[str]:
         if matched:
             return matched
     raise ValueError(
-        f"no model matches {pattern!r}.{suggest(pattern, MODELS) or ' Without a pattern all classifiers are shown.'}"
+        f"no model matches {pattern!r}.{suggest(pattern, MODELS) or ' Leave out the pattern to list all classifiers.'}"
     )
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Everything known of a model without building it, as plain values."""
+    """Return all known figures of a model as plain values, without building it."""
     backbone, head = split_name(name)
     weights = [asdict(record) for record in catalog.records(backbone)]
     about = {"name": name, "image_size": VARIANTS[backbone].image_size, "weights": weights}
@@ -106,9 +106,9 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Count a model's `params`, and its `gmacs` (10⁹ multiply-adds of one image of its own size).
+    """Count a model's `params`, and its `gmacs` (10⁹ multiply-adds for one image of the model's default size).
 
-    Nothing is computed: the model and the image are on torch's meta device, which knows shapes only.
+    The model and the image are on torch's meta device, which propagates shapes without computing.
     """
     import torch
 
@@ -121,7 +121,7 @@ def measure(name: str) -> dict[str, float]:
 
 
 def _rows(model: dict[str, Any]) -> list[dict[str, str]]:
-    """One row for each weight file of a classifier, its own figures in the first; one row for any other model."""
+    """Return one row per weight file of a classifier, the first with its figures; one row for any other model."""
     if "head" in model:
         return [_system(model)]
     own = _figures(model)
@@ -146,7 +146,7 @@ def _figures(model: dict[str, Any]) -> dict[str, str]:
 
 
 def _system(model: dict[str, Any]) -> dict[str, str]:
-    """A segmenter or detector beside what its paper prints."""
+    """Return the row of a segmenter or detector, next to its paper's figures."""
     boxes, masks = (
         ", ".join(f"{score:.1f} ({schedule})" for schedule, score in model.get(key, ())) or "–"
         for key in ("ap_box", "ap_mask")

@@ -1,9 +1,9 @@
-"""Command-line options from typed dataclasses: dashes or underscores, bare booleans, one-line errors.
+"""Command-line options from typed dataclasses, with dashes or underscores, bare booleans, and one-line errors.
 
-A field is a flag: `batch_size: int = field(default=64, metadata={"help": "images a step"})` is `--batch-size 64`.
-Its metadata may hold `help`, `metavar` (the word that stands for the value), `group` (the help page's heading),
-`aliases` (other names of the same flag), `adds` (given again, it adds to what it holds) and `takes_words` (the value is
-all words up to the next flag). Values are read by jsonargparse according to the field's type.
+A field is a flag: `batch_size: int = field(default=64, metadata={"help": "images per step"})` is `--batch-size 64`.
+Its metadata may hold `help`, `metavar` (placeholder of the value), `group` (heading on the help page), `aliases`
+(other names of the flag), `adds` (a repeated flag appends its values) and `takes_words` (the value is all words up to
+the next flag). Values are parsed by jsonargparse according to the field's type.
 """
 
 import sys
@@ -17,43 +17,43 @@ from globalvit.closest import name_here, suggest
 
 Options = TypeVar("Options")
 
-# Launchers of old add this one to the command; the environment says the same.
+# Old launchers add this flag to the command; the environment has the same information.
 IGNORED = ("local_rank",)
-# Options of other tools in this field, and what stands for them here.
-_METRIC = "the model's kind of task decides what is measured: top-1, mIoU, or box and mask AP; leave it out"
+# Options of similar tools, and what to use here instead.
+_METRIC = "the model's task decides what is measured: top-1, mIoU, or box and mask AP; leave it out"
 ELSEWHERE = {
     **dict.fromkeys(("eval", "metrics", "metric"), _METRIC),
-    "launcher": "start several processes with torchrun, and leave it out",
+    "launcher": "start the command with torchrun instead, and leave it out",
     "cfg_options": "give the settings as flags, or in a YAML file with --config",
-    "show_dir": "globalvit predict IMAGES --draw --output DIR draws answers",
+    "show_dir": "use globalvit predict IMAGES --draw --output DIR to draw predictions",
 }
 SWITCH_WORDS = ("true", "false", "yes", "no", "on", "off")
 
 
 class UsageError(Exception):
-    """The command line was not understood; the text is one line for the user, who gets exit status 2."""
+    """Invalid command line; the message is one line for the user, and the exit status is 2."""
 
 
 def parse(
     options: type[Options], argv: Sequence[str], prog: str, description: str, positional: Sequence[str] = ()
 ) -> Options:
-    """Read `argv` into an instance of the dataclass `options`.
+    """Parse `argv` into an instance of the dataclass `options`.
 
     Args:
         options: a dataclass whose fields are the flags.
         argv: the words after the command's name.
         prog: the command as typed, such as `globalvit validate`.
-        description: what the command does, the head of its help page.
-        positional: fields filled by words without a flag, in this order; one that holds a tuple takes all the rest.
+        description: what the command does, shown at the top of its help page.
+        positional: fields filled by words without a flag, in this order; a tuple field takes all remaining words.
 
     Raises:
-        UsageError: an unknown flag, a value of the wrong type, a word too many, a missing flag.
-        SystemExit: `--help` was asked for and printed.
+        UsageError: an unknown flag, a value of the wrong type, an extra word, or a missing flag.
+        SystemExit: `--help` was given; the page was printed.
     """
     given = parse_flags(options, argv, prog, description, positional)
     absent = [flag.label(positional) for flag in flags_of(options) if flag.is_required and flag.name not in given]
     if absent:
-        raise UsageError(f"{prog} needs {', '.join(absent)}; see {prog} --help")
+        raise UsageError(f"{prog} requires {', '.join(absent)}; see {prog} --help")
     try:
         return options(**given)
     except ValueError as error:
@@ -63,7 +63,7 @@ def parse(
 def parse_flags(
     options: type, argv: Sequence[str], prog: str, description: str, positional: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Read `argv` as `parse` does, but return only what was given: field name → value, defaults left out."""
+    """Parse `argv` as `parse` does, but return only the given values by field name, without defaults."""
     flags = flags_of(options)
     if wants_help(argv):
         sys.stdout.write(options_page(flags, positional, prog, description))
@@ -83,28 +83,30 @@ def choose(commands: dict[str, str], argv: Sequence[str], prog: str, description
     """Take the first word of `argv` as one of `commands` (name → summary); return it and the words after it.
 
     Raises:
-        UsageError: no command, or one that is not there.
-        SystemExit: `--help` was asked for and printed.
+        UsageError: the command is missing or unknown.
+        SystemExit: `--help` was given; the page was printed.
     """
     word = argv[0] if argv else ""
     if word in ("-h", "--help"):
         sys.stdout.write(commands_page(commands, prog, description))
         raise SystemExit(0)
     if word not in commands:
-        came = f"unknown command '{word}' of {prog}.{suggest(word, commands)}" if word else f"{prog} needs a command."
+        came = (
+            f"unknown command '{word}' of {prog}.{suggest(word, commands)}" if word else f"{prog} requires a command."
+        )
         raise UsageError(f"{came} Known: {', '.join(commands)}")
     return word, list(argv[1:])
 
 
 def wants_help(argv: Sequence[str]) -> bool:
-    """Whether `-h` or `--help` stands before a lone `--`."""
+    """Return whether `-h` or `--help` occurs before a lone `--`."""
     words = list(argv)
     before = words[: words.index("--")] if "--" in words else words
     return "-h" in before or "--help" in before
 
 
 class _Reader:
-    """Splits a command line into (field, value) pairs and the words that belong to no flag."""
+    """Splitter of a command line into (field, value) pairs and positional words."""
 
     def __init__(self, flags: Iterable[Flag], prog: str) -> None:
         self.prog = prog
@@ -114,7 +116,7 @@ class _Reader:
         self.queue: deque[str] = deque()
 
     def read(self, argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        """Yield field name and value of each flag in turn; a flag given twice comes twice."""
+        """Yield the field name and value of each flag in order; a flag given twice is yielded twice."""
         self.queue = deque(argv)
         while self.queue:
             word = self.queue.popleft()
@@ -146,7 +148,7 @@ class _Reader:
         yield flag.name, _read(flag, typed, text)
 
     def _switch(self, name: str, typed: str, text: str | None) -> tuple[str, Any]:
-        """Read a boolean flag that stands for two values of another one, such as `--amp` of `--precision`."""
+        """Parse a boolean flag that sets another one, such as `--amp` for `--precision`."""
         flag = self.switches[name.removeprefix("no_")]
         assert flag.switch is not None
         following = self.queue[0].lower() if self.queue else ""
@@ -158,12 +160,12 @@ class _Reader:
         return flag.name, flag.switch[1 if is_on else 2]
 
     def _value_text(self, flag: Flag, typed: str) -> str:
-        """The value of a flag that came without `=`: the next word or words, or `true` for a bare boolean."""
+        """Return the value of a flag given without `=`: the next word or words, or `true` for a bare boolean."""
         following = self.queue[0] if self.queue and not _is_flag(self.queue[0]) else None
         if flag.takes_bool and (following is None or (flag.is_bool and following.lower() not in SWITCH_WORDS)):
             return "true"
         if following is None:
-            raise UsageError(f"{typed} needs a value: {flag.expected}")
+            raise UsageError(f"{typed} requires a value: {flag.expected}")
         taken = [self.queue.popleft()]
         while self.queue and len(taken) < flag.most_numbers and _is_number(taken[-1]) and _is_number(self.queue[0]):
             taken.append(self.queue.popleft())
@@ -190,7 +192,7 @@ class _Reader:
 
 
 def _place_words(flags: Sequence[Flag], words: Sequence[str], prog: str) -> dict[str, Any]:
-    """Give the words that belong to no flag to the positional fields, in order."""
+    """Assign the positional words to the positional fields, in order."""
     rest, placed = list(words), {}
     for flag in flags:
         if flag.takes_many and rest:

@@ -1,4 +1,4 @@
-"""`globalvit predict`: what is in images, as a table, as files and drawn."""
+"""`globalvit predict`: predict classes, masks or boxes of images."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from globalvit.console import Progress
 from globalvit.jobs.images import Reader, find_images
 from globalvit.jobs.predict import NEEDS_DATA, PredictOptions, Predictor, to_answers, words_of, write
 
-SUMMARY = "Say what is in images: classes, areas or objects, as a table, JSON, CSV and drawn images"
+SUMMARY = "Predict classes, masks or boxes of images, as a table, JSON, CSV and drawn images"
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Say what is in the images; return the exit status, 1 if any image has no answer."""
+    """Predict the images and write the results; return the exit status, 1 if any image failed."""
     options = parse(PredictOptions, argv, prog, SUMMARY, positional=("images",))
     if options.split is not None and options.settings().data_dir is None:
         raise UsageError(f"{prog} {NEEDS_DATA}")
     words = words_of(options)
     if not words:
-        raise UsageError(f"{prog} needs IMAGES or --split; see {prog} --help")
+        raise UsageError(f"{prog} requires IMAGES or --split; see {prog} --help")
     images, failures = find_images(words)
     predictor = Predictor(options)
     total = len(images) + len(failures)
@@ -28,9 +28,9 @@ def run(argv: Sequence[str], prog: str) -> int:
     try:
         write(predictor.made, answers, reader.failures, options)
     finally:
-        # Answers that cannot be written are at least shown.
+        # Print the predictions even if they cannot be written.
         if answers:
             tables.show([{"image": answer["image"]} | predictor.made.row(answer) for answer in answers])
     if not answers:
-        raise ValueError(f"none of the {total} images has an answer; the first: {reader.failures[0].reason}")
+        raise ValueError(f"none of the {total} images could be predicted; first error: {reader.failures[0].reason}")
     return reader.finish(total)

@@ -1,4 +1,4 @@
-"""How the scores of each kind of task are printed and written."""
+"""Tables and summary lines of each task's scores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is shown of a task's scores.
+    """Layout of a task's scores.
 
     Attributes:
-        columns: heading → (key of a class's row, digits after the point; None for whole numbers).
-        judged: the key by which classes are sorted, worst first, where they are too many.
-        summary: the scores in one line.
+        columns: heading → (key of a class's row, decimal places; None for integers).
+        judged: the key by which classes are sorted, worst first, if there are too many to print.
+        summary: formats the scores as one line.
     """
 
     columns: Mapping[str, tuple[str, int | None]]
@@ -25,7 +25,7 @@ class Layout:
     summary: Callable[[Mapping[str, float]], str]
 
     def cells(self, row: Row) -> dict[str, str]:
-        """A class's row as texts, with those columns that it has."""
+        """Format a class's row as strings, for the columns that it has."""
         shown = {"class": row["name"]}
         for heading, (key, digits) in self.columns.items():
             if key in row:

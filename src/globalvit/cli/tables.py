@@ -1,4 +1,4 @@
-"""Tables on standard output and the files that hold the same rows."""
+"""Tables on standard output."""
 
 import re
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from globalvit.printable import printable
 
-# Columns of a table that goes to a file or another program: nothing is cut there.
+# Width of a table that is piped to a file or another program, so that nothing is cut.
 UNCUT = 1000
 PLOTS = (".png", ".pdf", ".svg")
 
 
 def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
-    """Print rows of the same keys as a table; columns of numbers stand to the right."""
+    """Print rows with equal keys as a table; columns of numbers are right-aligned."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -25,7 +25,7 @@ def show(rows: Sequence[Mapping[str, str]], title: str | None = None) -> None:
         is_number = all(re.fullmatch(r"[-\d., ]*|–", row[column]) for row in rows)
         table.add_column(column, justify="right" if is_number else "left")
     for row in rows:
-        # As `Text`, brackets in a file's name are not read as markup.
+        # `Text` keeps brackets in file names from being parsed as markup.
         table.add_row(*(Text(printable(value)) for value in row.values()))
     console.print(table)
 
@@ -36,15 +36,15 @@ def write_line(text: str) -> None:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number for a table, with a dash where there is none."""
+    """Format a number for a table; None becomes a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def check_plot(path: Path | None) -> None:
-    """Refuse a name that no plot is written under, before anything is computed for it.
+    """Check the file extension of a plot before anything is computed.
 
     Raises:
-        ValueError: it has another ending.
+        ValueError: the extension is not supported.
     """
     if path is not None and path.suffix.lower() not in PLOTS:
         raise ValueError(f"--plot {path} must end in {', '.join(PLOTS)}")

@@ -1,4 +1,4 @@
-"""`globalvit train`: train or fine-tune a model, on one process or under torchrun."""
+"""`globalvit train`: train or fine-tune a model, in one process or under torchrun."""
 
 import sys
 from dataclasses import dataclass, field
@@ -9,21 +9,21 @@ from globalvit.train.config import TrainConfig, available_recipes, recipe_name, 
 
 SUMMARY = "Train or fine-tune a model on labeled images"
 DESCRIPTION = (
-    "Train a model as a recipe says; every other flag changes one setting of it. "
-    "The same command runs under torchrun. Recipes: " + ", ".join(available_recipes())
+    "Train a model with a recipe; every other flag overrides one of its settings. "
+    "Also runs under torchrun. Recipes: " + ", ".join(available_recipes())
 )
 
 
-CONFIG_HELP = "a shipped recipe or a YAML file (default: fine-tuning for the model's kind of task)"
+CONFIG_HELP = "a shipped recipe or a YAML file (default: fine-tuning for the model's task)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(TrainConfig):
-    """The flags of `globalvit train`: every setting of a run, and where they come from."""
+    """Options of `globalvit train`: every setting of a run, and the recipe they start from."""
 
     config: str | None = field(default=None, metadata={"help": CONFIG_HELP, "group": "recipe"})
     print_config: bool = field(
-        default=False, metadata={"help": "print the settings as YAML and do nothing else", "group": "recipe"}
+        default=False, metadata={"help": "print the settings as YAML and exit", "group": "recipe"}
     )
 
 
@@ -37,7 +37,7 @@ def run(argv: list[str], prog: str) -> int:
         return 0
     if config.data_dir is None:
         raise UsageError(f"{prog} {needed_data(config)}; see {prog} --help")
-    # Not at the top: PyTorch takes seconds, and --help needs none of it.
+    # Imported here: PyTorch takes seconds to import, and --help does not need it.
     from globalvit.train.loop import train
     from globalvit.train.signals import StopSignal
 

@@ -1,4 +1,4 @@
-"""`globalvit validate`: how well a model does on labeled images, exactly, on one process or under torchrun."""
+"""`globalvit validate`: evaluate a model on labeled images, in one process or under torchrun."""
 
 import logging
 import os
@@ -11,12 +11,12 @@ from globalvit.jobs.validate import NEEDS_DATA, Result, ValidateOptions, validat
 
 logger = logging.getLogger(__name__)
 SUMMARY = "Measure accuracy, mIoU or AP on labeled images, class by class"
-# More rows than this are not read on a screen; files hold them all.
+# Maximum rows on the screen; files contain all of them.
 MOST_ROWS = 40
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """Measure a model; return the exit status."""
+    """Evaluate a model; return the exit status."""
     options = parse(ValidateOptions, argv, prog, SUMMARY)
     if options.settings().data_dir is None:
         raise UsageError(f"{prog} {NEEDS_DATA}")
@@ -27,12 +27,12 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 
 def show(result: Result) -> None:
-    """Print the classes' rows, worst first where there are many, then the scores."""
+    """Print one row per class, worst first if there are many, then the scores."""
     layout, scores = LAYOUTS[result.kind], result.scores
     rows = result.rows
     if len(rows) > MOST_ROWS:
         rows = sorted(rows, key=lambda row: 101 if row[layout.judged] is None else row[layout.judged])[:MOST_ROWS]
-        logger.info("the %d worst of %d classes; --output writes all", MOST_ROWS, len(result.rows))
+        logger.info("showing the %d worst of %d classes; use --output to write all", MOST_ROWS, len(result.rows))
     tables.show([layout.cells(row) for row in rows])
-    left_out = f", {len(result.skipped)} left out" if result.skipped else ""
+    left_out = f", {len(result.skipped)} skipped" if result.skipped else ""
     tables.write_line(f"{layout.summary(scores)}  on {scores['count']:.0f} images{left_out}")

@@ -1,4 +1,4 @@
-"""Make train and val folders of an unsplit data set: files are copied or linked, never moved or changed."""
+"""Split a data set into train and val folders; files are copied or linked, never moved or changed."""
 
 import json
 import logging
@@ -33,12 +33,12 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes where.
+    """Plan of a split.
 
     Attributes:
-        files: source and target of each file, the latter below the new folder.
-        counts: images of each split.
-        texts: files to write, by their path below the new folder.
+        files: source and target of each file; targets are relative to the new folder.
+        counts: number of images by split.
+        texts: contents of files to write, by path relative to the new folder.
     """
 
     files: list[tuple[Path, str]]
@@ -47,7 +47,7 @@ class Plan:
 
 
 class _Samples:
-    """Images to choose from, as `hold_out` wants them."""
+    """Images to choose from, in the form that `hold_out` expects."""
 
     def __init__(self, root: Path, names: Sequence[str], classes: Sequence[str]) -> None:
         self.root, self.classes, self._names = root, classes, names
@@ -56,24 +56,24 @@ class _Samples:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """The path of image `index`."""
+        """Return the path of image `index`."""
         return str(self.root / self._names[index])
 
 
 class _Labeled(_Samples):
-    """Images with one class each."""
+    """Images with one class per image."""
 
     def __init__(self, root: Path, names: Sequence[str], classes: Sequence[str], labels: Sequence[int]) -> None:
         super().__init__(root, names, classes)
         self._labels = labels
 
     def label(self, index: int) -> int:
-        """The label of image `index`."""
+        """Return the label of image `index`."""
         return self._labels[index]
 
 
 class _Maps(_Samples):
-    """Images with label maps, of classes that have colors, or of the numbers in them."""
+    """Images with label maps, which hold class colors or class indices."""
 
     def __init__(self, source: Path, folders: Folders, listing: MaskListing) -> None:
         path = find_class_file(source)
@@ -86,15 +86,15 @@ class _Maps(_Samples):
         values = look_over(reader, len(self._paths), lambda index: self._paths[index].read_bytes())
         if not values and table.colors is None:
             logger.warning(
-                "%s: the label maps hold colors that no class file gives to classes, so val is chosen without regard "
-                "to classes; add classes.json with colors",
+                "%s: the label maps contain colors that no class file lists, so val is chosen regardless of classes; "
+                "add classes.json with colors",
                 folders.labels,
             )
-        # Of files that hold 0 and 255 only, 255 is taken for a class: what it stands for is decided by training.
+        # In files with only 0 and 255, 255 counts as a class here; training decides what it means.
         self._reader = replace(reader, is_binary=set().union(*values) == BINARY)
 
     def labels(self, index: int) -> list[int]:
-        """The labels in the label map of image `index`."""
+        """Return the labels in the label map of image `index`."""
         return self._reader.labels(self._paths[index].read_bytes(), str(self._paths[index]))
 
 
@@ -106,7 +106,7 @@ class _Objects(_Samples):
         self._labels = labels
 
     def labels(self, index: int) -> list[int]:
-        """The labels of the objects in image `index`."""
+        """Return the labels of the objects in image `index`."""
         return self._labels[index]
 
 
@@ -121,22 +121,22 @@ def split_folder(
     on_start: Callable[[int], None] = lambda _: None,
     on_file: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """Make a data set with the splits train and val of one without.
+    """Split a data set into train and val in a new folder.
 
     Args:
-        source: class folders; or images/ and masks/; or images and one file of COCO annotations.
+        source: class folders; or images/ and masks/; or images and one COCO annotation file.
         target: a new or empty folder outside `source`.
-        fraction: of the images that go to val, between 0 and 1.
-        seed: another seed makes another choice.
-        way: `copy` files, or make hard links, which take no space but are the same files.
+        fraction: fraction of the images for val, between 0 and 1.
+        seed: random seed of the split.
+        way: `copy` files, or make hard links, which use no space but share later changes.
         nested: as in `ImageFolder`.
         on_start: called with the number of files before the first is written.
         on_file: called after each file.
 
     Raises:
         FileNotFoundError, NotADirectoryError: the folder does not exist.
-        ValueError: it has splits, nothing to split, or too little; or `target` cannot be used.
-        OSError: a file cannot be copied or linked; the text names the remedy for links across disks.
+        ValueError: the folder already has splits, or has too few images; or `target` is invalid.
+        OSError: a file cannot be copied or linked; the message gives the remedy for links across disks.
     """
     _check(source, target)
     plan = plan_split(source, fraction, seed, nested=nested)
@@ -152,12 +152,10 @@ def split_folder(
 
 
 def plan_split(source: Path, fraction: float, seed: int, *, nested: bool = False) -> Plan:
-    """Decide what goes where; raises what `split_folder` does."""
+    """Plan the split; raises the same errors as `split_folder`."""
     splits = [name for name in visible_folders(source) if role_of(name) == "train"]
     if splits:
-        raise ValueError(
-            f"{source} has a split {splits[0]!r} already; training holds images out of it with --val-fraction"
-        )
+        raise ValueError(f"{source} already has a split {splits[0]!r}; to hold out images, train with --val-fraction")
     coco, masks = _coco_file(source), flat_folders(source)
     if coco is not None:
         return _plan_coco(source, coco, fraction, seed)
@@ -165,8 +163,8 @@ def plan_split(source: Path, fraction: float, seed: int, *, nested: bool = False
         return _plan_masks(source, masks, fraction, seed)
     if holds_objects(source):
         raise ValueError(
-            f"{source} holds labels of objects that are not COCO's, which stay as they are; training holds images out "
-            "of them with --val-fraction"
+            f"expected COCO annotations in {source}, got object labels in another format; to hold out images, train "
+            "with --val-fraction"
         )
     return _plan_classes(source, fraction, seed, nested=nested)
 
@@ -199,7 +197,7 @@ def _plan_coco(source: Path, path: Path, fraction: float, seed: int) -> Plan:
     names = [table.names[index] for index in range(len(table.names))]
     outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
-        raise ValueError(f"{path} has the file_name {outside[0]!r}; expected a path below the folder of images")
+        raise ValueError(f"{path}: expected file_name to be a path below the image folder, got {outside[0]!r}")
     root = _image_root(source, path, names)
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
@@ -221,14 +219,14 @@ def _plan_coco(source: Path, path: Path, fraction: float, seed: int) -> Plan:
 
 
 def _coco_file(source: Path) -> Path | None:
-    """The only file of COCO annotations of a folder, directly in it or in annotations/."""
+    """Return the only COCO annotation file of a folder, directly in it or in annotations/."""
     found = list(annotation_files(source).values())
     if not found:
         found = [*source.glob("*.coco.json"), *source.glob("instances*.json"), *source.glob("annotations*.json")]
         found += [*(source / ANNOTATIONS).glob("*.json")]
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(source)) for path in found[:3])
-        raise ValueError(f"{source} has {len(found)} files of annotations ({names}); expected one to split")
+        raise ValueError(f"expected one annotation file in {source}, got {len(found)} ({names}); keep the one to split")
     return found[0] if found else None
 
 
@@ -236,7 +234,9 @@ def _image_root(source: Path, path: Path, names: Sequence[str]) -> Path:
     for root in (source / "images", source, path.parent):
         if names and (root / names[0]).is_file():
             return root
-    raise FileNotFoundError(f"the images of {path}, such as {names[:1]}, are not in {source}/images nor in {source}")
+    raise FileNotFoundError(
+        f"the images of {path}, such as {names[:1]}, are neither in {source}/images nor in {source}"
+    )
 
 
 def _choose(samples: _Samples, fraction: float, seed: int) -> list[str]:
@@ -254,9 +254,9 @@ def _check(source: Path, target: Path) -> None:
     if not source.is_dir():
         raise NotADirectoryError(f"{source} is a file; give the folder of images to split")
     if target.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{target} lies in {source}, which is left as it is; give a folder outside it")
+        raise ValueError(f"{target} is inside {source}, which must not change; give a folder outside it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not an empty folder; give a new one")
+        raise ValueError(f"{target} already exists and is not an empty folder; give a new one")
 
 
 def _put(path: Path, place: Path, way: Way) -> None:

@@ -1,1 +1,1 @@
-"""A local web page: drop an image, choose a model, see what it says and where it looks."""
+"""Local web page that shows a model's predictions for an image and where it looks."""

@@ -1,6 +1,6 @@
-"""Images that come to the page and leave it: read safely, bounded in size, sent as data within the page.
+"""Images that the page receives and sends: read safely, limited in size, embedded in the page.
 
-What becomes of odd files is decided in `data.common.images`; nothing else here decodes what came from outside.
+Files are decoded only by `data.common.images`, which handles unusual ones.
 """
 
 import base64
@@ -14,32 +14,32 @@ from globalvit.data.common.images import read_image
 MIB = 2**20
 # Longer sides: of what is kept of an image, of what is sent, and at least, by repeating pixels, of what is shown.
 LONGEST_KEPT, LONGEST_SHOWN, LEAST_SHOWN = 1280, 1024, 384
-# Smaller images are sent without loss.
+# Smaller images are sent losslessly.
 LOSSLESS = 384 * 384
 LONGEST_NAME = 60
 
 
-class RefusedUpload(ValueError):  # noqa: N818 (it says what became of it)
-    """A file that the page does not take; the text is one line for the person who sent it."""
+class RefusedUpload(ValueError):  # noqa: N818 (reads better without Error)
+    """An upload that the page rejects; the message is one line for the user."""
 
 
 def receive(path: str, name: str, folder: Path, most_bytes: int) -> Image.Image:
-    """Read an uploaded file and delete it; return upright RGB, at most 1280 pixels a side.
+    """Read an uploaded file and delete it; return an upright RGB image of at most 1280 pixels per side.
 
-    The path is what a browser claims, the name is for messages, and `folder` is the only one that uploads lie in.
-    Raises RefusedUpload if it is not a file that was uploaded, too large, or not a readable image.
+    The path comes from the browser, the name is for messages, and `folder` is the only one that contains uploads.
+    Raises RefusedUpload if the file was not uploaded, is too large, or is not a readable image.
     """
     try:
         file = Path(path).resolve()
         if not (file.is_relative_to(folder.resolve()) and file.is_file()):
             raise FileNotFoundError(path)
     except (OSError, ValueError) as error:
-        raise RefusedUpload("that file did not arrive; choose it again") from error
+        raise RefusedUpload("the file was not uploaded; choose it again") from error
     try:
         if (size := file.stat().st_size) > most_bytes:
             raise RefusedUpload(
-                f"{shorten(name)} has {size / MIB:.1f} MiB, and this page takes at most {most_bytes / MIB:g} MiB; make "
-                "it smaller, or start the page with a larger --max-upload-mb"
+                f"{shorten(name)}: expected at most {most_bytes / MIB:g} MiB, got {size / MIB:.1f} MiB; make it "
+                "smaller, or start the page with a larger --max-upload-mb"
             )
         return bounded(read_image(file, shorten(name)))
     except (ValueError, OSError, MemoryError) as error:
@@ -49,18 +49,18 @@ def receive(path: str, name: str, folder: Path, most_bytes: int) -> Image.Image:
 
 
 def bounded(image: Image.Image, longest: int = LONGEST_KEPT) -> Image.Image:
-    """Reduce an image to a longer side of at most `longest` pixels."""
+    """Shrink an image to a longer side of at most `longest` pixels."""
     factor = longest / max(image.size)
     return image if factor >= 1 else image.resize(_scaled(image, factor), Image.Resampling.BICUBIC, reducing_gap=2)
 
 
 def enlarged(image: Image.Image, least: int = LEAST_SHOWN) -> Image.Image:
-    """Repeat the pixels of an image whose longer side has fewer than `least`."""
+    """Enlarge an image by repeating pixels if its longer side has fewer than `least`."""
     return image.resize(_scaled(image, -(-least // max(image.size))), Image.Resampling.NEAREST)
 
 
 def data_url(image: Image.Image) -> str:
-    """Return an address that holds the image itself, at most 1024 pixels a side."""
+    """Return a data URL of the image, at most 1024 pixels per side."""
     image = bounded(image, LONGEST_SHOWN)
     kind, options = ("png", {}) if image.width * image.height <= LOSSLESS else ("jpeg", {"quality": 90})
     buffer = BytesIO()
@@ -75,7 +75,7 @@ def shorten(name: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of an error in one line."""
+    """Return an error message in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""The page's temporary folder: locked while the page lives, and removed at the next start if the page was killed."""
+"""Temporary folder of the page, locked while it runs, and removed at the next start if the page was killed."""
 
 import logging
 import os
@@ -21,12 +21,12 @@ PREFIX, LOCK = "globalvit-demo-", ".page.lock"
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Make a temporary folder that goes with the process, and remove those of pages that were killed."""
+    """Create a temporary folder that is removed with the process, and remove those of killed pages."""
     started = psutil.Process().create_time()
     parent = Path(tempfile.gettempdir())
     removed = sum(_remove(folder, started) for folder in sorted(parent.glob(f"{PREFIX}*")))
     if removed:
-        logger.info("removed what pages that were killed left in %s: %d folder(s)", parent, removed)
+        logger.info("removed temporary folders of killed pages in %s: %d folder(s)", parent, removed)
     with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name:
         lock = FileLock(Path(name) / LOCK)
         locks.acquire(lock, 0)
@@ -37,12 +37,12 @@ def own_folder() -> Iterator[Path]:
 
 
 def _remove(folder: Path, started: float) -> bool:
-    """Remove a page's folder if it is this user's, older than this process, and no page holds its lock."""
+    """Remove a page's folder if it is this user's, older than this process, and not locked by a page."""
     lock = FileLock(folder / LOCK)
     try:
         about = folder.lstat()
         is_own = stat.S_ISDIR(about.st_mode) and (not hasattr(os, "getuid") or about.st_uid == os.getuid())
-        # A younger folder may be that of a page which has not locked it yet.
+        # A newer folder may belong to a page that has not locked it yet.
         if not is_own or (folder / LOCK).lstat().st_ctime >= started:
             return False
         lock.acquire(timeout=0)
@@ -52,7 +52,7 @@ def _remove(folder: Path, started: float) -> bool:
         for path in folder.iterdir():
             if path.name != LOCK:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
-        # A training that outlived its page may write on: the next start removes the rest.
+        # A training process that outlived its page may still write: the next start removes the rest.
         is_empty = [path.name for path in folder.iterdir()] in ([LOCK], [])
     except OSError:
         is_empty = False

@@ -1,4 +1,4 @@
-"""Where a model looks: which maps a person can choose, and the map of a choice."""
+"""Maps of where a model looks: the available choices, and the map of a choice."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from globalvit.tasks.task import Task
 
 # Kind of map → its title, and what it shows; in the order of the page.
 KINDS = {
-    "grad_cam": ("Grad-CAM", "What in the image speaks for the class."),
-    "global": ("Global attention", "What the queries made from the whole image attend to, window by window."),
+    "grad_cam": ("Grad-CAM", "Regions of the image that support the class."),
+    "global": ("Global attention", "What the global queries, computed from the whole image, attend to in each window."),
     "local": ("Local attention", "What the marked place attends to within its window."),
-    "groups": ("Group tokens", "Which places a group token gathers from."),
-    "propagation": ("Group propagation", "What reaches the marked place by way of the group tokens."),
+    "groups": ("Group tokens", "Regions that a group token gathers information from."),
+    "propagation": ("Group propagation", "What reaches the marked place through the group tokens."),
     "rollout": ("Rollout", "Attention of all blocks multiplied together."),
 }
 # Cells a side of the map that is shown first; a block after all others.
@@ -25,9 +25,9 @@ LEAST_CELLS, LAST = 4, 10**6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
-    """The map that a person wants: None stands for the model's first kind, a stage with some cells, the last block.
+    """The requested map; None chooses the model's first kind, the last stage with enough cells, and the last block.
 
-    A head of None is the mean of all, a target of None the likeliest class; a pixel (x, y) is the place asked about.
+    A head of None is the mean over heads, a target of None the most likely class; `pixel` (x, y) is the marked place.
     """
 
     kind: str | None = None
@@ -40,12 +40,12 @@ class Wish:
 
 
 def settle(task: Task, wish: Wish) -> tuple[View, list[View]]:
-    """Return the view of a model that is nearest to a wish, and all its views in the order of `KINDS`."""
+    """Return the view of a model that is closest to a request, and all its views in the order of `KINDS`."""
     every = sorted(views(task), key=lambda view: list(KINDS).index(view.kind))
     of_kind = [view for view in every if view.kind == wish.kind] or [one for one in every if one.kind == every[0].kind]
     stage, block = wish.stage, LAST if wish.block is None else wish.block
     if stage is None:
-        # The last stage whose map has some cells to tell apart; in the last one of a small input there is one cell.
+        # The last stage with enough cells to distinguish; the last stage of a small input has a single cell.
         transform = task.preprocessing
         sides = (transform.short_side,) if isinstance(transform, FitTransform) else transform.image_size
         short = min((side for side in sides if side is not None), default=0)
@@ -54,7 +54,7 @@ def settle(task: Task, wish: Wish) -> tuple[View, list[View]]:
 
 
 def layer(view: View) -> str:
-    """Return what a view is of, in words."""
+    """Return a description of a view."""
     parts = [f"{name} {at}" for name, at in (("stage", view.stage), ("block", view.block)) if at is not None]
     return ", ".join(parts) or "the whole network"
 
@@ -71,10 +71,10 @@ def look(task: Task, image: Image.Image, view: View, wish: Wish) -> tuple[Image.
     found = explain(task, image, view.kind, stage=view.stage, block=view.block, **taken)
     notes = [KINDS[view.kind][1]]
     if found.padding_share >= LEAST_SAID:
-        notes.append(f"{100 * found.padding_share:.1f} % of the attention falls on padding.")
+        notes.append(f"{100 * found.padding_share:.1f} % of the attention is on padding.")
     if "pixel" in view.takes:
         place = "No place is marked" if wish.pixel is None else f"Marked: {wish.pixel[0]}, {wish.pixel[1]}"
-        notes.append(f"{place}; click the image or move the sliders to ask about a place.")
+        notes.append(f"{place}; click the image or move the sliders to mark a place.")
     title = found.title[:1].upper() + found.title[1:]
     return overlay(enlarged(image), found, opacity=wish.opacity), title, " ".join(notes)
 

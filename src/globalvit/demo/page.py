@@ -1,7 +1,7 @@
-"""The page itself: what stands where, and what happens when it is touched.
+"""Layout of the page and its event handlers.
 
-Whatever fails is a notice on the page: text that a person can act on for what they can fix, and a pointer to the
-terminal for anything else.
+Every failure becomes a notice on the page: a message with a remedy if the user can fix it, otherwise a pointer to the
+terminal.
 """
 
 import logging
@@ -27,14 +27,14 @@ from globalvit.demo.visit import Visit, examples
 from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-HEADER = "# globalvit\nDrop an image and see what a vision transformer makes of it, and where it looks."
+HEADER = "# globalvit\nDrop an image to see what a vision transformer predicts, and where it looks."
 FIXABLE = (ValueError, OSError, MemoryError)
-# One model computes at a time, whoever asks.
+# One model computes at a time, for all visitors.
 COMPUTING: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 ASIDE: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 LIKELIEST = -1
 Updates = dict[Any, Any]
-# Seconds between two looks at a training; seconds after which forgotten uploads are looked for, and their age then.
+# Seconds between progress updates of a training; seconds between searches for abandoned uploads, and their age limit.
 PAUSE, CLEANING = 0.5, (300, 300)
 CSS = """
 .bars { list-style: none; margin: 8px 0; padding: 0; display: grid; gap: 6px; }
@@ -43,7 +43,7 @@ CSS = """
 .bars i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px; }
 progress { width: 100%; } #examples img { image-rendering: pixelated; }
 """
-# An image in the clipboard goes the way of a dropped one.
+# A pasted image is handled like a dropped one.
 PASTE = """() => document.addEventListener("paste", (event) => {
   const input = document.querySelector("#upload input[type=file]");
   if (!input || !event.clipboardData.files.length) return;
@@ -64,7 +64,7 @@ def safely(handler: Callable[..., Updates]) -> Callable[..., Updates]:
             text = one_line(error)
         except Exception:
             logger.exception("a handler of the page failed")
-            text = "this went wrong; the terminal says where"
+            text = "something went wrong; see the terminal for details"
         gr.Warning(escape(text), title="Sorry")
         return gr.skip()
 
@@ -72,7 +72,7 @@ def safely(handler: Callable[..., Updates]) -> Callable[..., Updates]:
 
 
 class Page:
-    """The page and everything behind it: models on offer, what trains on the spot, the folder and limit of uploads."""
+    """The page and its state: available models, the training in progress, the upload folder and size limit."""
 
     def __init__(self, models: Shelf, training: Training, uploads: Path, most_bytes: int) -> None:
         self.models, self.training, self.uploads, self.most_bytes = models, training, uploads, most_bytes
@@ -86,19 +86,19 @@ class Page:
                     name: gr.Button(f"{one.title} · {one.cost}", size="sm", elem_id=f"lesson-{name}")
                     for name, one in LESSONS.items()
                 }
-                self.stop = gr.Button("Stop the training", size="sm", visible=False, elem_id="stop")
+                self.stop = gr.Button("Stop training", size="sm", visible=False, elem_id="stop")
             self.progress = gr.HTML(elem_id="progress")
             with gr.Row():
                 with gr.Column(min_width=300):
-                    hint = "Choose an image, drop it, or paste it"
+                    hint = "Choose, drop or paste an image"
                     self.upload = gr.File(label=hint, height=140, elem_id="upload")
                     still: dict[str, Any] = {"allow_preview": False, "show_label": False, "buttons": []}
                     self.examples = gr.Gallery(columns=4, elem_id="examples", **still)
                 with gr.Column(min_width=300):
                     self.image = shown(visible=False, elem_id="image")
-                    name = "Least score of an object"
+                    name = "Minimum score of an object"
                     self.threshold = slider(0.05, 0.95, 0.5, name, "threshold", step=0.05, visible=False)
-                    self.answer = gr.HTML("What the model says stands here.", elem_id="answer")
+                    self.answer = gr.HTML("Predictions appear here.", elem_id="answer")
             with gr.Row(visible=False) as self.looks:
                 with gr.Column(min_width=300):
                     self.map = shown(elem_id="map")
@@ -107,13 +107,13 @@ class Page:
                     gr.Markdown("## Where it looks")
                     self.kind = gr.Radio([], label="Map", elem_id="kind")
                     self.layer = gr.Dropdown([], label="Layer", elem_id="layer")
-                    self.head = slider(0, 1, 0, "Head, 0 for the mean of all", "head")
-                    # Clicks mark a place as well; these are for the keyboard.
+                    self.head = slider(0, 1, 0, "Head, 0 for the mean over heads", "head")
+                    # Clicks also mark a place; these sliders are for the keyboard.
                     self.across = slider(0, 1, 0, "Marked place, pixels from the left", "left")
                     self.down = slider(0, 1, 0, "Marked place, pixels from the top", "top")
-                    self.forget = gr.Button("Forget the marked place", size="sm", elem_id="forget")
+                    self.forget = gr.Button("Clear the marked place", size="sm", elem_id="forget")
                     self.target = gr.Dropdown([], label="Class", elem_id="target")
-                    self.opacity = slider(0, 1, 0.6, "Strength of the colors", "opacity", step=0.05)
+                    self.opacity = slider(0, 1, 0.6, "Overlay opacity", "opacity", step=0.05)
             self._wire()
 
     def _wire(self) -> None:
@@ -126,7 +126,7 @@ class Page:
         learned = [self.progress, self.stop, self.model]
         self.blocks.load(self._choices, None, self.model, **ASIDE).then(self._follow, None, learned, **ASIDE)
         self.model.change(self._choose, asked, [self.examples, self.about, *said], **busy)
-        # Uploads are deleted when they have been read, so nothing is left to show of them.
+        # Uploads are deleted after they are read, so there is no file left to show.
         sent = self.upload.upload(self._upload, [*asked, self.upload], said, **busy)
         sent.then(lambda: None, None, self.upload, **ASIDE)
         self.examples.select(self._example, asked, said, **busy)
@@ -192,7 +192,7 @@ class Page:
         try:
             return self._seen(visit, visit.ask(self.models))
         except ValueError:
-            # A place that the model did not see.
+            # The marked place was cropped away before the model saw the image.
             visit.wish = former
             raise
 
@@ -202,15 +202,15 @@ class Page:
         return self._seen(visit, visit.ask(self.models))
 
     def _said(self, visit: Visit, key: str | None, threshold: float) -> Updates:
-        """Return updates of everything that depends on model and image."""
+        """Return updates of everything that depends on the model and the image."""
         visit.key = key or visit.key
         if visit.image is None or visit.key is None:
-            return {self.answer: "Choose a model, or train one here; then drop an image, or take an example."}
+            return {self.answer: "Choose a model or train one here, then drop an image or choose an example."}
         task = visit.ask(self.models)
         try:
             seen = self._seen(visit, task)
         except ValueError as error:
-            # Where there is nothing to show, the reason takes the map's place.
+            # If there is no map to show, the reason is shown instead.
             seen = {self.looks: gr.update(visible=True), self.map: None, self.note: escape(one_line(error))}
         is_detector = task.kind == "detect"
         return {**self._answered(visit, task, threshold), self.threshold: gr.update(visible=is_detector), **seen}
@@ -220,7 +220,7 @@ class Page:
         return {self.image: gr.update(value=drawn, alt_text=text, visible=True), self.answer: answer}
 
     def _seen(self, visit: Visit, task: Task) -> Updates:
-        """Return updates of the map and of what can be chosen to see."""
+        """Return updates of the map and of its controls."""
         assert visit.image is not None
         view, every = looks.settle(task, visit.wish)
         drawn, title, note = looks.look(task, visit.image, view, visit.wish)
@@ -252,14 +252,14 @@ class Page:
         return gr.update(choices=known, value=chosen or (known[0][1] if known else None))
 
     def _follow(self, lesson: str | None = None) -> Iterator[Updates]:
-        """Begin a lesson, if one is named, and yield updates about the training that goes on, until it ends."""
+        """Start a lesson, if one is named, and yield updates of the running training until it ends."""
         try:
             if lesson is not None:
                 self.training.begin(lesson)
         except FIXABLE as error:
             gr.Warning(escape(one_line(error)), title="Sorry")
         if not self.training.name:
-            # Without any update Gradio would empty all that this could have changed, the choice of the model too.
+            # Without any update, Gradio would clear all outputs of this handler, including the model choice.
             yield {self.progress: ""}
             return
         while (state := self.training.progress()).is_running:
@@ -273,23 +273,23 @@ class Page:
 
 
 def shown(**options: Any) -> gr.Image:
-    """Return a place for images, which are sent within the page: no copy of a visitor's is written to the disk."""
+    """Return an image component that embeds images in the page, so that no copy of an upload is written to disk."""
     made = gr.Image(interactive=False, buttons=[], show_label=False, height=320, **options)
     made.postprocess = lambda value: ImageData(path=None, url=data_url(value)) if isinstance(value, Image) else None
     return made
 
 
 def slider(low: float, high: float, value: float, label: str, name: str, step: float = 1, **more: Any) -> gr.Slider:
-    """Return a slider without a button to reset it."""
+    """Return a slider without a reset button."""
     return gr.Slider(low, high, value, step=step, label=label, elem_id=name, buttons=[], **more)
 
 
 def theme() -> Base:
-    """Return Gradio's theme with the reader's own fonts, so that none is fetched."""
+    """Return Gradio's theme with system fonts, so that none is downloaded."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     return Base(primary_hue="teal", neutral_hue="slate", font=system, font_mono=["ui-monospace", "Menlo", "monospace"])
 
 
 def bar(part: float, text: str) -> str:
-    """Return a progress bar with its line."""
+    """Return a progress bar with its text."""
     return f'<p role="status">{escape(text)}</p><progress max="1" value="{part:.3f}" aria-label="Training"></progress>'

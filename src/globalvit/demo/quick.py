@@ -1,4 +1,4 @@
-"""Training a small model on the spot, in a process of its own, for a page that has no weights yet."""
+"""Training of a small model in a child process, for a page that has no weights yet."""
 
 import json
 import logging
@@ -11,13 +11,13 @@ from typing import IO, Any, NamedTuple
 from globalvit.demo.shelf import Choice
 
 logger = logging.getLogger(__name__)
-# Seconds that a training has to end in when it is asked to.
+# Seconds that a training has to stop before it is killed.
 PATIENCE = 10.0
-SCORES = {"top1": "right of the held-out images", "miou": "mIoU", "ap_box": "box AP", "ap_mask": "mask AP"}
+SCORES = {"top1": "accuracy on held-out images", "miou": "mIoU", "ap_box": "box AP", "ap_mask": "mask AP"}
 
 
 class Lesson(NamedTuple):
-    """A shortened recipe on a built-in set; the cost is on two processor cores, in words."""
+    """A shortened recipe on a built-in data set; the cost describes the time on two CPU cores."""
 
     title: str
     data: str
@@ -34,7 +34,7 @@ LESSONS = {
 
 
 class Progress(NamedTuple):
-    """How far a training is: the part that is done, a line about it, and the model once it is there."""
+    """Progress of a training: the fraction done, a line of text, and the model once it is trained."""
 
     part: float
     text: str
@@ -43,7 +43,7 @@ class Progress(NamedTuple):
 
 
 class Training:
-    """At most one training at a time, as a child process whose run folder lies in `folder`."""
+    """At most one training at a time, as a child process with its run folder in `folder`."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
@@ -54,29 +54,29 @@ class Training:
 
     @property
     def run(self) -> Path:
-        """The run folder of the training begun last."""
+        """Run folder of the most recent training."""
         return self.folder / f"{self.name}-{self.number}"
 
     @property
     def is_running(self) -> bool:
-        """Whether a training goes on."""
+        """Whether a training is running."""
         return self._child is not None and self._child.poll() is None
 
     def begin(self, name: str) -> None:
-        """Start the lesson of a name; raise ValueError if another one goes on."""
+        """Start a lesson by name; raise ValueError if another one is running."""
         if self.is_running:
-            raise ValueError(f"a training goes on: {LESSONS[self.name].title}; wait for it, or stop it")
+            raise ValueError(f"a training is already running: {LESSONS[self.name].title}; wait for it or stop it")
         self.name, self.number, self._start = name, self.number + 1, time.monotonic()
         logger.info("training: %s", LESSONS[name].title)
         self._log = self.run.with_suffix(".txt").open("wb")
-        # A session of its own: Ctrl-C in the terminal is for the page, which ends the training itself.
+        # A separate session: Ctrl-C in the terminal stops the page, which then stops the training.
         self._child = subprocess.Popen(
             command(LESSONS[name], self.run, self.device),
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
     def progress(self) -> Progress:
-        """Return how far the training begun last is."""
+        """Return the progress of the most recent training."""
         lesson, seconds = LESSONS[self.name], time.monotonic() - self._start
         if self.is_running:
             step, loss = last_step(self.run)
@@ -88,13 +88,13 @@ class Training:
             said = self.run.with_suffix(".txt").read_text(errors="replace").split("\n")
             errors = [line for line in said if line.startswith("globalvit: error: ")]
             words = errors[-1].removeprefix("globalvit: error: ") if errors else ""
-            return Progress(0, f"{lesson.title}: the training ended early. {words}".strip(), False)
+            return Progress(0, f"{lesson.title}: training failed. {words}".strip(), False)
         score = ", ".join(f"{scores[key]:.1f} % {title}" for key, title in SCORES.items() if key in scores)
         made = Choice(str(self.run), f"{lesson.title} · trained here", checkpoint=self.run, data=lesson.data)
-        return Progress(1, f"{lesson.title}: learned. {score}", False, made)
+        return Progress(1, f"{lesson.title}: done. {score}", False, made)
 
     def stop(self, patience: float = PATIENCE) -> None:
-        """End the training, if one goes on; it has `patience` seconds to end by itself."""
+        """Stop the running training, if any; kill it after `patience` seconds."""
         if self._child is not None and self.is_running:
             self._child.terminate()
             try:
@@ -107,7 +107,7 @@ class Training:
 
 
 def command(lesson: Lesson, run: Path, device: str) -> list[str]:
-    """Return the words that train a lesson."""
+    """Return the command that trains a lesson."""
     steps = str(lesson.steps)
     words = ["train", "--config", lesson.recipe, "--steps", steps, "--val-steps", steps, "--log-interval", "2"]
     words += ["--warmup-steps", str(lesson.steps // 10), "--workers", "0", "--device", device]
@@ -115,12 +115,12 @@ def command(lesson: Lesson, run: Path, device: str) -> list[str]:
 
 
 def last_step(run: Path) -> tuple[int, float]:
-    """Return step and loss of the last record of a run that goes on; 0 if there is none yet."""
+    """Return step and loss of the last record of a running training; 0 if there is none yet."""
     try:
         lines = (run / "metrics.jsonl").read_text().split("\n")
     except FileNotFoundError:
         return 0, 0.0
-    # The last line is empty, or still being written.
+    # The last line is empty or incomplete.
     records = [json.loads(line) for line in lines[:-1]]
     steps = [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
     return steps[-1] if steps else (0, 0.0)

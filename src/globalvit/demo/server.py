@@ -1,4 +1,4 @@
-"""Serving the page: one address, no other host involved, everything that was sent gone at the end."""
+"""Server of the page: one address, no requests to other hosts, and uploads deleted at the end."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from globalvit.demo.shelf import Choice, Shelf
 
 logger = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# What a browser may do for this page: nothing that reaches another host. Gradio's own scripts stand within the page.
+# Content security policy without access to other hosts. Gradio's own scripts are inline.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
@@ -30,26 +30,26 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-# Of a request around the uploaded file itself.
+# Bytes of a request in addition to the uploaded file.
 ENVELOPE = 64 * 1024
-TOO_LARGE = "the file is too large for this page"
+TOO_LARGE = "the file is too large; see --max-upload-mb"
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^\[\]:/@\s]+)(:\d+)?")
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
 class Guard:
-    """Stands before the app: refuses what is too large or from elsewhere, and tells browsers what is allowed.
+    """Middleware that rejects oversized and cross-site requests, and sets the content security policy.
 
-    A page elsewhere could otherwise reach a server on this machine under a name of its own, or send it files. `hosts`
-    are the names under which the app may be asked; None allows all.
+    Otherwise another site could reach a server on this machine through DNS rebinding, or send it files. `hosts` are the
+    allowed host names; None allows all.
     """
 
     def __init__(self, app: App, hosts: tuple[str, ...] | None, most_bytes: int) -> None:
         self.app, self.hosts, self.most_bytes = app, hosts, most_bytes
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        """Answer a request, or hand it on."""
+        """Answer a request, or pass it on."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -72,7 +72,7 @@ class Guard:
             await answer({"type": "http.response.body", "body": text.encode()})
 
         async def take() -> Message:
-            """Hand on what comes in, up to a number of bytes, whatever the request said of its length."""
+            """Pass on incoming data up to the byte limit, regardless of the declared length."""
             nonlocal bytes_left, is_over
             message = {"type": "http.disconnect"} if is_over else await receive()
             bytes_left -= len(message.get("body", b""))
@@ -90,18 +90,18 @@ class Guard:
         try:
             await self.app(scope, take, answer)
         except Exception:
-            # A visitor who leaves while sending a file is not an error of the page.
+            # A visitor who disconnects during an upload is not an error of the page.
             if not is_over:
                 raise
 
     def refusal(self, headers: dict[bytes, str], method: str = "GET") -> tuple[int, str] | None:
-        """Return status and text of the answer in the app's place; None hands the request on."""
+        """Return status and text of a rejection, or None to pass the request on."""
         found = HOST.fullmatch(headers.get(b"host", ""))
         host = found["name"].strip("[]").lower() if found else ""
         if self.hosts is not None and host not in self.hosts:
-            return 421, "this page is only for this machine"
+            return 421, "this page is only available on this machine"
         if method not in ("GET", "HEAD", "OPTIONS") and not _is_same_origin(headers):
-            return 403, "requests from other sites are refused"
+            return 403, "requests from other sites are not allowed"
         length = headers.get(b"content-length", "0")
         if not length.isdecimal() or int(length) > self.most_bytes + ENVELOPE:
             return 413, TOO_LARGE
@@ -109,11 +109,11 @@ class Guard:
 
 
 def _is_same_origin(headers: dict[bytes, str]) -> bool:
-    """Whether a request comes from the page itself, or from a program that is not a browser."""
+    """Return whether a request comes from the page itself, or from a program that is not a browser."""
     if headers.get(b"sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
     origin = headers.get(b"origin")
-    # A proxy in between may ask under a name of its own; no page elsewhere can set this header without being asked.
+    # A proxy may use another host name; other sites cannot set this header without a CORS preflight request.
     own = (headers.get(b"host", ""), headers.get(b"x-forwarded-host", ""))
     return origin is None or origin.partition("://")[2].lower() in {name.lower() for name in own if name}
 
@@ -121,21 +121,21 @@ def _is_same_origin(headers: dict[bytes, str]) -> bool:
 def serve(
     choices: list[Choice], *, host: str, port: int, device: str, most_bytes: int, lesson: str | None = None
 ) -> None:
-    """Show the page until Ctrl-C, or a signal that ends the process; uploads are deleted whatever ends it.
+    """Serve the page until Ctrl-C or a terminating signal; uploads are always deleted.
 
     Raises:
-        OSError: the port is taken, or the address is not of this machine.
-        SystemExit: a signal ended it, with the status that shells give it.
+        OSError: the port is in use, or the address does not belong to this machine.
+        SystemExit: a signal ended the page; the status follows the shell convention.
     """
     with listening(host, port) as listener, own_folder() as folder:
         if threading.current_thread() is threading.main_thread():
-            # Leave by an exception: a signal would end the process at once, and leave uploads and a training behind.
-            # While the server runs, it has a handler of its own, and raises the signal again when it has shut down.
+            # Exit with an exception: a signal would end the process at once, and leave uploads and a training behind.
+            # The running server installs its own handler, and raises the signal again after shutting down.
             signal.signal(signal.SIGTERM, _leave)
             if hasattr(signal, "SIGHUP"):
                 signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         (folder / "uploads").mkdir()
-        # Gradio reads these when it is imported: no reports home, and its files in a folder of ours.
+        # Gradio reads these at import: no telemetry, and its files go into our folder.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
         training = Training(folder, device)
@@ -144,9 +144,9 @@ def serve(
                 training.begin(lesson)
             _run(listener, Shelf(choices, device), training, folder / "uploads", host, most_bytes)
         finally:
-            # First of all, since `docker stop` kills after 10 s.
+            # First, since `docker stop` kills after 10 s.
             shutil.rmtree(folder / "uploads", ignore_errors=True)
-            # A checkpoint would be deleted with the rest.
+            # A checkpoint would be deleted with the folder anyway.
             training.stop(patience=2)
 
 
@@ -155,13 +155,13 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address, or raise OSError with the remedy."""
+    """Return a socket that listens on an address, or raise OSError with the remedy."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
         raise OSError(
-            f"cannot serve at {host}, port {port}: {error.strerror}; give another --port (0 takes any that is free) or "
+            f"cannot listen on {host}, port {port}: {error.strerror}; give another --port (0 picks any free port) or "
             "another --host"
         ) from error
 
@@ -173,7 +173,7 @@ def _run(listener: socket.socket, models: Shelf, training: Training, uploads: Pa
 
     from globalvit.demo import page
 
-    # A value out of a slider's range is a visitor's mistake, which the page shows; Gradio prints a traceback as well.
+    # A value out of a slider's range is shown on the page; Gradio would also print a traceback.
     setattr(gr.Error, "print_exception", property(lambda _: False, lambda *_: None))  # noqa: B010 (an attribute of instances)
     blocks = page.Page(models, training, uploads, most_bytes).blocks.queue(default_concurrency_limit=1)
     options = {"ssr_mode": False, "enable_monitoring": False, "mcp_server": False, "run_history": False}
@@ -183,10 +183,10 @@ def _run(listener: socket.socket, models: Shelf, training: Training, uploads: Pa
     )
     hosts = (*LOOPBACK, host) if host in LOOPBACK else None
     if hosts is None:
-        logger.warning("%s is not loopback: everybody who can reach this machine can use the page", host)
+        logger.warning("%s is not a loopback address: anyone who can reach this machine can use the page", host)
     port = listener.getsockname()[1]
-    logger.info("the page is at http://%s:%d (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, port)
+    logger.info("serving the page at http://%s:%d (press Ctrl-C to stop)", f"[{host}]" if ":" in host else host, port)
     config = uvicorn.Config(Guard(app, hosts, most_bytes), log_level="warning", timeout_graceful_shutdown=2)
-    # Ctrl-C is how the page ends; the server has shut down by the time that it is passed on.
+    # Ctrl-C is the normal way to stop; the server has already shut down when it arrives here.
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run([listener])

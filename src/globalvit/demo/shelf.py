@@ -1,4 +1,4 @@
-"""The models that can be chosen, of which one at a time is held in memory."""
+"""Models that can be chosen, with one at a time in memory."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from globalvit.weights.download import find_copy
 from globalvit.weights.load import find_file
 
 logger = logging.getLogger(__name__)
-TASKS = {"classify": "says what an image shows", "segment": "labels every pixel", "detect": "finds objects"}
-# Parts of a path that the page shows.
+TASKS = {"classify": "classifies images", "segment": "labels every pixel", "detect": "finds objects"}
+# Number of path components that the page shows.
 LONGEST_PATH = 3
 
 
 class Choice(NamedTuple):
-    """A model on offer: a checkpoint, or the name of a model and of its published weights."""
+    """An available model: a checkpoint, or the names of a model and its published weights."""
 
     key: str
     title: str
@@ -34,7 +34,7 @@ class Choice(NamedTuple):
 
 
 class Shelf:
-    """Choices by key, in the order in which the page lists them. The model opened last is kept."""
+    """Choices by key, in the order of the page; keeps the most recently opened model in memory."""
 
     def __init__(self, choices: Sequence[Choice], device: str) -> None:
         self.device = device
@@ -43,16 +43,16 @@ class Shelf:
         self._lock = Lock()
 
     def open(self, key: str | None) -> Task:
-        """Return the model of a key, ready to predict; the one that was open before is let go.
+        """Return the model of a key, ready to predict, and release the previous one.
 
-        Raises ValueError or OSError if there is no such choice, or its file is gone or not what it should be.
+        Raises ValueError or OSError if the key is unknown, or its file is missing or invalid.
         """
         with self._lock:
             if self._opened is not None and self._opened[0] == key:
                 return self._opened[1]
             self._opened = None
             if key is None or key not in self.choices:
-                raise ValueError("this model does not exist anymore; choose another")
+                raise ValueError("this model no longer exists; choose another")
             choice = self.choices[key]
             logger.info("opening %s", choice.title)
             if choice.checkpoint is not None:
@@ -64,7 +64,7 @@ class Shelf:
 
 
 def describe(task: Task) -> str:
-    """Return a line about a model: what it does, with how many classes and parameters."""
+    """Return a one-line description of a model: its task, classes and parameters."""
     names = readable(task.class_names)
     some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     millions = sum(parameter.numel() for parameter in task.parameters()) / 1e6
@@ -72,7 +72,7 @@ def describe(task: Task) -> str:
 
 
 def of_checkpoint(path: Path) -> Choice:
-    """Return the choice of a weight file, a checkpoint folder or a run folder, or raise FileNotFoundError."""
+    """Return the choice for a weight file, a checkpoint folder or a run folder, or raise FileNotFoundError."""
     find_file(path)
     config: dict[str, str] = {}
     places = (folder / "config.yaml" for folder in (path, *path.resolve().parents[:3]))
@@ -89,12 +89,12 @@ def of_checkpoint(path: Path) -> Choice:
 
 
 def of_runs(folder: Path) -> Iterator[Choice]:
-    """Yield the runs in a folder that have weights, the newest first."""
+    """Yield the runs in a folder that have weights, newest first."""
     for config in sorted(folder.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             yield of_checkpoint(config.parent)
         except (OSError, ValueError):
-            # A run that was stopped before its first checkpoint has nothing to offer.
+            # A run that was stopped before its first checkpoint has no weights.
             continue
 
 
@@ -104,11 +104,11 @@ def of_catalog() -> Iterator[Choice]:
 
 
 def of_model(name: str) -> Choice:
-    """Return the choice of a model's first published weights, or raise ValueError if there are none."""
+    """Return the choice for a model's first published weights, or raise ValueError if there are none."""
     return of_published(catalog.find(build.resolve_name(name), catalog.FIRST))
 
 
 def of_published(record: catalog.WeightRecord) -> Choice:
-    """Return the choice of a record of the catalog."""
+    """Return the choice for a catalog record."""
     title = f"{record.model} · {record.weights} ({record.license})"
     return Choice(f"{record.model}:{record.weights}", title, model=record.model, weights=record.weights)

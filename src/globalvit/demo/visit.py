@@ -1,4 +1,4 @@
-"""What one browser tab is about: its model, its image, the prediction, and how that is shown."""
+"""State of a browser tab: its model, image and prediction, and how they are shown."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -21,14 +21,14 @@ from globalvit.tasks.classify import Classifier
 from globalvit.tasks.task import Task
 
 TOP, MOST_LISTED = 5, 8
-# Of the held-out digits, one of most kinds; of the shapes any.
+# Held-out digits with most of the classes; any shapes.
 EXAMPLES = range(3, 11)
 Shown = tuple[Image.Image, str, str]
 
 
 @dataclass
 class Visit:
-    """The state of a tab: the key of its model, its image (RGB) and that one's name, the prediction, the map wanted."""
+    """State of a tab: model key, image (RGB) and its name, prediction, and requested map."""
 
     key: str | None = None
     image: Image.Image | None = None
@@ -37,17 +37,17 @@ class Visit:
     wish: Wish = field(default_factory=Wish)
 
     def choose(self, key: str | None) -> None:
-        """Take another model; the image stays. Its classes are others, and it may see less of the image."""
+        """Switch to another model and keep the image; classes change, and the model may see less of the image."""
         self.key, self.prediction = key, None
         self.wish = replace(self.wish, target=None, pixel=None)
 
     def show(self, image: Image.Image, name: str) -> None:
-        """Take another image."""
+        """Switch to another image."""
         self.image, self.name, self.prediction = bounded(image), shorten(name), None
         self.wish = replace(self.wish, pixel=None)
 
     def ask(self, models: Shelf) -> Task:
-        """Predict for the image, if there is one and it was not done yet; return the model."""
+        """Predict the image if there is one without a prediction; return the model."""
         task = models.open(self.key)
         if self.image is not None and self.prediction is None:
             options: dict[str, Any] = {"top_k": TOP} if isinstance(task, Classifier) else {}
@@ -55,16 +55,16 @@ class Visit:
         return task
 
     def point(self, x: float, y: float) -> None:
-        """Mark a place, given as parts of the image's width and height."""
+        """Mark a place, given as fractions of the image's width and height."""
         if self.image is not None:
             width, height = self.image.size
             column, row = min(max(int(x * width), 0), width - 1), min(max(int(y * height), 0), height - 1)
             self.wish = replace(self.wish, pixel=(column, row))
 
     def answer(self, task: Task, threshold: float = 0.5) -> Shown:
-        """Return the image with what the model says drawn into it, a text in its place, and the answer as HTML.
+        """Return the image with the prediction drawn on it, its alt text, and the prediction as HTML.
 
-        Names are escaped: class names come from files that anybody may have written.
+        Names are escaped, since class names come from untrusted files.
         """
         assert self.image is not None
         assert self.prediction is not None
@@ -73,7 +73,7 @@ class Visit:
         if task.kind == "detect":
             return _objects(self.image, self.prediction, task.class_names, threshold)
         names, scores = readable(self.prediction["names"]), self.prediction["scores"]
-        listed = _bars("The likeliest classes", [(name, score, "") for name, score in zip(names, scores, strict=True)])
+        listed = _bars("Most likely classes", [(name, score, "") for name, score in zip(names, scores, strict=True)])
         return enlarged(self.image), f"Your image, {self.name}", f"<h2>{escape(names[0])}</h2>{listed}"
 
 
@@ -83,7 +83,7 @@ def _areas(image: Image.Image, prediction: dict[str, Any]) -> Shown:
     labels = Image.fromarray(prediction["mask"].numpy()).resize(image.size, Image.Resampling.NEAREST)
     shown = [(name, share, _color(palette[names.index(name)])) for name, share in areas.items()]
     text = f"The image colored by class: {', '.join(name for name, *_ in shown[:MOST_LISTED])}"
-    return overlay_labels(image, np.asarray(labels), palette), text, _bars("Parts of the image", shown)
+    return overlay_labels(image, np.asarray(labels), palette), text, _bars("Share of the image", shown)
 
 
 def _objects(image: Image.Image, prediction: dict[str, Any], classes: tuple[str, ...], threshold: float) -> Shown:
@@ -96,11 +96,15 @@ def _objects(image: Image.Image, prediction: dict[str, Any], classes: tuple[str,
     palette = default_palette(len(classes) + 1)[1:]
     colors = [_color(palette[label]) for label in labels.tolist()]
     listed = _bars("Objects and their scores", zip(found, scores.tolist(), colors, strict=True))
-    return drawn, f"The image with what was found: {counts}", f'<p class="found">Found: {escape(counts)}</p>{listed}'
+    return (
+        drawn,
+        f"The image with the detected objects: {counts}",
+        f'<p class="found">Found: {escape(counts)}</p>{listed}',
+    )
 
 
 def _bars(title: str, parts: Iterable[tuple[str, float, str]]) -> str:
-    """A list of names with parts of 1, as bars and in percent; the color is that in the image."""
+    """Return an HTML list of names with fractions, as bars and in percent; colors match the image."""
     parts = list(parts)
     lines = (
         f'<li><span class="name">{f"""<i style="background:{color}"></i>""" if color else ""}{escape(name)}</span>'
@@ -118,7 +122,7 @@ def _color(rgb: Any) -> str:
 
 @cache
 def examples(data: str | None) -> list[tuple[Image.Image, str]]:
-    """Return (image, name) of some held-out images, of digits or else of shapes."""
+    """Return (image, name) of some held-out images, of digits or shapes."""
     from globalvit.data.built_in.digits import Digits
     from globalvit.data.built_in.shapes import DetectShapes
 

@@ -9,5 +9,5 @@ from PIL import ImageFont
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings and which has most alphabets; `size` in pixels."""
+    """Return DejaVu Sans, which ships with matplotlib and covers most alphabets; `size` is in pixels."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

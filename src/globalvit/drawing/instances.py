@@ -18,16 +18,16 @@ from globalvit.drawing.samples import INK, MARGIN, PAPER
 from globalvit.drawing.statistics import Batch, Statistics
 from globalvit.printable import printable
 
-# Narrower images are enlarged by a whole number, so that names can be read beside what they name.
+# Narrower images are enlarged by an integer factor, so that names are readable.
 NARROWEST = 384
 ALPHA = 0.45
-# Objects of a single class differ by colors that come again after so many.
+# Number of colors for objects of a single class before they repeat.
 COLORS_OF_OBJECTS = 24
 SMALLEST_TEXT, LARGEST_TEXT = 11, 28
 PADDING = 2
-# Brighter grounds, 0 … 255, take dark letters; the shares of red, green and blue in brightness are Rec. 601's.
+# Backgrounds brighter than this, 0 … 255, get dark text; the brightness weights of red, green and blue are Rec. 601's.
 BRIGHT, LUMA = 140, (0.299, 0.587, 0.114)
-# Side of the square that a sheet shows an image in.
+# Side of a tile on a sheet.
 TILE = 320
 Color = tuple[int, int, int]
 
@@ -42,19 +42,19 @@ def draw_instances(
 ) -> Image.Image:
     """Draw objects over an image.
 
-    A class has a color; where there is only one class, its objects differ and its name is not written. Names that would
-    cover one another are left out, those of later objects first.
+    Each class has a color. If there is only one class, each object has a color and the class name is omitted. Names
+    that would overlap are omitted, later objects first.
 
     Args:
         image: RGB.
-        boxes: (N, 4) xyxy in its pixels, the most important first.
-        labels: (N,), positions in `names`.
+        boxes: (N, 4) xyxy in pixels, most important first.
+        labels: (N,), indices into `names`.
         names: of all classes.
-        scores: (N,), written in percent.
+        scores: (N,), shown in percent.
         masks: bool (N, H, W).
 
     Returns:
-        The image; if it was narrower than 384 pixels, enlarged by a whole number.
+        The image, enlarged by an integer factor if it was narrower than 384 pixels.
     """
     factor = -(-NARROWEST // image.width)
     return _drawn(_Objects.of(boxes, labels, scores, masks), image, names, factor)
@@ -64,11 +64,11 @@ def instance_sheet(batch: Batch, classes: Sequence[str], transform: Statistics, 
     """Draw the images of a training batch with their boxes, masks and names in rows.
 
     Args:
-        batch: lists `images`, normalized float (C, H, W), `boxes` (N, 4), `labels` (N,) and, where there are some,
-            `masks` (N, H, W).
+        batch: lists `images`, normalized float (C, H, W), `boxes` (N, 4), `labels` (N,) and optionally `masks`
+            (N, H, W).
         classes: names of the labels.
-        transform: what normalized the images.
-        columns: images in a row.
+        transform: the transform that normalized the images.
+        columns: images per row.
     """
     masks = batch.get("masks") or [None] * len(batch["images"])
     objects = map(_Objects.of, batch["boxes"], batch["labels"], [None] * len(masks), masks)
@@ -83,7 +83,7 @@ def instance_sheet(batch: Batch, classes: Sequence[str], transform: Statistics, 
 
 
 def _tile(image_CHW: Tensor, objects: "_Objects", classes: Sequence[str]) -> Image.Image:
-    """An image with its objects, its longer side as long as a tile's or, if it was enlarged, nearly so."""
+    """Return an image with its objects, its longer side as long as a tile's, or nearly so if it was enlarged."""
     values_HWC = image_CHW.permute(1, 2, 0).numpy()
     image = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC).convert("RGB")
     factor = TILE / max(image.size)
@@ -91,7 +91,7 @@ def _tile(image_CHW: Tensor, objects: "_Objects", classes: Sequence[str]) -> Ima
 
 
 class _Objects(NamedTuple):
-    """What is drawn: float64 boxes, and the rest as `draw_instances` takes it, on the CPU."""
+    """Return float64 boxes, and the other arguments of `draw_instances`, on the CPU."""
 
     boxes: Tensor
     labels: list[int]
@@ -109,7 +109,7 @@ class _Objects(NamedTuple):
 
 
 def _drawn(objects: _Objects, image: Image.Image, names: Sequence[str], factor: float) -> Image.Image:
-    """The objects over the image, both resized by a factor."""
+    """Return the objects over the image, both resized by a factor."""
     size = (round(image.width * factor), round(image.height * factor))
     image = image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BILINEAR)
     if not objects.labels:
@@ -128,7 +128,7 @@ def _drawn(objects: _Objects, image: Image.Image, names: Sequence[str], factor: 
 
 
 def _texts(objects: _Objects, names: Sequence[str]) -> list[str]:
-    """Name and score of each object, as far as they tell anything."""
+    """Return the name and score of each object, if there are several classes or scores."""
     texts = [printable(names[label]) if len(names) > 1 else "" for label in objects.labels]
     if objects.scores is None:
         return texts
@@ -136,7 +136,7 @@ def _texts(objects: _Objects, names: Sequence[str]) -> list[str]:
 
 
 def _write(image: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colors: Sequence[Color]) -> None:
-    """Write texts on the boxes' upper edges, or below where the image ends, unless another text is in the way."""
+    """Write texts above the boxes, or inside if the image ends there; skip texts that would overlap another."""
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(min(max(max(image.size) / 40, SMALLEST_TEXT), LARGEST_TEXT))
     taken: list[tuple[float, float, float, float]] = []
@@ -160,7 +160,7 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _colors(labels: Sequence[int], classes: int) -> list[Color]:
-    """A color for each object. The palette's first one, the background's, is not used."""
+    """Return a color per object; the palette's first color, the background's, is not used."""
     if classes > 1:
         palette, numbers = default_palette(classes + 1)[1:], labels
     else:

@@ -1,4 +1,4 @@
-"""Labels laid over their images: of one image, and as a sheet of training samples.
+"""Label overlays: of one image, and as a sheet of training samples.
 
 Legend: `B` images · `C` channels · `K` classes · `H W` pixels.
 """
@@ -15,12 +15,12 @@ from globalvit.printable import printable
 
 IGNORE = 255
 ALPHA = 0.55
-# Pixels to ignore are shown under dark stripes of this width.
+# Width of the dark stripes over ignored pixels.
 STRIPE = 4
 LINE = TEXT + 6
-# What a name in the legend may take.
+# Maximum width of a name in the legend.
 WIDEST_NAME = 160
-# Smaller images are enlarged by a whole number before a legend is put below.
+# Smaller images are enlarged by an integer factor before a legend is added.
 SMALLEST_WITH_LEGEND = 240
 
 
@@ -32,22 +32,22 @@ def overlay_labels(
     alpha: float = ALPHA,
     names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Color an image by its labels; pixels to ignore (255) are striped.
+    """Color an image by its labels; ignored pixels (255) are striped.
 
     Args:
         image: RGB.
-        labels_HW: uint8 (H, W), in the image's size.
-        palette: a color for each class, uint8 (K, 3).
-        alpha: how much of the colors is seen, 0 … 1.
-        names: of the classes; with them, a legend of the classes that occur, the largest first, stands below.
+        labels_HW: uint8 (H, W), of the image's size.
+        palette: one color per class, uint8 (K, 3).
+        alpha: opacity of the colors, 0 … 1.
+        names: class names; if given, a legend of the classes that occur, largest first, is added below.
 
     Raises:
         ValueError: the sizes differ.
     """
     if labels_HW.shape != image.size[::-1]:
         raise ValueError(
-            f"labels of {labels_HW.shape[1]}×{labels_HW.shape[0]} cannot be laid over an image of "
-            f"{image.width}×{image.height}; resize one of them"
+            f"expected labels of the image's size {image.width}×{image.height}, got "
+            f"{labels_HW.shape[1]}×{labels_HW.shape[0]}; resize one of them"
         )
     pixels_HWC = np.asarray(image, dtype=np.float32)
     colors_HWC = palette[labels_HW.clip(max=len(palette) - 1)]
@@ -63,7 +63,7 @@ def overlay_labels(
 
 
 def draw_legend(labels: np.ndarray, palette: np.ndarray, names: Sequence[str], width: int) -> Image.Image:
-    """Colors and names of the classes that occur in `labels`, the largest first, in columns of a strip."""
+    """Return a strip with the colors and names of the classes that occur in `labels`, largest first, in columns."""
     counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     present = [int(label) for label in np.argsort(-counts[: len(names)], kind="stable") if counts[label]]
     font, names = ImageFont.load_default(TEXT), [printable(name) for name in names]
@@ -87,14 +87,14 @@ def label_sheet(
     palette: np.ndarray | None = None,
     columns: int = 4,
 ) -> Image.Image:
-    """Draw the images of a training batch in rows, each beside itself under its labels, and a legend below.
+    """Draw the images of a training batch in rows, each next to its label overlay, with a legend below.
 
     Args:
         batch: `images` normalized float (B, C, H, W), `labels` uint8 (B, H, W).
         classes: names of the labels.
-        transform: what normalized the images.
-        palette: a color for each class, uint8 (K, 3); None takes the default one.
-        columns: images in a row.
+        transform: the transform that normalized the images.
+        palette: one color per class, uint8 (K, 3); None uses the default palette.
+        columns: images per row.
     """
     palette = default_palette(len(classes)) if palette is None else palette
     images_BHWC = transform.denormalize(batch["images"].detach().cpu().float()).permute(0, 2, 3, 1).numpy()
@@ -109,7 +109,7 @@ def label_sheet(
 
 
 def _pair(image_HWC: np.ndarray, labels_HW: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """An image, enlarged where it is small, and the same under its labels on its right."""
+    """Return an image, enlarged if it is small, with its label overlay to the right."""
     image = Image.fromarray(image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC).convert("RGB")
     factor = -(-NARROWEST // image.width)
     size = (image.width * factor, image.height * factor)
@@ -126,7 +126,7 @@ def _stripes(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _stacked(images: Sequence[Image.Image]) -> Image.Image:
-    """Images of one width, one below the other."""
+    """Stack images of equal width vertically."""
     stack = Image.new("RGB", (images[0].width, sum(image.height for image in images)), PAPER)
     top = 0
     for image in images:

@@ -1,4 +1,4 @@
-"""A sheet of training images as the model gets them, each with its class below."""
+"""Sheet of training images as the model gets them, each with its class below."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from torch import Tensor
 from globalvit.drawing.statistics import Batch, Statistics
 from globalvit.printable import printable
 
-# Smaller images are enlarged by a whole number, so that a label fits below and every pixel is seen.
+# Smaller images are enlarged by an integer factor, so that a label fits below and every pixel is visible.
 NARROWEST, MARGIN, TEXT = 160, 6, 14
 PAPER, INK = "#ffffff", "#1a1a1a"
-# Classes named below a mixed image: CutMix and Mixup join two.
+# Classes named below a mixed image: CutMix and Mixup combine two.
 MOST_CLASSES, SMALLEST_SHARE = 2, 0.06
 
 
@@ -19,10 +19,10 @@ def sample_sheet(batch: Batch, classes: Sequence[str], transform: Statistics, co
     """Draw the images of a batch in rows.
 
     Args:
-        batch: `images` normalized float (B, C, H, W), `labels` (B,), and `targets` (B, K) where images were mixed.
+        batch: `images` normalized float (B, C, H, W), `labels` (B,), and `targets` (B, K) if images were mixed.
         classes: names of the labels.
-        transform: what normalized the images.
-        columns: images in a row.
+        transform: the transform that normalized the images.
+        columns: images per row.
     """
     images_BCHW = transform.denormalize(batch["images"].detach().cpu().float())
     captions = [_caption(batch, index, classes) for index in range(len(images_BCHW))]
@@ -36,7 +36,7 @@ def sample_sheet(batch: Batch, classes: Sequence[str], transform: Statistics, co
 
 
 def _caption(batch: Batch, index: int, classes: Sequence[str]) -> list[str]:
-    """One line for each class of an image that its target names; the small shares of smoothing are not named."""
+    """Return one line per class in the target of an image, without the small shares of label smoothing."""
     if "targets" not in batch:
         return [classes[int(batch["labels"][index])]]
     shares, labels = batch["targets"][index].topk(min(MOST_CLASSES, len(classes)))
@@ -59,7 +59,7 @@ def _tile(image_CHW: Tensor, caption: Sequence[str]) -> Image.Image:
 
 
 def shorten(text: str, room: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Cut `text` to `room` pixels, ending in dots where it was cut."""
+    """Shorten `text` to `room` pixels, with an ellipsis if it was cut."""
     text = printable(text)
     if font.getlength(text) <= room:
         return text

@@ -1,4 +1,4 @@
-"""What a sheet of samples is drawn from: a batch, and what normalized its images."""
+"""Type of a batch, and protocol of a transform whose normalization can be undone."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ Batch = Mapping[str, Any]
 
 
 class Statistics(Protocol):
-    """Mean and deviation of each channel."""
+    """Mean and standard deviation of each channel."""
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Return float (…, C, H, W) as uint8 values 0 … 255."""

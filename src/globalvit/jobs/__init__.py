@@ -1,1 +1,1 @@
-"""What the commands and `globalvit.api` both do: which model, which images, what is computed and what is written."""
+"""The work shared by the commands and `globalvit.api`: opening models and images, computing and writing results."""

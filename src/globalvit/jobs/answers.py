@@ -1,4 +1,4 @@
-"""What `predict` makes of each kind of task's predictions: table rows, JSON, CSV lines, drawn images."""
+"""Output of `predict` for each kind of task: table rows, JSON, CSV lines, drawn images."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,7 +16,7 @@ Answer = dict[str, Any]
 
 
 class Read(NamedTuple):
-    """An image that was read: what the model gets, and what answers are drawn on (None where nothing is drawn)."""
+    """An image that was read: the model's input, and the image to draw the answer on (None if nothing is drawn)."""
 
     given: Any
     seen: "Image.Image | None"
@@ -27,7 +27,7 @@ class Answers(ABC):
 
     Attributes:
         columns: headings of the CSV file.
-        most_at_once: images in a forward pass at most.
+        most_at_once: maximum number of images per forward pass.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -37,36 +37,36 @@ class Answers(ABC):
         self.task = task
 
     def read(self, image: "Image.Image", *, is_drawn: bool) -> Read:
-        """What is kept of an image until its turn comes."""
+        """Return what is kept of an image until it is predicted."""
         return Read(image, image if is_drawn else None)
 
     @abstractmethod
     def predict(self, images: Sequence[Any]) -> list[Answer]:
-        """The task's predictions."""
+        """Return the task's predictions."""
 
     @abstractmethod
     def to_json(self, prediction: Answer) -> Answer:
-        """A prediction in plain values."""
+        """Return a prediction as plain values."""
 
     @abstractmethod
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """A plain answer as CSV lines, without the image's name."""
+        """Yield a plain answer as CSV lines, without the image's name."""
 
     @abstractmethod
     def row(self, answer: Answer) -> dict[str, str]:
-        """A plain answer as a row of the table, without the image's name."""
+        """Return a plain answer as a table row, without the image's name."""
 
     @abstractmethod
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The image with its prediction."""
+        """Return the image with its prediction drawn on it."""
 
     def raster(self, prediction: Answer) -> "Image.Image | None":  # noqa: ARG002 - only some have one
-        """A prediction that is an image itself."""
+        """Return the prediction as an image, or None if the task has none."""
         return None
 
 
 class Classes(Answers):
-    """The likeliest classes of each image."""
+    """The most likely classes of each image."""
 
     columns = ("image", "rank", "label", "name", "score")
 
@@ -75,7 +75,7 @@ class Classes(Answers):
         self.top_k = top_k
 
     def read(self, image: "Image.Image", *, is_drawn: bool) -> Read:
-        """Photographs are not kept in their full size."""
+        """Return the input, and a copy to draw on; photographs are not kept in full size."""
         from globalvit.jobs.drawing import fit
 
         return Read(self.task.preprocessing(image), fit(image) if is_drawn else None)
@@ -88,23 +88,23 @@ class Classes(Answers):
         return self.task.predict(list(images), top_k=self.top_k, batch_size=len(images))
 
     def to_json(self, prediction: Answer) -> Answer:
-        """Labels, names a reader knows, and scores."""
+        """Return labels, readable names and scores."""
         return prediction | {"names": list(readable(prediction["names"]))}
 
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """Yield a line for each class, best first."""
+        """Yield one line per class, best first."""
         classes = zip(answer["labels"], answer["names"], answer["scores"], strict=True)
         for rank, (label, name, score) in enumerate(classes, 1):
             yield rank, label, name, score
 
     def row(self, answer: Answer) -> dict[str, str]:
-        """The best class, and the others in one cell."""
+        """Return the best class, and the others in one cell."""
         scores = [f"{100 * score:.1f}" for score in answer["scores"]]
         others = ", ".join(f"{name} {score}" for name, score in zip(answer["names"][1:], scores[1:], strict=True))
         return {"class": answer["names"][0], "%": scores[0], "then": others}
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The classes and their bars below the image."""
+        """Return the image with the classes and their bars below it."""
         from globalvit.jobs.drawing import label_map
 
         return label_map(image, readable(prediction["names"]), prediction["scores"])
@@ -121,24 +121,24 @@ class Areas(Answers):
         return self.task.predict(list(images), batch_size=len(images))
 
     def to_json(self, prediction: Answer) -> Answer:
-        """The classes that were found, and their parts of the image, largest first."""
+        """Return the classes found and their shares of the image, largest first."""
         labels = {name: label for label, name in enumerate(prediction["names"])}
         areas = [{"label": labels[name], "name": name, "share": share} for name, share in prediction["areas"].items()]
         height, width = prediction["mask"].shape
         return {"height": height, "width": width, "areas": areas}
 
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """Yield a line for each class, the largest first."""
+        """Yield one line per class, largest first."""
         for rank, area in enumerate(answer["areas"], 1):
             yield rank, area["label"], area["name"], area["share"]
 
     def row(self, answer: Answer) -> dict[str, str]:
-        """The parts of the image in one cell."""
+        """Return the shares of the image in one cell."""
         shares = ", ".join(f"{area['name']} {100 * area['share']:.1f}" for area in answer["areas"])
         return {"size": f"{answer['width']}×{answer['height']}", "classes, % of the pixels": shares}
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The image colored by class, with a legend."""
+        """Return the image colored by class, with a legend."""
         from globalvit.drawing.overlay import overlay_labels
         from globalvit.drawing.palette import default_palette
 
@@ -146,7 +146,7 @@ class Areas(Answers):
         return overlay_labels(image, prediction["mask"].numpy(), default_palette(len(names)), names=names)
 
     def raster(self, prediction: Answer) -> "Image.Image":
-        """Labels as the values of an indexed image, in the size of the image that was given."""
+        """Return the labels as an indexed image, in the input image's size."""
         from PIL import Image
 
         from globalvit.drawing.palette import default_palette
@@ -175,7 +175,7 @@ class Objects(Answers):
         return self.task.predict(list(images), batch_size=len(images), **limits)
 
     def to_json(self, prediction: Answer) -> Answer:
-        """Objects, best first; masks as COCO's uncompressed run lengths."""
+        """Return the objects, best first; masks as COCO's uncompressed run lengths."""
         from globalvit.data.detection.instances import RunLengths
 
         plain = zip(
@@ -189,12 +189,12 @@ class Objects(Answers):
         return {"objects": objects}
 
     def lines(self, answer: Answer) -> Iterator[tuple[Any, ...]]:
-        """Yield a line for each object, best first."""
+        """Yield one line per object, best first."""
         for rank, item in enumerate(answer["objects"], 1):
             yield rank, item["label"], item["name"], item["score"], *item["box"]
 
     def row(self, answer: Answer) -> dict[str, str]:
-        """How many objects of which class, and the best score."""
+        """Return the number of objects by class, and the best score."""
         objects = answer["objects"]
         counts = Counter(item["name"] for item in objects)
         found = ", ".join(f"{count} × {name}" for name, count in counts.most_common())
@@ -202,7 +202,7 @@ class Objects(Answers):
         return {"objects": str(len(objects)), "found": found or "nothing", "best %": best}
 
     def draw(self, image: "Image.Image", prediction: Answer) -> "Image.Image":
-        """The image with boxes, names, scores and masks."""
+        """Return the image with boxes, names, scores and masks."""
         from globalvit.drawing.instances import draw_instances
 
         return draw_instances(

@@ -1,4 +1,4 @@
-"""Images with what a classifier says of them written below."""
+"""Images with a classifier's predictions written below."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ PAPER, INK, FAINT, BAR = "#ffffff", "#1a1a1a", "#e8edf2", "#9ec5f4"
 
 
 def label_map(image: "Image.Image", names: Sequence[str], scores: Sequence[float]) -> "Image.Image":
-    """Put a panel under an image: a line for each class, its bar as long as its probability (0 … 1)."""
+    """Draw a panel under an image: one line per class, with a bar as long as its probability (0 … 1)."""
     from PIL import Image, ImageDraw
 
     image = fit(image)
@@ -40,7 +40,7 @@ def _draw_line(pen: "ImageDraw.ImageDraw", width: int, top: int, name: str, scor
 
 
 def _shorten(pen: "ImageDraw.ImageDraw", text: str, room: float) -> str:
-    """Cut `text` to `room` pixels, ending in dots where it was cut."""
+    """Shorten `text` to `room` pixels, with an ellipsis if it was cut."""
     text = printable(text)
     if pen.textlength(text, font()) <= room:
         return text
@@ -50,7 +50,7 @@ def _shorten(pen: "ImageDraw.ImageDraw", text: str, room: float) -> str:
 
 
 def fit(image: "Image.Image") -> "Image.Image":
-    """A copy of a size that text can be written under; one that has such a size keeps it."""
+    """Return a copy that is large enough to write text under; an image that is large enough keeps its size."""
     from PIL import Image
 
     scale = LONGEST_SIDE / max(image.size)
@@ -62,7 +62,7 @@ def fit(image: "Image.Image") -> "Image.Image":
 
 
 def font() -> "ImageFont.FreeTypeFont":
-    """The font of the panel."""
+    """Return the font of the panel."""
     from globalvit.drawing import fonts
 
     return fonts.font(TEXT)

@@ -1,4 +1,4 @@
-"""What a model looks at in images, as overlays, contact sheets and arrays."""
+"""Explanations of what a model looks at in images, as overlays, contact sheets and arrays."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,62 +16,61 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-LOOK, WHERE, FILES = "what to look at; counted from 0", "where to look from, in the images' own pixels", "files"
+LOOK, WHERE, FILES = "what to look at; counted from 0", "where to look from, in pixels of the original image", "files"
 Kind = Literal["local", "global", "groups", "propagation", "rollout", "grad_cam", "all"]
 # Objects of a lower score are not drawn.
 SHOWN_FROM = 0.5
-# Kinds of the sheet that is made unless a kind is asked for, and how many views of each, the last ones.
+# Kinds shown on the sheet without --kind, and how many of the last views of each.
 SHEET = {"grad_cam": 2, "global": 2, "groups": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainOptions(ModelOptions):
-    """What `globalvit explain` is asked for."""
+    """Options of `globalvit explain`."""
 
-    images: tuple[str, ...] = field(
-        metadata={"help": "images, folders, patterns or http(s) addresses", "metavar": "IMAGES"}
-    )
+    images: tuple[str, ...] = field(metadata={"help": "images, folders, patterns or http(s) URLs", "metavar": "IMAGES"})
     kind: Kind | None = field(
-        default=None, metadata=about(LOOK, "all: each one the model has; else Grad-CAM, global attention or groups")
-    )
-    stage: int | None = field(default=None, metadata=about(LOOK, "stage of GC ViT (default: every one)"))
-    block: int | None = field(
         default=None,
         metadata=about(
-            LOOK, "block of the stage or of GPViT's network (default: the last; every one with --stage or GPViT)"
+            LOOK, "all shows every kind that the model has (default: Grad-CAM, and global attention or group tokens)"
         ),
     )
-    head: int | None = field(default=None, metadata=about(LOOK, "attention head (default: the mean of all)"))
+    stage: int | None = field(default=None, metadata=about(LOOK, "stage of GC ViT (default: all)"))
+    block: int | None = field(
+        default=None,
+        metadata=about(LOOK, "block of the stage, or of GPViT (default: the last; all with --stage or GPViT)"),
+    )
+    head: int | None = field(default=None, metadata=about(LOOK, "attention head (default: the mean over heads)"))
     group: int | None = field(default=None, metadata=about(LOOK, "group token of GPViT (default: the pixel's)"))
     target: str | None = field(
-        default=None, metadata=about(LOOK, "class by name or number, for grad_cam (default: the model's answer)")
+        default=None, metadata=about(LOOK, "class name or index, for grad_cam (default: the predicted class)")
     )
     pixel: tuple[int, int] | None = field(
-        default=None, metadata=about(WHERE, "x,y: where attention starts from (default: the center)")
+        default=None, metadata=about(WHERE, "x,y of the pixel whose attention is shown (default: the center)")
     )
     region: tuple[int, int, int, int] | None = field(
-        default=None, metadata=about(WHERE, "left,top,right,bottom, in place of a pixel")
+        default=None, metadata=about(WHERE, "left,top,right,bottom of a region, instead of a pixel")
     )
     output: Path | None = field(
         default=Path("explained"), metadata=about(FILES, "folder for overlays and contact sheets")
     )
-    npz: bool = field(default=False, metadata=about(FILES, "also write the numbers: one .npz file per image"))
+    npz: bool = field(default=False, metadata=about(FILES, "also write the maps as arrays, one .npz file per image"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size is not None:
-            raise ValueError("--batch-size has no effect on explain, which takes one image at a time; leave it out")
+            raise ValueError("--batch-size has no effect on explain, which processes one image at a time; leave it out")
         if self.npz and self.output is None:
-            raise ValueError("--npz requires --output DIR, the folder for the numbers")
+            raise ValueError("--npz requires --output DIR, the folder for the arrays")
 
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """What was found in one image.
+    """Explanations of one image.
 
     Attributes:
-        image: its path or address.
-        explanations: each one a map of where the model looked; see `globalvit.explain.Explanation`.
+        image: its path or URL.
+        explanations: maps of where the model looked; see `globalvit.explain.Explanation`.
         sheet: the image and an overlay of each explanation, with captions.
     """
 
@@ -81,7 +80,7 @@ class Explained:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One row per explanation: kind, stage, block, head, title, share on the padding, class."""
+        """Return one row per explanation: kind, stage, block, head, title, share on padding, class."""
         keys = ("kind", "stage", "block", "head", "title", "padding_share", "name")
         return [{key: getattr(one, key) for key in keys} for one in self.explanations]
 
@@ -91,15 +90,15 @@ class Explained:
 
 
 class Explainer:
-    """A model that is ready to be looked into, and the views that were asked for.
+    """A model that is ready to be explained, and the requested views.
 
     Raises:
-        FileNotFoundError: the checkpoint is not there.
-        ValueError: the model has no such view, or a setting cannot be used.
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: the model does not have the requested view, or a setting is invalid.
     """
 
     def __init__(self, options: ExplainOptions) -> None:
-        # Not before the options are read: --help stays quick.
+        # Imported after the options are read, which keeps --help fast.
         from globalvit.train.inputs import set_up
 
         self.task = open_model(options)
@@ -111,9 +110,9 @@ class Explainer:
         self.refused: list[str] = []
 
     def explain(self, images: Iterable[Source], reader: Reader) -> Iterator[Explained]:
-        """Look at image after image and write the files; images without an explanation go to `reader`.
+        """Explain one image after another and write the files; failures go to `reader`.
 
-        Views that cannot be shown of an image are left out, and the reasons are logged at the end.
+        Views that cannot be shown for an image are skipped, and the reasons are logged at the end.
 
         Raises:
             ValueError: no image could be explained; the text is the first reason.
@@ -148,10 +147,10 @@ class Explainer:
 
 
 def _looks(task: "Task", options: ExplainOptions) -> "list[tuple[View, dict[str, Any]]]":
-    """Return the views to show of every source, each with the arguments of `explain` other than stage and block.
+    """Return the views to show for every image, each with the arguments of `explain` other than stage and block.
 
     Raises:
-        ValueError: the model has no such view, or something was given that none of them takes.
+        ValueError: the model does not have the requested view, or an option has no effect on any of them.
     """
     from globalvit.explain import find_class
 
@@ -169,7 +168,7 @@ def _looks(task: "Task", options: ExplainOptions) -> "list[tuple[View, dict[str,
 
 
 def _taken(view: "View", given: dict[str, Any]) -> dict[str, Any]:
-    """What means something for a view, where several kinds are shown: a group is looked at from everywhere."""
+    """Return the arguments that apply to a view when several kinds are shown; a group does not depend on a pixel."""
     taken = {name: value for name, value in given.items() if name in view.takes}
     if "group" in taken:
         taken = {name: value for name, value in taken.items() if name not in ("pixel", "region")}
@@ -187,7 +186,7 @@ def _views(task: "Task", options: ExplainOptions) -> "list[View]":
         kinds = dict.fromkeys(view.kind for view in every)
         found = [_matching(every, kind, options)[-1:] for kind in kinds]
         return [view for views_of_kind in found for view in views_of_kind] or _refused(task, options)
-    # Refuses what is not there in words.
+    # Raises an error with the available views if there is no match.
     find_view(task, options.kind, options.stage, options.block, options.head)
     matching = _matching(every, options.kind, options)
     return matching if options.stage is not None else _last_blocks(matching)
@@ -205,7 +204,7 @@ def _matching(every: "Sequence[View]", kind: str, options: ExplainOptions) -> "l
 
 
 def _last_blocks(matching: "Sequence[View]") -> "list[View]":
-    """The last view of each stage, or every view of a model without stages."""
+    """Return the last view of each stage, or every view of a model without stages."""
     last = {(view.stage, view.block if view.stage is None else None): view for view in matching}
     return list(last.values())
 
@@ -214,7 +213,7 @@ def _refused(task: "Task", options: ExplainOptions) -> "list[View]":
     where = " ".join(
         f"--{name} {value}" for name in ("stage", "block", "head") if (value := getattr(options, name)) is not None
     )
-    raise ValueError(f"{task.spec.model} has nothing to show at {where}; name a --kind to hear what it has")
+    raise ValueError(f"{task.spec.model} has nothing to show at {where}; add --kind to see what it has")
 
 
 def _explain(
@@ -224,7 +223,7 @@ def _explain(
     looks: "Sequence[tuple[View, dict[str, Any]]]",
     refused: list[str],
 ) -> "list[Explanation]":
-    """What there is to show of one image; reasons why something is not shown, such as no object, go to `refused`."""
+    """Return the explanations of one image; reasons why one is missing, such as no object, go to `refused`."""
     from globalvit.explain import explain
 
     found = []
@@ -258,7 +257,7 @@ def _write(
 
 
 def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.Image, str]]]":
-    """What the model says of the source: a caption, and drawn where its answer lies in the source."""
+    """Return the model's prediction: a caption, and drawings of it on the source image."""
     from globalvit.data.classification.imagenet import readable
 
     (answer,) = task.predict([image])
@@ -279,13 +278,13 @@ def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.
 
 
 def _slug(one: "Explanation") -> str:
-    """A name for files: `global-stage-3-block-1-head-4`."""
+    """Return a name for files: `global-stage-3-block-1-head-4`."""
     parts = [(name, getattr(one, name)) for name in ("stage", "block", "head", "group")]
     return "-".join([one.kind, *(f"{name}-{value}" for name, value in parts if value is not None)])
 
 
 def _write_arrays(path: Path, found: "Sequence[Explanation]") -> None:
-    """The token grids by name, the part that fell on padding, and where in the image the model looked."""
+    """Return the token grids by name, the share that fell on padding, and the image area that the model saw."""
     import numpy as np
 
     from globalvit.atomic import replace_with

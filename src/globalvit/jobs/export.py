@@ -1,4 +1,4 @@
-"""A trained model as a file for other programs, compared with the model before it is kept."""
+"""Export of a trained model for other programs, compared with the model before the file is kept."""
 
 import logging
 from dataclasses import dataclass, field
@@ -14,74 +14,75 @@ if TYPE_CHECKING:
     from globalvit.tasks.task import Task
 
 logger = logging.getLogger(__name__)
-FILE, GRAPH = "file", "what stands in the file"
+FILE, GRAPH = "file", "contents of the file"
 NONE, LEAST_SCORE = "none", 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What `globalvit export` is asked for."""
+    """Options of `globalvit export`."""
 
     checkpoint: Path | None = field(
-        default=None, metadata=about(MODEL, "weight file, checkpoint folder or run folder (its best)")
+        default=None, metadata=about(MODEL, "weight file, checkpoint folder or run folder (its best checkpoint)")
     )
     model: str | None = field(
-        default=None, metadata=about(MODEL, "name of the model, for published weights or a file that does not say it")
+        default=None, metadata=about(MODEL, "model name, for published weights or a file that does not name its model")
     )
     weights: str = field(
-        default=catalog.FIRST, metadata=about(MODEL, "published weights of --model by name; none leaves them fresh")
+        default=catalog.FIRST,
+        metadata=about(MODEL, "name of published weights of --model; none exports random weights"),
     )
-    ema: bool = field(default=True, metadata=about(MODEL, "take the averaged weights where the checkpoint has some"))
+    ema: bool = field(default=True, metadata=about(MODEL, "use the averaged weights if the checkpoint has them"))
     allow_nonfinite: bool = field(
-        default=False, metadata=about(MODEL, "open the checkpoint even if weights are NaN or infinite")
+        default=False, metadata=about(MODEL, "load the checkpoint even if weights are NaN or infinite")
     )
 
     output: Path = field(metadata=about(FILE, "file to write, .onnx or .pt2") | {"metavar": "FILE"})
     format: Literal["onnx", "torch"] | None = field(
-        default=None, metadata=about(FILE, "onnx or torch (torch.export) (default: as the file's name says)")
+        default=None, metadata=about(FILE, "onnx or torch (torch.export) (default: from the file extension)")
     )
     precision: Literal["fp32", "fp16", "bf16"] = field(
-        default="fp32", metadata=about(FILE, "of weights and arithmetic; images and answers are float32")
+        default="fp32", metadata=about(FILE, "precision of weights and computation; inputs and outputs are float32")
     )
-    opset: int = field(default=18, metadata=about(FILE, "of ONNX, 18 to 23"))
+    opset: int = field(default=18, metadata=about(FILE, "ONNX opset version, 18 to 23"))
     force: bool = field(default=False, metadata=about(FILE, "replace the file if it exists"))
 
     image_size: int | tuple[int, int] | None = field(
         default=None,
-        metadata=about(GRAPH, "bind the file to images of one size: side in pixels, or height,width")
+        metadata=about(GRAPH, "fix the image size: side length in pixels, or height,width")
         | {"aliases": ("img_size",)},
     )
     dynamic: str = field(
         default="",
-        metadata=about(GRAPH, "what stays open: batch,size; batch; size; or none. Both unless --image-size is given")
+        metadata=about(GRAPH, "dynamic axes: batch,size; batch; size; or none (default: both; batch with --image-size)")
         | {"metavar": "WORDS"},
     )
     preprocessing: Literal["none", "nchw", "nhwc"] = field(
-        default=NONE, metadata=about(GRAPH, "take uint8 images in this layout and normalize them inside")
+        default=NONE, metadata=about(GRAPH, "accept uint8 images in this layout and normalize them in the graph")
     )
     postprocessing: bool = field(
-        default=False, metadata=about(GRAPH, "answer with probabilities, label maps or boxes instead of raw maps")
+        default=False, metadata=about(GRAPH, "return probabilities, label maps or boxes instead of raw outputs")
     )
     score_threshold: float = field(
-        default=LEAST_SCORE, metadata=about(GRAPH, "score that an object has to exceed, with --postprocessing")
+        default=LEAST_SCORE, metadata=about(GRAPH, "return objects with a score above this, with --postprocessing")
     )
     max_detections: int = field(
-        default=MOST_DETECTIONS, metadata=about(GRAPH, "objects of each image at most, with --postprocessing")
+        default=MOST_DETECTIONS, metadata=about(GRAPH, "maximum objects per image, with --postprocessing")
     )
 
     def __post_init__(self) -> None:
         if self.checkpoint is None and self.model is None:
-            raise ValueError("say which model: --checkpoint PATH of a trained one, or --model NAME")
+            raise ValueError("no model given; use --checkpoint PATH for a trained model, or --model NAME")
         if self.checkpoint is not None and self.weights != catalog.FIRST:
             raise ValueError("--checkpoint and --weights were both given; leave one out")
         if self.score_threshold != LEAST_SCORE and not self.postprocessing:
-            raise ValueError("--score-threshold belongs to --postprocessing; add it")
+            raise ValueError("--score-threshold requires --postprocessing; add it")
         if self.max_detections != MOST_DETECTIONS and not self.postprocessing:
             raise ValueError("--max-detections requires --postprocessing; add it")
         self._check_plan()
 
     def _check_plan(self) -> None:
-        """Refuse now, while a mistake is still one of the command line, what no model could be exported as."""
+        """Reject options that no model could be exported with, before the model is opened."""
         from globalvit.export.plan import Plan, choose_format, choose_sizes
 
         choose_sizes(self.image_size, self.open_sizes, own=(1, 1))
@@ -95,24 +96,24 @@ class ExportOptions:
 
     @property
     def open_sizes(self) -> tuple[str, ...] | None:
-        """`dynamic` as its words; None where it was not given."""
+        """Return `dynamic` split into words, or None if it was not given."""
         if not self.dynamic:
             return None
         return () if self.dynamic == NONE else tuple(self.dynamic.split(","))
 
 
 def export(options: ExportOptions) -> "ExportReport":
-    """Write the file and compare it with the model before it gets its name.
+    """Write the file and compare it with the model before renaming it to its final name.
 
     Raises:
         FileExistsError: the file exists and `force` was not given.
-        FileNotFoundError: the checkpoint is not there.
-        ValueError: the model cannot be exported in this form, or the file differs from it.
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: the model cannot be exported in this format, or the file's outputs differ from the model's.
     """
     if options.output.is_dir():
-        raise IsADirectoryError(f"{options.output} is a folder; give --output the name of a file")
+        raise IsADirectoryError(f"{options.output} is a folder; give a file name with --output")
     if options.output.exists() and not options.force:
-        raise FileExistsError(f"{options.output} exists; give --force to replace it, or another name")
+        raise FileExistsError(f"{options.output} already exists; use --force to replace it, or give another name")
     task, license = _open(options)
     from globalvit.export import export_model
 
@@ -134,7 +135,7 @@ def export(options: ExportOptions) -> "ExportReport":
 
 
 def _open(options: ExportOptions) -> "tuple[Task, str | None]":
-    """The model and the license of its weights, as far as it is known."""
+    """Return the model and the license of its weights, if known."""
     from globalvit import build
     from globalvit.weights.load import find_file
     from globalvit.weights.read import read_metadata
@@ -149,12 +150,12 @@ def _open(options: ExportOptions) -> "tuple[Task, str | None]":
     assert options.model is not None
     model = build.resolve_name(options.model)
     if options.weights == NONE:
-        logger.warning("the weights of %s are fresh: the file knows nothing", model)
-        return build.create_model(model).eval(), "none: fresh weights"
+        logger.warning("exporting %s with random weights, since --weights none was given", model)
+        return build.create_model(model).eval(), "none: random weights"
     if not catalog.records(model):
         raise ValueError(
-            f"no weights are published for {model}; give a trained model with --checkpoint, or fresh ones with "
-            f"--weights none"
+            f"no weights are published for {model}; use --checkpoint PATH for a trained model, or --weights none for "
+            f"random weights"
         )
     record = catalog.find(model, options.weights)
     return build.create_model(model, record.weights).eval(), record.license

@@ -1,4 +1,4 @@
-"""Downloads of http(s) addresses that a user names, bounded in bytes, redirects and total time."""
+"""Downloads of http(s) URLs given by the user, with limits on bytes, redirects and total time."""
 
 import http.client
 import socket
@@ -15,7 +15,7 @@ from globalvit import __version__
 
 DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 60.0
-# Of silence, while connecting and between any two parts of the answer.
+# Seconds without data, while connecting and between any two parts of the response.
 SILENCE_SECONDS = 15.0
 MOST_REDIRECTS = 5
 LONGEST_ADDRESS = 8000
@@ -24,14 +24,14 @@ MEBIBYTE = 2**20
 
 
 class DownloadError(OSError):
-    """An address gave no image; the text says which and why."""
+    """A URL could not be downloaded; the message names it and the reason."""
 
 
 def download(address: str) -> bytes:
-    """Fetch an http(s) address: at most 64 MiB, 5 redirects, and a minute from the first look-up to the last byte.
+    """Download an http(s) URL: at most 64 MiB, 5 redirects, and a minute from the DNS lookup to the last byte.
 
     Raises:
-        DownloadError: no answer, too much, or too slow; the text names the address.
+        DownloadError: no response, too large, or too slow; the message names the URL.
     """
     job = _Download(address)
     # A thread, because nothing else ends a slow name server or an answer whose headers arrive one byte at a time.
@@ -49,18 +49,16 @@ def download(address: str) -> bytes:
 
 
 def check_address(address: str) -> None:
-    """Refuse an address that is too long, or not http or https.
+    """Reject a URL that is too long, or not http or https.
 
     Raises:
-        ValueError: the text says which it is.
+        ValueError: the URL is too long or has another scheme.
     """
     if len(address) > LONGEST_ADDRESS:
-        raise ValueError(
-            f"expected an address of at most {LONGEST_ADDRESS} characters, got {len(address)}: {address[:80]}…"
-        )
+        raise ValueError(f"expected a URL of at most {LONGEST_ADDRESS} characters, got {len(address)}: {address[:80]}…")
     scheme = urlsplit(address).scheme.lower()
     if scheme not in ("http", "https"):
-        raise ValueError(f"expected an http or https address, got {address}")
+        raise ValueError(f"expected an http or https URL, got {address}")
 
 
 class _Download:
@@ -79,7 +77,7 @@ class _Download:
         self._connection: http.client.HTTPConnection | None = None
 
     def run(self) -> None:
-        """Download; every failure ends in `error`."""
+        """Download; store any failure in `error`."""
         try:
             self._fetch()
         except DownloadError as error:
@@ -91,7 +89,7 @@ class _Download:
             self.error.__cause__ = error
 
     def stop(self) -> None:
-        """Close the connection; `run` then ends at once, or as soon as it has one."""
+        """Close the connection; `run` then ends at once, or as soon as it has connected."""
         self._is_stopped = True
         sock = getattr(self._connection, "sock", None)
         if sock is not None:
@@ -101,7 +99,7 @@ class _Download:
     def connect(self, kind: type[http.client.HTTPConnection], host: str, **options: Any) -> http.client.HTTPConnection:
         """Create a connection that `stop` can close."""
         if self._is_stopped:
-            raise DownloadError(f"{self.address} was given up")
+            raise DownloadError(f"{self.address} was abandoned")
         self._connection = kind(host, **options)
         return self._connection
 
@@ -124,7 +122,7 @@ class _Download:
                 )
 
     def _open(self) -> Any:
-        """Open the address, or the one that it redirects to; what redirects carry beside their headers is not read."""
+        """Open the URL or its redirect target; bodies of redirects are not read."""
         check_address(self.address)
         address, opener = _ascii(self.address), _opener(self)
         for _ in range(MOST_REDIRECTS + 1):
@@ -136,7 +134,7 @@ class _Download:
                     target = error.headers.get("Location", "")
                     if error.code not in REDIRECTS or not target:
                         raise
-                    # Headers are read as Latin-1, whatever they are.
+                    # http.client decodes headers as Latin-1.
                     address = quote(urljoin(address, target), encoding="iso-8859-1", safe=string.punctuation)
                 check_address(address)
         raise DownloadError(f"{self.address} redirects more than {MOST_REDIRECTS} times")
@@ -148,7 +146,7 @@ class _Download:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Raises redirects as errors, which are followed in `_Download`."""
+    """Handler that raises redirects as errors, which `_Download` follows."""
 
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> None:
         """See `HTTPRedirectHandler`."""
@@ -157,7 +155,7 @@ class _NoRedirects(HTTPRedirectHandler):
 
 
 def _opener(job: _Download) -> OpenerDirector:
-    """An opener that uses the system's proxies and certificates, and connections known to `job`."""
+    """Return an opener that uses the system's proxies and certificates, and connections that `job` can close."""
 
     class Plain(HTTPHandler):
         def http_open(self, req: Request) -> Any:
@@ -171,23 +169,23 @@ def _opener(job: _Download) -> OpenerDirector:
 
 
 def _ascii(address: str) -> str:
-    """The address as it is sent: what browsers quote is quoted, international host names are encoded.
+    """Return the URL as it is sent: quoted as browsers do, with international host names encoded.
 
     Raises:
-        DownloadError: control characters, or no host.
+        DownloadError: the URL has control characters, or no host.
     """
     if any(not letter.isprintable() and not letter.isspace() for letter in address) or "\n" in address:
-        raise DownloadError(f"{address!r} has control characters; give an address without them")
+        raise DownloadError(f"{address!r} has control characters; give a URL without them")
     try:
         parts = urlsplit(address)
         host, port = parts.hostname or "", parts.port
         host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
     except (ValueError, UnicodeError) as error:
-        raise DownloadError(f"{address} is not a valid address: {_reason(error)}") from error
+        raise DownloadError(f"{address} is not a valid URL: {_reason(error)}") from error
     if not host:
         raise DownloadError(f"{address} names no host; expected http://HOST/PATH")
     if parts.username is not None or parts.password is not None:
-        raise DownloadError(f"{parts.scheme}://…@{host} holds a user name or password; download the image yourself")
+        raise DownloadError(f"{parts.scheme}://…@{host} contains a user name or password; download the image yourself")
     netloc = host if port is None else f"{host}:{port}"
     path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
     return urlunsplit((parts.scheme, netloc, path, query, ""))
@@ -195,7 +193,7 @@ def _ascii(address: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
-        return f"HTTP Error {error.code}{' without an address to redirect to' if error.code in REDIRECTS else ''}"
+        return f"HTTP Error {error.code}{' without a redirect target' if error.code in REDIRECTS else ''}"
     text = " ".join(str(getattr(error, "reason", None) or error).split())
     if isinstance(error, http.client.HTTPException):
         return f"the server's answer is not valid HTTP ({type(error).__name__}{f': {text}' if text else ''})"

@@ -1,4 +1,4 @@
-"""Files that answers are written to: JSON and CSV."""
+"""Writers of results: JSON and CSV."""
 
 import csv
 import io
@@ -12,18 +12,18 @@ from globalvit.atomic import write_text
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; numbers that are not finite become null, which JSON has in their place."""
+    """Write `value` as JSON, atomically; non-finite numbers become null, since JSON cannot hold them."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows as CSV below their header, atomically; bytes of names that are not UTF-8 are escaped."""
+    """Write a header and rows as CSV, atomically; bytes of names that are not UTF-8 are escaped."""
     write_text(path, "".join(_csv_line(row) for row in (header, *rows)))
 
 
 def _csv_line(row: Iterable[Any]) -> str:
-    """One line of CSV; the writer quotes cells with a line break of any kind only if lines end in both characters."""
+    """Return one line of CSV; the writer quotes cells with any kind of line break only if lines end in CR LF."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(row)
     return line.getvalue().removesuffix("\r\n") + "\n"

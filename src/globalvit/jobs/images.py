@@ -1,4 +1,4 @@
-"""The images to work on: files, folders, patterns, addresses, images in memory; and the images made of them."""
+"""Input images (files, folders, patterns, URLs, images in memory) and the files written for them."""
 
 import glob
 import logging
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
-# Bytes that file systems take in a file's name.
+# Maximum bytes of a file name.
 LONGEST_NAME = 255
-# Failures named again in the last lines.
+# Failures listed in the summary.
 MOST_LISTED = 20
 
 T = TypeVar("T")
@@ -27,14 +27,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """One image to read: `name` is how the user knows it, `inside` its path within the folder that was named."""
+    """One image to read: `name` is shown to the user, `inside` is its path within the given folder."""
 
     name: str
     inside: PurePosixPath
 
     @property
     def is_address(self) -> bool:
-        """Whether it is to be downloaded."""
+        """Whether it must be downloaded."""
         return "://" in self.name
 
     def read(self) -> "Image.Image":
@@ -51,7 +51,7 @@ class Source:
             return read_image(self.name, self.name)
         data = download(self.name)
         if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise OSError(f"{self.name} is a web page, not an image; give the address of the image file itself")
+            raise OSError(f"{self.name} is a web page, not an image; give the URL of the image file itself")
         return read_image(data, self.name)
 
 
@@ -62,7 +62,7 @@ class Given(Source):
     image: Any = field(repr=False, default=None)
 
     def read(self) -> Any:
-        """Return the image as RGB, and a tensor as it is.
+        """Return the image as RGB, or a tensor unchanged.
 
         Raises:
             ValueError: it is something else.
@@ -76,7 +76,7 @@ class Given(Source):
 
 @dataclass(frozen=True)
 class Missing(Source):
-    """What was named as an image and is not there."""
+    """An image that was given but does not exist."""
 
     error: Exception = field(default_factory=FileNotFoundError)
 
@@ -86,24 +86,24 @@ class Missing(Source):
 
 
 class Failure(NamedTuple):
-    """An image or a word of the command line without an answer, and why, in one line."""
+    """An image or command-line argument without an answer, and the reason in one line."""
 
     image: str
     reason: str
 
 
 class Found(NamedTuple):
-    """The images that the words of a command line name, and what was wrong with some of the words."""
+    """The images that the command-line arguments match, and what was wrong with some of the arguments."""
 
     images: list[Source]
     failures: list[Failure]
 
 
 class Reader:
-    """Reads images one after the other; those without an answer are logged and kept in `failures`.
+    """Reader of images one after another; those that fail are logged and kept in `failures`.
 
     Args:
-        failures: those known before the first image is read.
+        failures: failures known before the first image is read.
         progress: counts the images.
     """
 
@@ -114,7 +114,7 @@ class Reader:
             self.fail(*failure)
 
     def read(self, images: Iterable[Source], prepare: Callable[["Image.Image"], T]) -> Iterator[tuple[Source, T]]:
-        """Yield each image that can be read, with what `prepare` makes of it."""
+        """Yield each readable image with the result of `prepare`."""
         for source in images:
             self.progress.advance()
             try:
@@ -125,32 +125,32 @@ class Reader:
                 yield source, prepared
 
     def fail(self, image: str, error: Exception | str) -> None:
-        """Log and keep the reason why an image has no answer."""
+        """Log and store the reason why an image has no answer."""
         reason = error if isinstance(error, str) else _one_line(error)
         reason = reason if image in reason else f"{image}: {reason}"
-        logger.warning("no answer: %s", reason)
+        logger.warning("skipped: %s", reason)
         self.failures.append(Failure(image, reason))
 
     def finish(self, total: int) -> int:
-        """List the images without an answer once more; return the command's exit status.
+        """Log a summary of the images without an answer; return the command's exit status.
 
         Args:
-            total: images that were asked about, those without an answer included.
+            total: number of images requested, including those without an answer.
         """
         if not self.failures:
             return 0
         names = [failure.image for failure in self.failures]
         more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
         listed = ", ".join(names[:MOST_LISTED])
-        logger.warning("%d of %d images have no answer: %s%s", len(names), total, listed, more)
+        logger.warning("skipped %d of %d images: %s%s", len(names), total, listed, more)
         return 1
 
 
 class StrictReader(Reader):
-    """A reader that raises the first error."""
+    """Reader that raises the first error."""
 
     def fail(self, image: str, error: Exception | str) -> None:
-        """Raise the reason why an image has no answer, in a text that names the image."""
+        """Raise the reason why an image has no answer, with the image's name in the message."""
         if isinstance(error, Exception) and image in str(error):
             raise error
         reason = error if isinstance(error, str) else _one_line(error)
@@ -159,14 +159,14 @@ class StrictReader(Reader):
 
 
 class Writer:
-    """Writes images into a folder, never two to one name."""
+    """Writer of images into a folder, never two under one name."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.taken: set[str] = set()
 
     def write(self, source: Source, made: "Image.Image", suffix: str = "") -> str:
-        """Write what was made of a source, under its name and the suffix; return the file's path."""
+        """Write an image made from a source, under its name and the suffix; return the file's path."""
         from globalvit.atomic import replace_with
 
         path = self.place(source, f"{suffix}.png")
@@ -175,7 +175,7 @@ class Writer:
         return str(path)
 
     def place(self, source: Source, ending: str) -> Path:
-        """Where something made of an image goes: under its name, with this ending, or the next free number."""
+        """Return the path for a file made from an image: its name with this ending, or the next free number."""
         named = self.folder / source.inside
         about, dot, suffix = ending.rpartition(".")
         number = 1
@@ -185,7 +185,7 @@ class Writer:
             while len(os.fsencode(stem + end)) > LONGEST_NAME:
                 stem = stem[:-1]
             path = named.with_name(stem + end)
-            # Names that differ only in case are one name for Windows and macOS.
+            # Windows and macOS treat names that differ only in case as equal.
             if str(path).casefold() not in self.taken:
                 self.taken.add(str(path).casefold())
                 return path
@@ -193,10 +193,10 @@ class Writer:
 
 
 def find_images(words: Sequence[str]) -> Found:
-    """Find all images that `words` name; folders are searched through in the order of code points.
+    """Find all images that `words` match; folders are searched in code-point order.
 
     Raises:
-        ValueError: no word names an image; the text is about the first of them.
+        ValueError: no word matches an image; the message is about the first word.
     """
     images: list[Source] = []
     failures: list[Failure] = []
@@ -212,15 +212,15 @@ def find_images(words: Sequence[str]) -> Found:
 
 
 def sources_of(images: Any) -> list[Source] | Iterator[Source]:
-    """Return what to read of images given in Python; of an iterator an iterator, which reads it as it goes on.
+    """Return sources for images given in Python; an iterator gives an iterator, which is read lazily.
 
     Args:
-        images: a path of an image or folder, a pattern, an address, an image in memory, or several of them.
+        images: path of an image or folder, a pattern, a URL, an image in memory, or several of these.
 
     Raises:
         ValueError: it is something else.
     """
-    # An open file iterates over its lines, and a path or an image is one thing.
+    # An open file iterates over its lines; a path or an image is a single item.
     is_one = isinstance(images, str | os.PathLike) or hasattr(images, "read") or getattr(images, "ndim", None) == 3
     if isinstance(images, Iterator) and not is_one:
         return (source for number, image in enumerate(images) for source in _given(image, number))
@@ -248,7 +248,7 @@ def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
         yield Source(word, _last_part(word))
         return
     if not word:
-        raise ValueError("an empty name was given; give images, folders or http(s) addresses")
+        raise ValueError("expected an image, folder or http(s) URL, got an empty name")
     path = Path(word)
     if path.is_dir():
         yield from _search(path, failures)
@@ -258,26 +258,26 @@ def _expand(word: str, failures: list[Failure]) -> Iterator[Source]:
     elif glob.has_magic(word):
         found = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may be absolute
         if not found:
-            raise FileNotFoundError(f"no file matches {word}; give images, folders, patterns or http(s) addresses")
+            raise FileNotFoundError(f"no file matches {word}; give images, folders, patterns or http(s) URLs")
         for one in found:
             yield from _expand(one, failures)
     else:
-        raise FileNotFoundError(f"{word} does not exist; give images, folders or http(s) addresses")
+        raise FileNotFoundError(f"{word} does not exist; give images, folders or http(s) URLs")
 
 
 def _search(folder: Path, failures: list[Failure]) -> Iterator[Source]:
-    """Yield the images below a folder, links to folders followed once; what cannot be searched goes to `failures`."""
+    """Yield the images below a folder, following links to folders once; unreadable folders go to `failures`."""
     from globalvit.data.common.images import SUFFIXES
     from globalvit.data.common.walk import search
 
     found = search(folder, once=True)
     replace(found, unreadable=[]).warn()
     if others := found.others - len(found.irregular):
-        logger.info("%s: left out %d files that are not named as images, such as %s", folder, others, found.other)
+        logger.info("%s: skipped %d files without an image extension, such as %s", folder, others, found.other)
     failures += [Failure(path, f"{path} cannot be read; change its permissions") for path in found.unreadable]
     failures += [Failure(path, f"{path} {irregular(os.stat(path).st_mode)}") for path in found.irregular]  # noqa: PTH116
     if not found.images and not found.unreadable and not found.irregular:
-        raise ValueError(f"folder {folder} holds no images; looked for {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(f"no images in folder {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}")
     for path in found.images:
         yield Source(str(folder / path), PurePosixPath(path))
 
@@ -291,7 +291,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _last_part(address: str) -> PurePosixPath:
-    """The file name at the end of an address, without what no file system takes."""
+    """Return the file name at the end of a URL, without characters that file systems reject."""
     try:
         name = PurePosixPath(unquote(urlsplit(address).path)).name
     except ValueError:

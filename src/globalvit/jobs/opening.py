@@ -1,4 +1,4 @@
-"""The model that `validate` and `predict` are asked to use, and the settings of the run it comes from."""
+"""Opening the model for `validate`, `predict` and other commands, with the settings of its training run."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MODEL, RUNNING, DEVICE = "model", "running (default: as in the checkpoint's run)", "device and precision"
-# Options that stand for the setting of the same name.
+# Options that override the training setting of the same name.
 SETTINGS = (
     *("img_size", "crop_pct", "crop_mode", "interpolation", "batch_size", "precision", "device"),
     *("data_dir", "val_split", "workers", "reduce_zero_label", "ignore_label", "class_file"),
@@ -30,50 +30,54 @@ CROP = "preprocessing (default: the weights' own)"
 
 
 def about(group: str, text: str, *aliases: str) -> dict[str, Any]:
-    """The metadata of an option's field: its help text, the heading it stands under, and its other names."""
+    """The metadata of an option's field: its help text, its heading, and its aliases."""
     return {"help": text, "group": group, "aliases": aliases}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Which model, and how it is run."""
+    """Options that choose a model and how it is run."""
 
     checkpoint: Path | None = field(
-        default=None, metadata=about(MODEL, "weight file, checkpoint folder or run folder (its best)")
+        default=None, metadata=about(MODEL, "weight file, checkpoint folder or run folder (its best checkpoint)")
     )
     model: str | None = field(
-        default=None, metadata=about(MODEL, "name of the model, for published weights or a file that does not say it")
+        default=None, metadata=about(MODEL, "model name, for published weights or a file that does not name its model")
     )
     weights: str = field(
-        default=catalog.FIRST, metadata=about(MODEL, "published weights of --model by name (default: its first)")
+        default=catalog.FIRST, metadata=about(MODEL, "name of published weights of --model (default: the first)")
     )
-    ema: bool = field(default=True, metadata=about(MODEL, "take the averaged weights where the checkpoint has some"))
+    ema: bool = field(default=True, metadata=about(MODEL, "use the averaged weights if the checkpoint has them"))
     allow_nonfinite: bool = field(
-        default=False, metadata=about(MODEL, "open the checkpoint even if weights are NaN or infinite")
+        default=False, metadata=about(MODEL, "load the checkpoint even if weights are NaN or infinite")
     )
 
     img_size: int | tuple[int, int] | None = field(
         default=None,
-        metadata=about(CROP, "side of the images in pixels, or height,width", "image_size"),
+        metadata=about(CROP, "image side length in pixels, or height,width", "image_size"),
     )
-    crop_pct: float | None = field(default=None, metadata=about(CROP, "part of the image to keep"))
+    crop_pct: float | None = field(default=None, metadata=about(CROP, "fraction of the image to keep"))
     crop_mode: Literal["center", "squash"] | None = field(
-        default=None, metadata=about(CROP, "cut out the center, or squash the whole image")
+        default=None, metadata=about(CROP, "crop the center, or squash the whole image")
     )
     interpolation: Literal["bilinear", "bicubic"] | None = field(
-        default=None, metadata=about(CROP, "how images are resized")
+        default=None, metadata=about(CROP, "interpolation for resizing")
     )
 
     short_side: int | None = field(
-        default=None, metadata=about(CROP, "shorter side of images to segment or to find objects in, in pixels")
+        default=None, metadata=about(CROP, "shorter side of the images in pixels, in segmentation and detection")
     )
-    long_side: int | None = field(default=None, metadata=about(CROP, "most that the longer side may then have"))
-    size_multiple: int | None = field(default=None, metadata=about(CROP, "make both sides multiples of this"))
+    long_side: int | None = field(
+        default=None, metadata=about(CROP, "maximum longer side after resizing to --short-side")
+    )
+    size_multiple: int | None = field(default=None, metadata=about(CROP, "round both sides up to multiples of this"))
 
-    batch_size: int | None = field(default=None, metadata=about(RUNNING, "images at a time"))
+    batch_size: int | None = field(default=None, metadata=about(RUNNING, "images per forward pass"))
     precision: PrecisionChoice = field(
         default="auto",
-        metadata=about(DEVICE, f"{PRECISION_HELP}; of a run, auto takes its own if that is native here")
+        metadata=about(
+            DEVICE, f"{PRECISION_HELP}; for a run, auto uses its precision if this device supports it natively"
+        )
         | {"switch": AMP},
     )
     device: DeviceChoice = field(default="auto", metadata=about(DEVICE, f"device to compute on; {DEVICE_HELP}"))
@@ -81,24 +85,24 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.checkpoint is None and self.model is None:
             raise ValueError(
-                "say which model: --checkpoint PATH of a trained one, or --model NAME for published weights"
+                "no model given; use --checkpoint PATH for a trained model, or --model NAME for published weights"
             )
         if self.checkpoint is not None and self.weights != catalog.FIRST:
             raise ValueError("--checkpoint and --weights were both given; leave one out")
         if self.weights == "none":
             raise ValueError(
-                "--weights none would be a model that knows nothing; leave it out, or give --checkpoint PATH"
+                "--weights none gives a model with random weights; leave it out, or give --checkpoint PATH"
             )
         if self.img_size is not None:
             as_size(self.img_size)
-        # Checks the ranges now, when a mistake is still one of the command line.
+        # Check the ranges now, so that errors are reported as command-line errors.
         TrainConfig(**self._given())
 
     def settings(self) -> TrainConfig:
-        """The settings of the checkpoint's run, or the defaults, with what was given over them.
+        """Return the settings of the checkpoint's run, or the defaults, overridden by the given options.
 
         Raises:
-            FileNotFoundError: the checkpoint is not there.
+            FileNotFoundError: the checkpoint does not exist.
         """
         if self.checkpoint is not None and not follow(self.checkpoint).exists():
             raise FileNotFoundError(
@@ -110,14 +114,14 @@ class ModelOptions:
         settings = replace(trained, **given)
         is_other = not _is_same(settings.data_dir, trained.data_dir)
         if is_other:
-            # Format and files of annotations are those of the run's own data, too.
+            # The format and annotation files belong to the run's own data, too.
             own = {name: given.get(name) for name in ("format", "train_annotations", "val_annotations")}
             settings = replace(settings, **own)
         if is_other or "val_split" in given or "val_annotations" in given:
-            # The images that the run held out are those of its own data.
+            # Held-out images exist only in the run's own data.
             settings = replace(settings, val_fraction=0.0)
         if self.precision == "auto" and computes(trained.precision, choose_device(self.device)):
-            # The scores of the run's own evaluation come out again.
+            # Reproduces the scores of the run's own evaluation.
             settings = replace(settings, precision=trained.precision)
         return settings
 
@@ -127,12 +131,12 @@ class ModelOptions:
 
 
 def open_model(options: ModelOptions) -> "Task":
-    """The model that was asked for, in evaluation mode, with the preprocessing that was asked for.
+    """Return the requested model in evaluation mode, with the requested preprocessing.
 
     Raises:
-        FileNotFoundError: the checkpoint is not there.
-        OSError: published weights cannot be fetched.
-        ValueError: a name is not known, the file does not fit the model, or an option does not.
+        FileNotFoundError: the checkpoint does not exist.
+        OSError: published weights cannot be downloaded.
+        ValueError: a name is unknown, or the file or an option does not fit the model.
     """
     from globalvit import build
     from globalvit.train.inputs import with_settings
@@ -154,7 +158,7 @@ def _check_crop(task: "Task", options: ModelOptions) -> None:
 
     is_fitted = isinstance(task.preprocessing, FitTransform)
     meaningless = ("crop_pct", "crop_mode") if is_fitted else ("short_side", "long_side", "size_multiple")
-    # Of segmenters it is the side of the windows that slide over an image.
+    # For segmenters it is the side of the sliding window.
     for name in (*meaningless, *(("img_size",) if task.kind == "detect" else ())):
         if getattr(options, name) is not None:
             flag, remedy = f"--{name.replace('_', '-')}", "--short-side" if is_fitted else "--img-size"
@@ -162,10 +166,10 @@ def _check_crop(task: "Task", options: ModelOptions) -> None:
 
 
 def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextManager[Any]]:
-    """Move a model to the device of `settings`; return what makes the context of their precision.
+    """Move a model to the device of `settings`; return a factory for the autocast context of their precision.
 
     Raises:
-        ValueError: the device or precision is not available here.
+        ValueError: the device or precision is not available.
     """
     from globalvit.hardware import autocast, choose_precision
 
@@ -178,10 +182,10 @@ def place(task: "Task", settings: TrainConfig) -> Callable[[], AbstractContextMa
 
 @contextmanager
 def explained_memory(text: str) -> Iterator[None]:
-    """Say what to lower where memory runs out.
+    """Turn out-of-memory errors into a MemoryError that says which option to lower.
 
     Raises:
-        MemoryError: memory ran out inside.
+        MemoryError: the code inside ran out of memory.
     """
     from globalvit.train.memory import is_out_of_memory
 
@@ -194,14 +198,14 @@ def explained_memory(text: str) -> Iterator[None]:
 
 
 def too_many(batch_size: int) -> str:
-    """What to say where a batch does not fit into memory."""
+    """Return the message for a batch that does not fit into memory."""
     if batch_size == 1:
         return "out of memory with one image; make the model's input smaller with --img-size or --short-side"
-    return f"out of memory with {batch_size} images at a time; lower --batch-size"
+    return f"out of memory with {batch_size} images per batch; lower --batch-size"
 
 
 def run_folder(checkpoint: Path) -> Path | None:
-    """The run that a weight file, a checkpoint folder or a run folder belongs to."""
+    """Return the run that a weight file, a checkpoint folder or a run folder belongs to."""
     # RUN/checkpoints/step-1/model.safetensors is three folders deep.
     checkpoint = follow(checkpoint).resolve()
     candidates = [checkpoint, *checkpoint.parents[:3]]
@@ -209,7 +213,7 @@ def run_folder(checkpoint: Path) -> Path | None:
 
 
 def _is_same(one: str | None, other: str | None) -> bool:
-    """Whether two data folders are the same."""
+    """Return whether two data folders are the same."""
     return one == other or (one is not None and other is not None and Path(one).resolve() == Path(other).resolve())
 
 
@@ -218,5 +222,5 @@ def _published(model: str, weights: str) -> str:
 
     name = resolve_name(model)
     if not catalog.records(name):
-        raise ValueError(f"no weights are published for {model}; give a trained model with --checkpoint")
+        raise ValueError(f"no weights are published for {model}; use --checkpoint PATH for a trained model")
     return catalog.find(name, weights).weights if weights == catalog.FIRST else weights

@@ -1,4 +1,4 @@
-"""What is in images: predictions batch by batch, and the files that hold them."""
+"""Batched prediction, and the files that results are written to."""
 
 import logging
 import math
@@ -22,55 +22,56 @@ logger = logging.getLogger(__name__)
 ANSWERS, DATA = "answers", "data"
 NEEDS_DATA = "--split requires --data-dir; only a run folder names the data it was trained on"
 NOT_FINITE = (
-    "the model's scores are not finite numbers; try --precision fp32, and if that does not help the weights are damaged"
+    "the model's scores are not finite numbers; try --precision fp32; if that does not help, the weights are damaged"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(ModelOptions):
-    """What `globalvit predict` is asked for."""
+    """Options of `globalvit predict`."""
 
     images: tuple[str, ...] = field(
-        default=(), metadata={"help": "images, folders, patterns or http(s) addresses", "metavar": "IMAGES"}
+        default=(), metadata={"help": "images, folders, patterns or http(s) URLs", "metavar": "IMAGES"}
     )
     split: str | None = field(
         default=None, metadata=about(DATA, "predict all images of this split of --data-dir, such as test")
     )
     data_dir: str | None = field(
-        default=None, metadata=about(DATA, "folder that holds the split (default: that of the checkpoint's run)")
+        default=None,
+        metadata=about(DATA, "data folder that contains the split (default: that of the checkpoint's run)"),
     )
-    top_k: int = field(default=5, metadata=about(ANSWERS, "classes that a classifier names for each image"))
+    top_k: int = field(default=5, metadata=about(ANSWERS, "classes to report per image, in classification"))
     score_threshold: float = field(
-        default=0.5, metadata=about(ANSWERS, "score that an object has to exceed, 0 to 1, in detection")
+        default=0.5, metadata=about(ANSWERS, "report objects with a score above this, 0 to 1, in detection")
     )
     max_detections: int = field(
-        default=MOST_DETECTIONS, metadata=about(ANSWERS, "objects of each image at most, the best ones, in detection")
+        default=MOST_DETECTIONS, metadata=about(ANSWERS, "maximum objects per image, best first, in detection")
     )
-    json: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file"))
-    csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the answers to this file, a line each"))
+    json: Path | None = field(default=None, metadata=about(ANSWERS, "write the predictions to this file"))
+    csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the predictions to this file, one line each"))
     output: Path | None = field(
         default=None,
         metadata=about(ANSWERS, "folder for predictions.json, predictions.csv, label maps and drawn images"),
     )
-    draw: bool = field(default=False, metadata=about(ANSWERS, "draw the answers on the images (PNG, in --output)"))
+    draw: bool = field(default=False, metadata=about(ANSWERS, "draw the predictions on the images (PNG, in --output)"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top_k < 1:
             raise ValueError(f"--top-k {self.top_k} must be at least 1")
         if not 0 <= self.score_threshold < 1:
-            raise ValueError(f"--score-threshold {self.score_threshold} must be 0 or more and under 1")
+            raise ValueError(f"--score-threshold {self.score_threshold} must be at least 0 and less than 1")
         check_limit(self.max_detections, "--max-detections")
         if self.draw and self.output is None:
-            raise ValueError("--draw needs --output DIR, the folder for the drawn images")
+            raise ValueError("--draw requires --output DIR, the folder for the drawn images")
 
 
 class Prediction(NamedTuple):
-    """What a model says of one image.
+    """A model's prediction for one image.
 
     Attributes:
-        source: where the image is from.
-        read: what the model was given.
+        source: where the image comes from.
+        read: the model's input.
         answer: as `model.predict` gives it.
     """
 
@@ -80,11 +81,11 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """A model that is ready to predict, with the settings of its run and those that were asked for.
+    """A model that is ready to predict, with the settings of its run and the given options.
 
     Raises:
-        FileNotFoundError: the checkpoint is not there.
-        ValueError: the model or a setting cannot be used.
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: the model or a setting is invalid.
     """
 
     def __init__(self, options: PredictOptions) -> None:
@@ -99,7 +100,7 @@ class Predictor:
         self.batch_size = min(settings.batch_size, self.made.most_at_once or settings.batch_size)
 
     def predict(self, images: Iterable[Source], reader: Reader) -> Iterator[Prediction]:
-        """Predict batch by batch; few images are held at a time, and those without an answer go to `reader`."""
+        """Predict batch by batch, holding few images in memory; failures go to `reader`."""
         ready = reader.read(images, self._prepare)
         while batch := list(islice(ready, self.batch_size)):
             for source, read, answer in _predicted(batch, self._predict, reader):
@@ -112,7 +113,7 @@ class Predictor:
         from torch import Tensor
 
         if isinstance(image, Tensor):
-            # It has been through the preprocessing, and there is nothing to draw on.
+            # A tensor is already preprocessed, and there is no image to draw on.
             return Read(image, None)
         return self.made.read(image, is_drawn=self.options.draw)
 
@@ -122,7 +123,7 @@ class Predictor:
 
 
 def to_answers(predictor: Predictor, images: Iterable[Source], reader: Reader) -> Iterator[Answer]:
-    """Yield each prediction in plain values, with the files that were written of it."""
+    """Yield each prediction as plain values, with the files written for it."""
     writer = Writer(predictor.options.output) if predictor.options.output else None
     for prediction in predictor.predict(images, reader):
         try:
@@ -134,7 +135,7 @@ def to_answers(predictor: Predictor, images: Iterable[Source], reader: Reader) -
 
 
 def results(predictor: Predictor, images: Iterable[Source], reader: Reader) -> Iterator[Answer]:
-    """Yield the image and what `model.predict` gives of it, and write the files that were asked for."""
+    """Yield each image with the output of `model.predict`, and write the requested files."""
     options, answers = predictor.options, []
     writer = Writer(options.output) if options.output else None
     for prediction in predictor.predict(images, reader):
@@ -155,10 +156,10 @@ def _to_answer(made: Answers, prediction: Prediction, writer: Writer | None) -> 
 
 
 def words_of(options: PredictOptions) -> list[str]:
-    """Return the images named, and the folder of the split asked for.
+    """Return the given images, and the folder of the requested split.
 
     Raises:
-        ValueError: nothing says which folder holds the split.
+        ValueError: the folder of the split is unknown.
     """
     words = list(options.images)
     if options.split is not None:
@@ -174,14 +175,14 @@ def words_of(options: PredictOptions) -> list[str]:
 def _predicted(
     batch: Sequence[tuple[Source, Read]], predict: Callable[[Sequence[Read]], list[Answer]], reader: Reader
 ) -> Iterator[tuple[Source, Read, Answer]]:
-    """Predict a batch; if that fails, one image at a time, so that one of them never costs the others' answers."""
+    """Predict a batch; if that fails, predict one image at a time, so that one bad image does not lose the others."""
     try:
         predictions = predict([one for _, one in batch])
     except (ValueError, MemoryError) as error:
         if len(batch) == 1:
             reader.fail(batch[0][0].name, error)
             return
-        logger.warning("%s; these %d images are predicted one at a time", error, len(batch))
+        logger.warning("%s; predicting these %d images one at a time", error, len(batch))
         for pair in batch:
             yield from _predicted([pair], predict, reader)
         return
@@ -190,7 +191,7 @@ def _predicted(
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether all numbers within are finite."""
+    """Return whether all numbers are finite."""
     if isinstance(value, float):
         return math.isfinite(value)
     if hasattr(value, "isfinite"):
@@ -208,7 +209,7 @@ def _presenter(task: "Task", options: PredictOptions) -> Answers:
 
 
 def write(made: Answers, answers: Sequence[Answer], failures: Sequence[Failure], options: PredictOptions) -> None:
-    """Write predictions.json and predictions.csv, as far as they were asked for."""
+    """Write predictions.json and predictions.csv if they were requested."""
     folder = options.output
     skipped = [failure._asdict() for failure in failures]
     for path in filter(None, (options.json, folder and folder / "predictions.json")):

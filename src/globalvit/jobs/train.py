@@ -1,4 +1,4 @@
-"""A training as it is asked for, by a command or from Python."""
+"""Settings of a training run, from the command line or from Python."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,36 +13,36 @@ from globalvit.weights.pointers import follow
 def configure(
     source: str | Path | None, given: Mapping[str, Any], origin: str = COMMAND_LINE
 ) -> tuple[str | Path | None, TrainConfig]:
-    """Return where the settings of a training are from, and the settings; a resumed run has those of its folder.
+    """Return the source of a run's settings, and the settings; a resumed run uses those in its folder.
 
     Args:
-        source: name of a recipe, or path of a YAML file.
-        given: settings that were given, by name.
-        origin: where they were given, for error messages.
+        source: recipe name, or path of a YAML file.
+        given: given settings by name.
+        origin: where the settings were given, for error messages.
 
     Raises:
-        FileNotFoundError: no such file or run.
-        ValueError: a setting is unknown or cannot be used, or the run to resume does not say what it was trained on.
+        FileNotFoundError: the file or run does not exist.
+        ValueError: a setting is unknown or invalid, or the run to resume does not name its data.
     """
     resume = given.get("resume")
     if source is None and resume not in (None, AUTO):
         source = run_config(resume)
     config = load_config(source, given, origin)
     if config.data_dir is None and resume not in (None, AUTO):
-        raise ValueError(f"{source} names no data_dir, as a run's own always does; restore it, or give --data-dir")
+        raise ValueError(f"expected data_dir in {source}, got none; restore the file, or give --data-dir")
     return source, config
 
 
 def needed_data(config: TrainConfig) -> str:
-    """Return what settings without `data_dir` need, in words."""
-    return f"needs --data-dir FOLDER with {LAYOUTS[ModelSpec(model=config.model).kind]}"
+    """Return the message for settings without `data_dir`."""
+    return f"requires --data-dir FOLDER with {LAYOUTS[ModelSpec(model=config.model).kind]}"
 
 
 def run_config(resume: str | Path) -> Path:
-    """The config.yaml of the run that a checkpoint, or a file in it, belongs to.
+    """Return the config.yaml of the run that a checkpoint, or a file in it, belongs to.
 
     Raises:
-        FileNotFoundError: none is there.
+        FileNotFoundError: no config.yaml was found.
     """
     given = follow(resume)
     if not given.exists():

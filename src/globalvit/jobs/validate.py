@@ -1,4 +1,4 @@
-"""How well a model does on labeled images, exactly, on one process or under torchrun."""
+"""Exact evaluation of a model on labeled images, on one process or under torchrun."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -27,56 +27,54 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SEGMENTATION = "segmentation (default: as in the checkpoint's run)"
 DATA = "data (default: as in the checkpoint's run)"
-# What is measured of each kind of task, in the words of GPViT's commands.
+# Metrics of each kind of task, by the names that GPViT's commands use.
 MEASURED: dict[Kind, tuple[str, ...]] = {
     "classify": ("accuracy", "precision", "recall"),
     "segment": ("mIoU",),
     "detect": ("bbox", "segm"),
 }
-NEEDS_DATA = "needs --data-dir; only a run folder knows the data it was trained on"
+NEEDS_DATA = "requires --data-dir, since only a run folder records the data it was trained on"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateOptions(ModelOptions):
-    """What `globalvit validate` is asked for."""
+    """Options of `globalvit validate`."""
 
     data_dir: str | None = field(
-        default=None, metadata=about(DATA, "folder that holds val/CLASS/IMAGE, or digits or shapes, built in")
+        default=None, metadata=about(DATA, "folder with val/CLASS/IMAGE, or a built-in data set: digits or shapes")
     )
     val_split: str | None = field(
         default=None,
         metadata=about(
             DATA,
-            "split to measure on, such as test (default: val, valid or validation, or what the run held out)",
+            "split to measure on, such as test (default: val, valid or validation, or the run's held-out images)",
             "split",
         ),
     )
     format: str | None = field(
         default=None,
-        metadata=about(
-            DATA, "format of the data: coco, yolo, voc, folders or table (default: the one that the folder fits)"
-        ),
+        metadata=about(DATA, "format of the data: coco, yolo, voc, folders or table (default: detected)"),
     )
     val_annotations: str | None = field(
         default=None,
-        metadata=about(DATA, "COCO annotations to measure with, below --data-dir or anywhere (default: found)"),
+        metadata=about(DATA, "COCO annotation file for evaluation; may be outside --data-dir (default: detected)"),
     )
     max_detections: int | None = field(
         default=None,
-        metadata=about(DATA, "objects of each image that a detector is scored with, the best ones (default: 100)"),
+        metadata=about(DATA, "maximum objects per image, best first, that a detector is scored on (default: 100)"),
     )
     suite: Literal["imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-real"] | None = field(
         default=None,
         metadata=about(
             DATA,
-            "test set of ImageNet in --data-dir, for models with its 1000 classes: folders are matched by WordNet id, "
+            "ImageNet test set in --data-dir, for models with its 1000 classes: folders are matched by WordNet id, "
             "index or class name, and only the set's classes are scored",
         ),
     )
     real_labels: Path | None = field(
-        default=None, metadata=about(DATA, "real.json of ImageNet-ReaL (default: the copy that timm has)")
+        default=None, metadata=about(DATA, "real.json of ImageNet-ReaL (default: the copy in timm)")
     )
-    workers: int | None = field(default=None, metadata=about(DATA, "workers of each process"))
+    workers: int | None = field(default=None, metadata=about(DATA, "data loading workers per process"))
     output: Path | None = field(
         default=None,
         metadata=about(
@@ -85,38 +83,38 @@ class ValidateOptions(ModelOptions):
         ),
     )
     reduce_zero_label: bool | None = field(
-        default=None, metadata=about(DATA, "label 0 stands for what is not to be scored, as in ADE20K")
+        default=None, metadata=about(DATA, "label 0 marks pixels that are not scored, as in ADE20K")
     )
     crowd_as_instances: bool | None = field(
-        default=None, metadata=about(DATA, "read COCO annotations with iscrowd 1 as single objects, as CVAT means them")
+        default=None,
+        metadata=about(DATA, "treat COCO annotations with iscrowd 1 as single objects, as CVAT writes them"),
     )
-    ignore_label: int | None = field(
-        default=None, metadata=about(DATA, "value of label maps that is to be ignored, in addition to 255")
-    )
-    class_file: str | None = field(default=None, metadata=about(DATA, "file with the classes' names and colors"))
+    ignore_label: int | None = field(default=None, metadata=about(DATA, "label to ignore, in addition to 255"))
+    class_file: str | None = field(default=None, metadata=about(DATA, "file with class names and colors"))
 
     eval: tuple[str, ...] = field(
         default=(),
         metadata=about(
             DATA,
-            "what the model's kind of task has measured, in the words of GPViT's commands, --metrics too; others are "
-            "refused",
+            "metrics as GPViT's commands name them, accepted for compatibility (also --metrics); they must fit the "
+            "model's task",
         )
         | {"aliases": ("metrics",), "takes_words": True, "metavar": "WORD ..."},
     )
 
     eval_mode: Literal["whole", "slide"] | None = field(
         default=None,
-        metadata=about(SEGMENTATION, "score whole images, or by a window as large as training's crops"),
+        metadata=about(SEGMENTATION, "score whole images, or slide a window of the training crop size"),
     )
     eval_stride: int | None = field(
-        default=None, metadata=about(SEGMENTATION, "pixels between windows (default: two thirds of their side)")
+        default=None,
+        metadata=about(SEGMENTATION, "stride of the sliding window in pixels (default: two thirds of its side)"),
     )
     eval_scales: tuple[float, ...] | None = field(
-        default=None, metadata=about(SEGMENTATION, "sizes to average, as factors")
+        default=None, metadata=about(SEGMENTATION, "scale factors to average predictions over")
     )
     eval_flip: bool | None = field(
-        default=None, metadata=about(SEGMENTATION, "average each image and its mirror image")
+        default=None, metadata=about(SEGMENTATION, "average predictions with those of the flipped image")
     )
 
     def __post_init__(self) -> None:
@@ -126,21 +124,21 @@ class ValidateOptions(ModelOptions):
         if self.real_labels is not None and self.suite != "imagenet-real":
             raise ValueError("--real-labels requires --suite imagenet-real")
         if self.suite is not None and self.data_dir is None:
-            raise ValueError(f"--suite {self.suite} requires --data-dir, the folder that holds it")
+            raise ValueError(f"--suite {self.suite} requires --data-dir, the folder that contains it")
         if self.suite is not None and self.val_split is not None:
             raise ValueError("--suite and --val-split were both given; --data-dir may be the split's folder itself")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured; the same on every process.
+    """Result of an evaluation, identical on every process.
 
     Attributes:
-        kind: of the task: `classify`, `segment` or `detect`.
-        model: its name.
-        metric: over all images.
-        skipped: the images left out, name → reason.
-        category_ids: of detection, the data set's own id of each label; None where it does not list the class.
+        kind: kind of task: `classify`, `segment` or `detect`.
+        model: name of the model.
+        metric: the metric, updated on all images.
+        skipped: name → reason of each skipped image.
+        category_ids: in detection, the data set's category id of each label; None for classes that it does not list.
     """
 
     kind: Kind
@@ -151,17 +149,17 @@ class Result:
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Scores by name: percent for accuracies, plain for a loss; `count` is the number of images."""
+        """Return the scores by name: accuracies in percent, the loss as is; `count` is the number of images."""
         return self.metric.compute()
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """One row per class, with its name and its scores in percent, None where they cannot be measured."""
+        """Return one row per class, with its name and its scores in percent; None if a score is undefined."""
         return self.metric.report()["per_class"]
 
     @cached_property
     def confusion_matrix(self) -> list[list[int]] | None:
-        """Images or pixels by true class (rows) and predicted class (columns); None in detection."""
+        """Return counts of images or pixels by true class (rows) and predicted class (columns); None in detection."""
         return self.metric.report().get("confusion_matrix")
 
     def plot(self) -> "Image.Image":
@@ -179,18 +177,18 @@ class Result:
 
 
 def validate(options: ValidateOptions) -> Result:
-    """Measure a model; every process of a launcher returns the same result, and rank 0 writes the files.
+    """Evaluate a model; every process returns the same result, and rank 0 writes the files.
 
     Raises:
-        FileNotFoundError: the checkpoint or the data are not there.
-        ValueError: the model, the data or a setting cannot be used, or nothing says which data to measure on.
+        FileNotFoundError: the checkpoint or the data does not exist.
+        ValueError: the model, the data or a setting is invalid, or no data was given.
     """
     settings = options.settings()
     if settings.data_dir is None:
         raise ValueError(f"validate {NEEDS_DATA}")
     from globalvit.train.engine import start_engine
 
-    # Sharding is for training: a model that could be trained fits a device without its optimizer.
+    # No sharding: a model that could be trained fits on one device without its optimizer.
     with start_engine(replace(settings, fsdp=False)) as engine:
         task = open_model(options)
         check_words(options.eval, task.spec)
@@ -209,10 +207,10 @@ def validate(options: ValidateOptions) -> Result:
 
 
 def check_words(words: Sequence[str], spec: ModelSpec) -> None:
-    """Check that other tools' words ask for what a model's kind of task has measured.
+    """Check that metric names of other tools fit the model's kind of task.
 
     Raises:
-        ValueError: they do not; the text names what is measured.
+        ValueError: they do not; the message lists the metrics.
     """
     from globalvit.train.feed_detect import BOXES_ONLY
 
@@ -225,7 +223,7 @@ def check_words(words: Sequence[str], spec: ModelSpec) -> None:
 
 
 def limit(task: "Task", max_detections: int) -> None:
-    """Score a detector with so many objects of each image.
+    """Limit the number of objects per image that a detector is scored on.
 
     Raises:
         ValueError: the model is not a detector.
@@ -238,11 +236,11 @@ def limit(task: "Task", max_detections: int) -> None:
 
 
 def open_source(task: "Task", settings: TrainConfig) -> Any:
-    """The validation images, labeled as the model's outputs are.
+    """Return the validation images, with labels that match the model's outputs.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: its classes are not the model's; the text names those that differ.
+        ValueError: the classes are not the model's; the message lists those that differ.
     """
     from globalvit.data.common.orientation import warn_of_frames
     from globalvit.train.feeds import feed_for
@@ -250,7 +248,7 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
 
     if settings.val_fraction:
         source = open_held_out(settings, task.classes)
-        logger.info("measured on the %d images that the run held out of %r", len(source), settings.train_split)
+        logger.info("evaluating on the %d images that the run held out of %r", len(source), settings.train_split)
     else:
         source = feed_for(settings).open_split(settings.val_split or "val", task.classes)
     if len(source.classes) != task.spec.num_classes:
@@ -264,11 +262,11 @@ def open_source(task: "Task", settings: TrainConfig) -> Any:
 
 
 def open_suite(task: "Task", options: ValidateOptions) -> "tuple[SuiteImages, Callable[[], Metric]]":
-    """Open a test set of ImageNet, and what makes the metric for it.
+    """Open an ImageNet test set; return it with a factory for its metric.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: the model does not have ImageNet's classes, or the folder is not that set.
+        ValueError: the model does not have ImageNet's classes, or the folder does not contain that set.
     """
     from globalvit.data.classification.suites import SUITES, match_outputs, open_suite
     from globalvit.metrics.suites import RealAccuracy, SubsetAccuracy
@@ -331,18 +329,18 @@ def measure(
 
 
 def _lay_out(task: "Task", settings: TrainConfig) -> None:
-    """Compute as the run did, so that its scores come out to the last digit."""
+    """Compute as the training run did, so that its scores are reproduced exactly."""
     import torch
 
     if settings.channels_last:
         task.to(memory_format=torch.channels_last)
-    # The average, where the run kept one, was never compiled.
+    # The averaged model, if the run kept one, was not compiled.
     if settings.torchcompile and not settings.model_ema:
         task.compile()
 
 
 def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
-    """Write scores, rows, the confusion matrix and detections to `folder`, as far as the task has them."""
+    """Write scores, rows, and the task's confusion matrix or detections to `folder`."""
     rows = result.rows
     origin = {"model": result.model, "checkpoint": checkpoint and str(checkpoint)}
     files.write_json(folder / "summary.json", result.scores | origin | {"skipped": result.skipped})
@@ -355,7 +353,7 @@ def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
         assert isinstance(result.metric, CocoAP)
         ids = result.category_ids or tuple(range(len(rows)))
         if None in ids:
-            logger.info("results.json is without classes that the annotations do not list: they have no category_id")
+            logger.info("results.json omits classes that the annotations do not list, since they have no category_id")
         files.write_json(folder / "results.json", result.metric.results(ids))
 
 

@@ -1,8 +1,8 @@
-"""Which implementation of an operation runs on this CPU: the one that was measured to be faster.
+"""Choice of the fastest implementation of each operation on this CPU, from measurements.
 
-`choices.json` beside this file holds the choices for CPUs that `benchmarks/choices.py` has measured. Another CPU is
-measured at first use, in at most two seconds for each dtype, and its choices are kept in the user's cache. Where they
-cannot be kept, the C kernels are used, so that all processes compute the same.
+`choices.json` next to this file has the choices for CPUs that `benchmarks/choices.py` has measured. Any other CPU is
+measured at first use, in at most two seconds per dtype, and its choices are saved in the user's cache. If they cannot
+be saved, the C kernels are used, so that all processes compute the same.
 """
 
 import json
@@ -28,17 +28,17 @@ from globalvit.models import ops
 logger = logging.getLogger(__name__)
 
 TABLE = Path(__file__).with_name("choices.json")
-# The first candidate is kept unless another takes less than this part of its time, which is seldom noise.
+# The first candidate is kept unless another takes less than this fraction of its time, which is rarely noise.
 MARGIN = 0.95
 # In training these keep a third less memory than PyTorch's operators, which is worth some time.
 SAVES_MEMORY, MEMORY_MARGIN = ("norm_mlp", "linear"), 0.85
-# Seconds for all questions of a group, and the rounds of each that are wanted and needed.
+# Time limit in seconds for a group, and the maximum and minimum number of rounds.
 BUDGET_S, ROUNDS, LEAST_ROUNDS = 2.0, 15, 2
 # Number of input elements from which a call counts as large.
 LARGE = 1 << 17
 # Images, side and channels of the calls that are measured, by size.
 SIZES = {"small": (1, 14, 128), "large": (2, 28, 160)}
-# Seconds to wait for another process that measures.
+# Seconds to wait for another process that is measuring.
 WAIT_S = 30
 C, TORCH = "c", "torch"
 _lock = RLock()
@@ -46,12 +46,12 @@ _lock = RLock()
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Implementations that compute the same.
+    """Implementations of the same operation.
 
     Attributes:
-        name: of what they compute.
+        name: name of the operation.
         runs: the implementations by name; the first is kept unless another is clearly faster.
-        margin: largest part of the first one's time that counts as clearly faster.
+        margin: maximum fraction of the first one's time that counts as clearly faster.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Group:
     """Candidates that are measured together.
 
     Attributes:
-        name: of the group.
-        candidates: makes them, when they have to be measured.
+        name: name of the group.
+        candidates: creates the candidates when they have to be measured.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """The implementation that is used, and the shortest time of each in seconds."""
+    """The chosen implementation, and the shortest time of each candidate in seconds."""
 
     used: str
     seconds: dict[str, float]
@@ -85,8 +85,8 @@ class Choices:
     """The choices of a group.
 
     Attributes:
-        by_name: the choice for each name.
-        origin: where they came from, in words.
+        by_name: choice for each name.
+        origin: description of where the choices came from.
     """
 
     by_name: dict[str, Choice]
@@ -99,7 +99,7 @@ class Choices:
 
 
 def takes_pytorch(operation: str, dtype: torch.dtype, elements: int) -> bool:
-    """Whether PyTorch's operators are the faster ones for an input of so many elements, or were asked for by name."""
+    """Return whether PyTorch's operators are faster for an input of this many elements, or were requested by name."""
     asked = ops.torch_operations()
     excepted = slower(dtype) if asked is None else asked
     return bool(excepted) and key(operation, dtype, "large" if elements >= LARGE else "small") in excepted
@@ -107,9 +107,9 @@ def takes_pytorch(operation: str, dtype: torch.dtype, elements: int) -> bool:
 
 @torch.compiler.assume_constant_result
 def slower(dtype: torch.dtype) -> frozenset[str]:
-    """Return the operations that the C kernels compute more slowly than PyTorch's operators on this CPU.
+    """Return the operations for which PyTorch's operators are faster than the C kernels on this CPU.
 
-    Each is named as `key` does.
+    Names are those that `key` returns.
     """
     with _lock:
         found = of_operations(dtype)
@@ -118,39 +118,41 @@ def slower(dtype: torch.dtype) -> frozenset[str]:
 
 @cache
 def of_operations(dtype: torch.dtype) -> Choices:
-    """Return the choices for the networks' operations; `slower` guards against measuring twice at a time."""
+    """Return the choices for the models' operations; `slower` prevents concurrent measurements."""
     return choose(operations(dtype))
 
 
 def key(operation: str, dtype: torch.dtype, size: str) -> str:
-    """Return the name of an operation's calls of one dtype and size: `linear/float32/large`."""
+    """Return the name of an operation at one dtype and size: `linear/float32/large`."""
     return f"{operation}/{_name(dtype)}/{size}"
 
 
 def cpu() -> str:
-    """Return the name under which a CPU's choices are kept: its maker, family, model, and the kernels' variant."""
+    """Return the key of a CPU's choices: its vendor, family, model, and the kernels' variant."""
     about = _cpuinfo()
     names = ("vendor_id", "cpu family", "model") if "vendor_id" in about else ("CPU implementer", "CPU part")
     return " ".join([*(about.get(name, "?") for name in names), library.loaded().variant.name])
 
 
 def choose(group: Group) -> Choices:
-    """Return the choices of a group: from the table, from the user's cache, or measured now and kept there."""
+    """Return the choices of a group from the table or the user's cache, or measure them now and save them there."""
     name = cpu()
     listed = _read(TABLE).get(name, {}).get(group.name)
     if listed is not None:
-        return Choices(by_name=_parsed(listed), origin=f"measured before on this kind of CPU ({name})")
+        return Choices(by_name=_parsed(listed), origin=f"shipped measurements of this CPU model ({name})")
     try:
         return _kept(library.cache_folder() / "choices.json", group)
     except (OSError, Timeout) as error:
-        logger.warning("choices between kernels are not measured, because they cannot be kept: %s", error)
+        logger.warning(
+            "kernels are not timed on this CPU, since the results cannot be saved: %s; using the C kernels", error
+        )
         return Choices(by_name={}, origin=f"not measured: {error}")
 
 
 def _kept(path: Path, group: Group) -> Choices:
-    # Other sources or another PyTorch may have other times.
+    # Timings may change with the kernels' sources and with PyTorch.
     name = f"{cpu()}, PyTorch {torch.__version__}, {variants.sources_hash()[:16]}"
-    origin = f"measured on this machine, kept in {path}"
+    origin = f"measured on this machine, saved in {path}"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     library.check_owner(path.parent)
     lock = FileLock(path.with_suffix(".lock"))
@@ -159,7 +161,7 @@ def _kept(path: Path, group: Group) -> Choices:
         content = _read(path)
         found = content.get(name, {}).get(group.name)
         if found is None:
-            logger.info("measuring which implementation is faster on this CPU (%s), once", group.name)
+            logger.info("timing kernels on this CPU, once (%s)", group.name)
             found = to_json(measure(group))
             content.setdefault(name, {})[group.name] = found
             with replace_with(path) as temporary:
@@ -170,14 +172,14 @@ def _kept(path: Path, group: Group) -> Choices:
 
 
 def measure(group: Group, budget_s: float = BUDGET_S, rounds: int = ROUNDS) -> dict[str, Choice]:
-    """Time candidates in turns and return the choice for each name.
+    """Time the candidates in alternation and return the choice for each name.
 
-    What is measured is the processor time of one thread, which depends least on what else the machine does.
+    The measure is the CPU time of one thread, which depends least on other load.
 
     Args:
-        group: what is asked.
-        budget_s: seconds for the whole group.
-        rounds: largest number of turns.
+        group: the candidates to time.
+        budget_s: time limit for the group, in seconds.
+        rounds: maximum number of rounds.
     """
     asked, threads = list(group.candidates()), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -194,7 +196,7 @@ def _measure_one(one: Candidates, budget_s: float, rounds: int) -> Choice:
         for name, run in one.runs.items():
             began = time.thread_time()
             run()
-            # The first turn warms up.
+            # The first round warms up.
             best[name] = min(best[name], time.thread_time() - began) if turn else best[name]
         if turn >= LEAST_ROUNDS and time.perf_counter() - start > budget_s:
             break
@@ -214,7 +216,7 @@ def to_json(choices: Mapping[str, Choice]) -> dict[str, Any]:
 
 
 def operations(dtype: torch.dtype) -> Group:
-    """Return the networks' operations with the C kernels and with PyTorch's operators, in training where they train."""
+    """Return the models' operations with C kernels and with PyTorch's operators, in training mode if they train."""
     return Group(f"operations in {_name(dtype)}", lambda: _operations(dtype))
 
 
@@ -242,7 +244,7 @@ def _parsed(found: Mapping[str, Any]) -> dict[str, Choice]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a file's content; nothing if there is none, or if it is damaged."""
+    """Return a file's content, or an empty dict if it is missing or damaged."""
     try:
         content = json.loads(path.read_text())
         for groups in content.values():
