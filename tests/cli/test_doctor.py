@@ -68,9 +68,9 @@ def test_a_healthy_machine(capsys):
 @pytest.mark.parametrize(
     ("run", "text"),
     [
-        (lambda out: out + 1e-3, "is wrong (it differs from float64 by "),
-        (lambda out: out * float("nan"), "is wrong (it differs from float64 by inf, expected at most 1e-05)"),
-        (fail, "is wrong (RuntimeError: no such instruction)"),
+        (lambda out: out + 1e-3, "gives wrong results (it differs from float64 by "),
+        (lambda out: out * float("nan"), "gives wrong results (it differs from float64 by inf, expected at most 1e-05)"),
+        (fail, "gives wrong results (RuntimeError: no such instruction)"),
     ],
     ids=["differs", "not a number", "fails"],
 )

@@ -54,7 +54,7 @@ def test_commands_are_understood(found, root, tmp_path, monkeypatch, capsys):
     assert len(shown) > 30
     for place, words in shown:
         status, said = understand(words, capsys)
-        is_cut_short = found is span_commands and " needs " in said
+        is_cut_short = found is span_commands and " requires " in said
         assert status != 2 or is_cut_short, f"{place}: {' '.join(words)}: {said}"
 
 
