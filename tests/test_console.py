@@ -1,4 +1,4 @@
-"""Log lines and progress bars: on a terminal, in a notebook, in a program with a log of its own."""
+"""Log lines and progress bars: on a terminal, in a notebook, and in a program that configures logging."""
 
 import io
 import logging

@@ -48,7 +48,7 @@ def start_logging() -> None:
 
 
 def start_logging_by_default() -> None:
-    """Show the package's log, but not in a program that has set up logging of its own."""
+    """Show the package's log, unless the program has configured logging itself."""
     logger = logging.getLogger("globalvit")
     if not logger.hasHandlers() and logger.level == logging.NOTSET:
         start_logging()

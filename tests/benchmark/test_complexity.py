@@ -28,7 +28,7 @@ def test_attention_costs_what_the_papers_say():
     for tokens, dim, square, depth, pools, blocks in stages("gcvit_tiny", size):
         local += depth * (4 * tokens * dim**2 + 2 * square * tokens * dim)
         everywhere += depth * (4 * tokens * dim**2 + 2 * tokens**2 * dim)
-        # Every second block is global and projects no queries of its own (GC ViT, section 3).
+        # Every second block is global and computes no query projection (GC ViT, section 3).
         saved += depth // 2 * tokens * dim**2
         for block in range(blocks):
             at = tokens // 4 ** min(block, pools)

@@ -28,7 +28,7 @@ def group(first=0.001, second=0.001, margin=choices.MARGIN):
 
 @pytest.fixture
 def unlisted(monkeypatch, tmp_path):
-    """A CPU that the table does not have, and a cache of its own."""
+    """A CPU missing from the table, with an empty cache."""
     monkeypatch.setattr(choices, "TABLE", tmp_path / "no_table.json")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     choices.of_operations.cache_clear()

@@ -74,8 +74,8 @@ def test_an_empty_value_of_timms_files_is_the_default(file):
 def test_keys_without_meaning_here_are_listed_in_one_line(file, caplog):
     with caplog.at_level(logging.INFO):
         load_config(file("epochs: 10\nwarmup_epochs: 1\ncooldown_epochs: 0\naug_splits: 0\ndist_bn: reduce\n"))
-    assert [record.getMessage().split(", they", 1)[1] for record in caplog.records] == [
-        " mean nothing here: aug_splits=0, dist_bn=reduce"
+    assert [record.getMessage().split(", since they", 1)[1] for record in caplog.records] == [
+        " have no effect here: aug_splits=0, dist_bn=reduce"
     ]
 
 

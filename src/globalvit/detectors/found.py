@@ -17,8 +17,8 @@ from torchvision.ops import batched_nms, nms
 from globalvit.detectors.boxes import Size
 from globalvit.detectors.objects import Detections
 
-# Up to so many boxes are suppressed in one go, each label and image moved to a place of its own. The time of that
-# grows with the square of their number, so more are suppressed one label and image after another.
+# Up to this many boxes are suppressed in one call, with the boxes of each label and image shifted apart. Its time
+# grows with the square of their number, so larger numbers are suppressed label by label and image by image.
 TOGETHER = 1000
 
 

@@ -189,7 +189,7 @@ def _typed(layer: Layer, origin: str) -> Layer:
     foreign = {key: value for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints}
     ignored = [f"{key}={value if isinstance(value, str) else _short(value)}" for key, value in foreign.items()]
     if ignored:
-        logger.warning("ignored in %s, they mean nothing here: %s", origin, ", ".join(ignored))
+        logger.warning("ignored in %s, since they have no effect here: %s", origin, ", ".join(ignored))
     typed = {key: convert(key, value, hints[key], origin) for key, value in layer.items() if key in hints}
     # In timm's files an empty value stands for the default.
     return {key: value for key, value in typed.items() if value is not None or _allows_none(hints[key])}

@@ -1,4 +1,4 @@
-"""Images with a class each: in class folders, in a table of labels, in a database, or a built-in set by its name."""
+"""Images labeled with one class: class folders, label tables, LMDB databases and built-in data sets."""
 
 import logging
 from collections.abc import Sequence

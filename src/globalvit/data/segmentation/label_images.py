@@ -2,7 +2,7 @@
 
 Decided here: gray and palette files hold class numbers, of 1 to 16 bits; in files with colors, and in palette files
 whose palette and not whose numbers fit it, each pixel is looked up in the table of the classes' colors. 255 is
-`IGNORE`, except in sets of two classes whose files hold nothing but 0 and 255 (see `mask_survey`). A file that cannot
+`IGNORE`, except in sets of two classes whose files hold nothing but 0 and 255 (see `survey`). A file that cannot
 be decoded is an unreadable image; labels that no class has are an error that names the file.
 
 Legend: `K` classes · `H W` pixels.
@@ -94,7 +94,7 @@ class LabelReader:
         return decode_image(data, lambda image: _values(image, data), name, ("PNG",))
 
     def labels(self, data: bytes, name: str) -> list[int]:
-        """The labels 0 … K−1 in a file, ascending; none where it cannot be read, which is left to whoever reads it."""
+        """The labels 0 … K−1 in a file, ascending; empty if it cannot be read, which reading it reports."""
         try:
             counts = np.bincount(self.read(data, name).ravel(), minlength=IGNORE + 1)
         except (UnreadableImage, OversizedImage, WrongLabels):
@@ -254,7 +254,7 @@ def sight_of_pair(name: str, data: bytes | Path, label_data: bytes | Path) -> Si
     """Return what an image and its label map, paths or bytes, show of the frame that labels are for.
 
     Returns:
-        None if EXIF does not turn the image, or the label map has EXIF data of its own; or one cannot be read.
+        None if EXIF does not turn the image, if the label map has EXIF data, or if one cannot be read.
     """
     try:
         orientation, stored = look(data)
