@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from globalvit import extensions
 from globalvit.closest import suggest
 from globalvit.data.classification.imagenet import imagenet_names
 from globalvit.data.classification.transforms import EvalTransform
@@ -18,11 +19,9 @@ from globalvit.models.gcvit import GCViT
 from globalvit.models.gcvit_ablated import AblatedGCViT
 from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import (
-    ALIASES,
-    FORMS,
-    MODELS,
+    GCVIT,
+    GPVIT,
     PUBLISHED,
-    VARIANTS,
     Form,
     GCViTConfig,
     GPViTConfig,
@@ -32,7 +31,11 @@ from globalvit.models.variants import (
     Window,
     as_size,
     choose_window,
+    form_of,
+    model_names,
     split_name,
+    unalias,
+    variants,
 )
 from globalvit.necks.gpvit_adapter import AdaptedGPViT
 from globalvit.tasks.classify import Classifier, build_classifier
@@ -68,14 +71,14 @@ class ModelInfo:
 
     Attributes:
         name: as `list_models` gives it.
-        published: counted and printed figures.
+        published: counted and printed figures; None for a network of an extension.
         config: the backbone's sizes.
         weights: its published weight files, with address, license, preprocessing and score.
     """
 
     name: str
-    published: Published
-    config: GCViTConfig | GPViTConfig
+    published: Published | None
+    config: Any
     weights: tuple[catalog.WeightRecord, ...]
 
 
@@ -87,8 +90,8 @@ def list_models(pattern: str = "*", *, kind: Kind | None = None) -> list[str]:
         kind: `classify`, `segment` or `detect`. Without it, classifiers are meant where some match the pattern: every
             name of a segmenter or detector begins with one's.
     """
-    names = [name for name in MODELS if fnmatchcase(name, pattern)]
-    classifiers = [name for name in names if name in VARIANTS]
+    names = [name for name in model_names() if fnmatchcase(name, pattern)]
+    classifiers = [name for name in names if name in variants()]
     if kind is None:
         return classifiers or names
     return [name for name in names if ModelSpec(model=name).kind == kind]
@@ -103,7 +106,7 @@ def model_info(name: str) -> ModelInfo:
     name = resolve_name(name)
     backbone, _ = split_name(name)
     return ModelInfo(
-        name=name, published=PUBLISHED[backbone], config=VARIANTS[backbone], weights=catalog.records(backbone)
+        name=name, published=PUBLISHED.get(backbone), config=variants()[backbone], weights=catalog.records(backbone)
     )
 
 
@@ -113,9 +116,9 @@ def resolve_name(name: str) -> str:
     Raises:
         ValueError: no model has this name; the text gives the closest ones.
     """
-    resolved = ALIASES.get(name, name)
-    if resolved not in MODELS:
-        hint = suggest(name, [*MODELS, *ALIASES]) or " `globalvit models` lists them."
+    resolved = unalias(name)
+    if resolved not in model_names():
+        hint = suggest(resolved, model_names()) or " `globalvit models` lists them."
         raise ValueError(f"model {name!r} is not known.{hint}")
     return resolved
 
@@ -165,7 +168,7 @@ def create_model(
         spec,
         num_classes=_num_classes(num_classes, classes, spec),
         image_size=None if image_size is None else as_size(image_size),
-        window=None if window is None else _window(VARIANTS[spec.backbone], image_size, window),
+        window=None if window is None else _window(spec.backbone, image_size, window),
     )
     record = catalog.find(spec.backbone, weights) if catalog.is_name(weights) else None
     _refuse_published(record, spec)
@@ -200,14 +203,16 @@ def build_task(spec: ModelSpec, preprocessing: Preprocessing, classes: tuple[str
     """
     backbone = create_backbone(
         spec.backbone,
-        form=FORMS[spec.head],
+        form=form_of(spec.head),
         in_channels=spec.in_channels,
         image_size=spec.image_size,
         window=spec.window,
         drop_path=spec.drop_path,
         ablation=spec.ablation,
     )
-    return BUILDERS[spec.kind](spec, backbone, preprocessing, classes)
+    registered = next((head for head in extensions.heads() if head.name == spec.head), None)
+    build = registered.build if registered else BUILDERS[spec.kind]
+    return build(spec, backbone, preprocessing, classes)
 
 
 def create_backbone(
@@ -239,17 +244,31 @@ def create_backbone(
     Raises:
         ValueError: a name is not known or a value does not fit; the text says what would.
     """
-    config = replace(VARIANTS[resolve_name(name)], in_channels=in_channels)
+    name = resolve_name(name)
+    config = replace(variants()[name], in_channels=in_channels)
     chosen = {} if drop_path is None else {"drop_path": drop_path}
-    if isinstance(config, GPViTConfig):
-        _refuse_ablation(name, ablation)
-        config = replace(_gpvit_config(config, form, image_size, window, outputs), **chosen)
-        backbone = AdaptedGPViT(config, finest=FINEST[form]) if form in FINEST else GPViT(config)
-    else:
+    if image_size is not None:
+        as_size(image_size)
+    if not isinstance(config, GCViTConfig):
+        _refuse_gcvits_own(name, ablation, window)
+    if isinstance(config, GCViTConfig):
         config = replace(_gcvit_config(config, form, image_size, window, outputs), **chosen)
         backbone = AblatedGCViT(config, check_ablation(ablation)) if ablation else GCViT(config)
+    elif isinstance(config, GPViTConfig):
+        config = replace(_gpvit_config(config, form, outputs), **chosen)
+        backbone = AdaptedGPViT(config, finest=FINEST[form]) if form in FINEST else GPViT(config)
+    else:
+        backbone = _from_extension(name, replace(config, **chosen), form, outputs)
     backbone.init_weights()
     return backbone
+
+
+def _from_extension(name: str, config: Any, form: Form, outputs: tuple[int, ...] | None) -> Backbone:
+    family = extensions.family_of(name)
+    assert family is not None
+    if outputs is not None:
+        raise ValueError(f"outputs={outputs} chooses blocks of GPViT; leave it out for {name}")
+    return family.build(config, form)
 
 
 def _refuse_published(record: catalog.WeightRecord | None, spec: ModelSpec) -> None:
@@ -260,9 +279,12 @@ def _refuse_published(record: catalog.WeightRecord | None, spec: ModelSpec) -> N
         )
 
 
-def _refuse_ablation(name: str, ablation: Sequence[str]) -> None:
+def _refuse_gcvits_own(name: str, ablation: Sequence[str], window: Window | str | None) -> None:
     if ablation:
         raise ValueError(f"ablation={','.join(ablation)} replaces parts of GC ViT; {name} has none of them")
+    if window is not None:
+        has = "GPViT has stripes of a fixed width" if name in GPVIT else f"leave it out for {name}"
+        raise ValueError(f"window={window!r} chooses the windows of GC ViT; {has}")
 
 
 def _gcvit_config(
@@ -283,42 +305,36 @@ def _gcvit_config(
     return replace(config, window=chosen)
 
 
-def _gpvit_config(
-    config: GPViTConfig,
-    form: Form,
-    image_size: int | tuple[int, int] | None,
-    window: Window | str | None,
-    outputs: tuple[int, ...] | None,
-) -> GPViTConfig:
+def _gpvit_config(config: GPViTConfig, form: Form, outputs: tuple[int, ...] | None) -> GPViTConfig:
     if outputs is not None and form in FINEST:
         raise ValueError(f"outputs={outputs} chooses maps of stride 8; with form={form!r} the adapter makes the maps")
     if form == "segmentation":
         config = config.segmentation_form()
     if form in FINEST:
         config = config.detection_form()
-    if window is not None:
-        _window(config, image_size, window)
-    if image_size is not None:
-        as_size(image_size)
     return config if outputs is None else replace(config, outputs=outputs)
 
 
-def _window(
-    config: GCViTConfig | GPViTConfig, image_size: int | tuple[int, int] | None, window: Window | str
-) -> Window:
-    if isinstance(config, GPViTConfig):
-        raise ValueError(f"window={window!r} chooses the windows of GC ViT; GPViT has stripes of a fixed width")
-    return choose_window(config, image_size, window)
+def _window(name: str, image_size: int | tuple[int, int] | None, window: Window | str) -> Window:
+    _refuse_gcvits_own(name, (), None if name in GCVIT else window)
+    return choose_window(variants()[name], image_size, window)
 
 
 def _preprocessing(spec: ModelSpec, record: catalog.WeightRecord | None) -> Preprocessing:
     """The transform of the task: a classifier's as its weights were evaluated, at the size and channels asked for."""
     if spec.kind != "classify":
         return _fit(spec).for_channels(spec.in_channels)
-    values = asdict(record.preprocessing if record else catalog.default_preprocessing(spec.model))
+    values = asdict(record.preprocessing if record else _default_preprocessing(spec.model))
     if spec.image_size is not None:
         values["image_size"] = spec.image_size
     return EvalTransform(**values).for_channels(spec.in_channels)
+
+
+def _default_preprocessing(model: str) -> catalog.Preprocessing:
+    if catalog.records(model):
+        return catalog.default_preprocessing(model)
+    side = variants()[model].image_size
+    return catalog.Preprocessing(image_size=(side, side))
 
 
 def _fit(spec: ModelSpec) -> FitTransform:

@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import platform
+import subprocess
+import sys
 import time
 
 import pytest
@@ -145,3 +149,35 @@ def test_the_table_names_operations_that_exist():
         names = [name for group, found in groups.items() if group.startswith("operations") for name in found]
         with ops.set_kernels("auto", torch_operations=names):
             pass
+
+
+WITHOUT_PAIRS = """
+import torch
+from torch import nn
+from globalvit.kernels.cpu import choices
+from globalvit.kernels.cpu.linear_training import norm_mlp
+print(sorted({one.name.split("/")[0] for one in choices.operations(torch.bfloat16).candidates()}))
+try:
+    layers = nn.ModuleList([nn.LayerNorm(8), nn.Linear(8, 9), nn.Linear(9, 8)]).bfloat16()
+    norm_mlp(torch.ones(7, 8).bfloat16(), *layers)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="chooses an instruction set of x86-64")
+def test_only_calls_that_the_kernels_compute_are_measured():
+    # On a CPU without dot products of bfloat16, the kernels wrote behind their buffers when Linears were measured.
+    answer = subprocess.run(
+        [sys.executable, "-c", "import globalvit.kernels.cpu.register" + WITHOUT_PAIRS],
+        env=os.environ | {"GLOBALVIT_CPU_LEVEL": "x86-64-v2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names, refusal = answer.stdout.splitlines()
+    assert names == "['attend_stripes', 'attend_windows', 'stripe_attention', 'window_attention']"
+    assert refusal == (
+        "expected a CPU with dot products of bfloat16 for training with the C kernels, got one without; use float32, "
+        "or set_kernels('torch')"
+    )

@@ -27,12 +27,13 @@ from globalvit.build import create_model
 from globalvit.models.gcvit import WindowAttention
 from globalvit.models.gcvit_ablated import NoQuery
 from globalvit.models.gpvit import StripeAttention
-from globalvit.models.variants import VARIANTS, GPViTConfig, Size
+from globalvit.models.variants import GCViTConfig, GPViTConfig, Size, variants
 
 # `own`: the network as it is; `swin`: local windows in all blocks of GC ViT and no global query; `full`: full
 # self-attention in place of all attention in windows or stripes.
 AttentionKind = Literal["own", "swin", "full"]
 FLOAT32_BYTES = 4
+_KINDS_OF: dict[type, tuple[AttentionKind, ...]] = {GCViTConfig: ("own", "swin", "full"), GPViTConfig: ("own", "full")}
 # Modules whose work is attention's, of either family; the MLP of a scatter is not.
 _ATTENTION = re.compile(r"\.(attention|global_query|gather|mix|scatter)$")
 _NOT_ATTENTION = re.compile(r"\.scatter\.mlp$")
@@ -97,19 +98,24 @@ class Traffic(TorchDispatchMode):
         return out
 
 
+def kinds_of(name: str) -> tuple[AttentionKind, ...]:
+    """The attentions that a network can be counted with; one of an extension, with its own only."""
+    return _KINDS_OF.get(type(variants()[name]), ("own",))
+
+
 def complexity(name: str, image_size: Size, kind: AttentionKind = "own") -> Complexity:
     """Count what a classifier takes for one image.
 
     Args:
-        name: a key of `VARIANTS`.
+        name: a classifier.
         image_size: (height, width) in pixels; GC ViT's windows follow it as in `create_model`.
         kind: the attention.
 
     Raises:
-        ValueError: `swin` was given for GPViT, which has no windows.
+        ValueError: `kind` is not one of `kinds_of(name)`.
     """
-    if kind == "swin" and isinstance(VARIANTS[name], GPViTConfig):
-        raise ValueError("Swin's windows have no place in GPViT, whose tokens all have stride 8; choose own or full")
+    if kind not in kinds_of(name):
+        raise ValueError(f"{name} cannot be counted with {kind} attention; choose {' or '.join(kinds_of(name))}")
     with torch.device("meta"), torch.no_grad():
         ablation = ("local_only",) if kind == "swin" else ()
         model = create_model(name, image_size=image_size, ablation=ablation).eval()
@@ -139,7 +145,7 @@ def complexity(name: str, image_size: Size, kind: AttentionKind = "own") -> Comp
 
 def count_macs(name: str, side: int, **options: Any) -> int:
     """Count the multiply-adds of any model for one square image; `options` are those of `create_model`."""
-    own_side = VARIANTS[name].image_size if name in VARIANTS else None
+    own_side = variants()[name].image_size if name in variants() else None
     with torch.device("meta"), torch.no_grad():
         model = create_model(name, image_size=None if side == own_side else side, **options).eval()
         with FlopCounterMode(display=False) as counter:

@@ -10,7 +10,7 @@ from torch import nn
 from globalvit.benchmark.cells import OURS, Cell, Entry, Size
 from globalvit.build import create_model, list_models, resolve_name
 from globalvit.closest import suggest
-from globalvit.models.variants import ALIASES, MODELS, VARIANTS, split_name
+from globalvit.models.variants import model_names, split_name, unalias, variants
 
 TIMM = "timm"
 AUTO = "auto"
@@ -25,10 +25,10 @@ def expand(patterns: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for pattern in patterns:
         is_plain = not any(mark in pattern for mark in "*?[")
-        matched = [resolve_name(pattern)] if is_plain else list_models(ALIASES.get(pattern, pattern))
+        matched = [resolve_name(pattern)] if is_plain else list_models(unalias(pattern))
         if not matched:
             raise ValueError(
-                f"no model matches {pattern!r}.{suggest(pattern, MODELS) or ' `globalvit models` lists them.'}"
+                f"no model matches {pattern!r}.{suggest(pattern, model_names()) or ' `globalvit models` lists them.'}"
             )
         found |= dict.fromkeys(matched)
     return list(found)
@@ -36,7 +36,7 @@ def expand(patterns: Sequence[str]) -> list[str]:
 
 def own_size(model: str) -> Size:
     """The image size that one of ours was made for."""
-    side = VARIANTS[split_name(model)[0]].image_size
+    side = variants()[split_name(model)[0]].image_size
     return side, side
 
 
@@ -74,7 +74,7 @@ def create(entry: Entry, cell: Cell, window: str | None = None) -> nn.Module:
     """
     torch.manual_seed(0)
     if entry.source != OURS:
-        drop_path = VARIANTS[split_name(cell.model)[0]].drop_path if cell.mode == "train" else 0.0
+        drop_path = variants()[split_name(cell.model)[0]].drop_path if cell.mode == "train" else 0.0
         return _peer(entry.model, cell.image_size, drop_path)
     return create_model(entry.model, image_size=cell.image_size, window=window)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from globalvit.atomic import replace_with
 from globalvit.cli import tables
 from globalvit.jobs import files
-from globalvit.models.variants import VARIANTS, GCViTConfig
+from globalvit.models.variants import variants
 
 if TYPE_CHECKING:
     from globalvit.benchmark.complexity import AttentionKind
@@ -31,16 +31,15 @@ def rows(names: Sequence[str], sides: Sequence[int]) -> list[Row]:
     Raises:
         ValueError: a model is not a classifier, or a side is too small.
     """
-    from globalvit.benchmark.complexity import complexity
+    from globalvit.benchmark.complexity import complexity, kinds_of
 
     for name in names:
-        if name not in VARIANTS:
+        if name not in variants():
             raise ValueError(f"--complexity: expected a classifier, got {name}; give its backbone's name")
     return [
         {"model": name, "attention": kind, "side": side} | asdict(complexity(name, (side, side), kind))
         for name in names
-        for kind in KINDS
-        if kind != "swin" or isinstance(VARIANTS[name], GCViTConfig)
+        for kind in kinds_of(name)
         for side in sides
     ]
 

@@ -11,7 +11,7 @@ from globalvit.cli.options import parse
 from globalvit.closest import suggest
 from globalvit.jobs import files
 from globalvit.models.systems import SYSTEMS
-from globalvit.models.variants import ALIASES, MODELS, PUBLISHED, VARIANTS, as_size, split_name
+from globalvit.models.variants import PUBLISHED, as_size, model_names, split_name, unalias, variants
 from globalvit.weights import catalog
 
 SUMMARY = "List the models: measured and published sizes, scores, weights and licenses"
@@ -84,23 +84,22 @@ def matching(pattern: str) -> list[str]:
     Raises:
         ValueError: no name matches; the message gives the closest names.
     """
-    pattern = ALIASES.get(pattern, pattern)
-    for known in (VARIANTS, MODELS):
+    pattern = unalias(pattern)
+    for known in (variants(), model_names()):
         matched = [name for name in known if fnmatchcase(name, pattern)] or [name for name in known if pattern in name]
         if matched:
             return matched
-    raise ValueError(
-        f"no model matches {pattern!r}.{suggest(pattern, MODELS) or ' Leave out the pattern to list all classifiers.'}"
-    )
+    near = suggest(pattern, model_names()) or " Leave out the pattern to list all classifiers."
+    raise ValueError(f"no model matches {pattern!r}.{near}")
 
 
 def describe(name: str) -> dict[str, Any]:
     """Return all known figures of a model as plain values, without building it."""
     backbone, head = split_name(name)
     weights = [asdict(record) for record in catalog.records(backbone)]
-    about = {"name": name, "image_size": VARIANTS[backbone].image_size, "weights": weights}
+    about = {"name": name, "image_size": variants()[backbone].image_size, "weights": weights}
     if head is None:
-        return about | asdict(PUBLISHED[name])
+        return about | (asdict(PUBLISHED[name]) if name in PUBLISHED else measure(name))
     system = SYSTEMS.get(name)
     return about | {"backbone": backbone, "head": head} | (asdict(system) if system else {})
 
@@ -117,7 +116,7 @@ def measure(name: str) -> dict[str, float]:
 
     with torch.device("meta"):
         params = sum(parameter.numel() for parameter in create_model(name).parameters())
-    return {"params": params, "gmacs": count_macs(name, VARIANTS[split_name(name)[0]].image_size) / 1e9}
+    return {"params": params, "gmacs": count_macs(name, variants()[split_name(name)[0]].image_size) / 1e9}
 
 
 def _rows(model: dict[str, Any]) -> list[dict[str, str]]:
@@ -135,9 +134,9 @@ def _figures(model: dict[str, Any]) -> dict[str, str]:
         "model": model["name"],
         "pixels": str(model["image_size"]),
         "params M": tables.number(model["params"] / 1e6, 2),
-        "published": _as_printed(model["published_params"]),
+        "published": _as_printed(model.get("published_params")),
         "GMACs": tables.number(model["gmacs"], 2),
-        "published GFLOPs": tables.number(model["published_gflops"], 1),
+        "published GFLOPs": tables.number(model.get("published_gflops"), 1),
     }
     if "measured" in model:
         figures["params measured"] = str(model["measured"]["params"])

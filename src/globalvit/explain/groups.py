@@ -10,7 +10,7 @@ from torch import Tensor
 
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Scene, Size
-from globalvit.explain.trace import Asked, blocks_of, in_image, run_backbone, stride_of
+from globalvit.explain.trace import Asked, blocks_of, in_image, run_backbone
 from globalvit.explain.views import View
 from globalvit.models.gpvit import GroupBlock
 
@@ -22,7 +22,7 @@ def explain_groups(scene: Scene, view: View, asked: Asked) -> Explanation:
     pixel = None
     if asked.group is None:
         pixel = asked.pixel or scene.center()
-        weights_N = scene.start(stride_of(scene.model, view), grid, pixel, None).flatten()
+        weights_N = scene.start(view.stride, grid, pixel, None).flatten()
         group = int((weights_N @ scattered_NG).argmax())
     else:
         group = check_group(asked.group, groups, view)
@@ -39,7 +39,7 @@ def explain_propagation(scene: Scene, view: View, asked: Asked) -> Explanation:
     gathered_GN, scattered_NG, grid = _assignments(scene, view, asked)
     if asked.group is not None:
         return _taken(scene, view, asked, scattered_NG, grid)
-    weights_HW = scene.start(stride_of(scene.model, view), grid, asked.pixel, asked.region)
+    weights_HW = scene.start(view.stride, grid, asked.pixel, asked.region)
     reached_N = weights_HW.flatten() @ scattered_NG @ gathered_GN
     pixel = None if asked.region else asked.pixel or scene.center()
     title = "through groups"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Scene, Size
-from globalvit.explain.trace import Asked, blocks_of, follow_all, in_image, run_backbone, stride_of, window_maps
+from globalvit.explain.trace import Asked, blocks_of, follow_all, in_image, run_backbone, window_maps
 from globalvit.explain.views import View
 from globalvit.heads.classify import GroupPool
 from globalvit.models.gpvit import GroupBlock
@@ -41,7 +41,7 @@ def explain_rollout(scene: Scene, view: View, asked: Asked) -> Explanation:
 
 
 def _start(scene: Scene, view: View, asked: Asked, grid: Size, maps: list[Tensor]) -> Tensor:
-    model, stride = scene.model, stride_of(scene.model, view)
+    model, stride = scene.model, view.stride
     if asked.pixel is not None or asked.region is not None:
         return scene.start(stride, grid, asked.pixel, asked.region)
     if isinstance(model, Classifier) and isinstance(model.head.pool, GroupPool):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from globalvit.data.common.transforms import FitTransform
 from globalvit.detectors.padding import pad
-from globalvit.models.gpvit import GPViT
 from globalvit.models.variants import as_size
 from globalvit.tasks.detect import Detector
 from globalvit.tasks.inputs import as_image
@@ -24,10 +23,6 @@ Size = tuple[int, int]
 Pixel = tuple[int, int]
 Region = tuple[int, int, int, int]
 Box = tuple[float, float, float, float]
-
-# Where the middle of what the first cell is computed from lies. GC ViT's strided 3×3 convolutions with padding 1 keep
-# it at the first pixel, whatever the stride; GPViT takes 4×4 patches of such a map of stride 2.
-OFFSETS = {"gcvit": 0.5, "gpvit": 3.5}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +62,7 @@ class Scene:
     @property
     def offset(self) -> float:
         """How far the first cell's center is from the image's edge, in pixels of the input."""
-        return OFFSETS["gpvit" if isinstance(self.model.backbone, GPViT) else "gcvit"]
+        return self.model.backbone.first_center
 
     @property
     def padded_images(self) -> Tensor:

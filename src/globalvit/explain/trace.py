@@ -19,13 +19,9 @@ from globalvit.explain.explanation import Explanation
 from globalvit.explain.scene import Pixel, Region, Scene
 from globalvit.explain.views import View
 from globalvit.models.attention_maps import WindowMaps, to_grid, to_windows
-from globalvit.models.gcvit import GCViT, Stage
-from globalvit.models.gpvit import GPViT
-from globalvit.tasks.task import Task
 
 # Numbers of attention maps that are held at a time: 64 MiB in float32.
 MOST_NUMBERS = 2**24
-GPVIT_STRIDE = 8
 ROUNDING = 1e-6
 Inputs = dict[nn.Module, tuple[Tensor, ...]]
 
@@ -41,23 +37,9 @@ class Asked:
     target: int | None = None
 
 
-def stride_of(model: Task, view: View) -> int:
-    """Pixels of the input to a cell of a view's grid."""
-    backbone = model.backbone
-    if isinstance(backbone, GCViT):
-        assert view.stage is not None
-        return backbone.strides[0] * 2**view.stage
-    return GPVIT_STRIDE
-
-
 def blocks_of(scene: Scene, view: View) -> list[nn.Module]:
     """The blocks of a view's stage, or of the network where it has no stages; only the one where it names one."""
-    backbone = scene.model.backbone
-    if isinstance(backbone, GCViT):
-        assert view.stage is not None
-        blocks = list(cast("Stage", backbone.stages[view.stage]).blocks)
-    else:
-        blocks = list(cast(GPViT, backbone).blocks)
+    blocks = scene.model.backbone.blocks_of(view.stage)
     return blocks if view.block is None else [blocks[view.block]]
 
 
@@ -116,7 +98,7 @@ def in_image(
     scene: Scene, view: View, asked: Asked, grid_HW: Tensor, title: str, *, total: float = 1.0, **known: Any
 ) -> Explanation:
     """An explanation of the cells of a grid that stand for the image; of `total`, the rest fell on padding."""
-    stride = stride_of(scene.model, view)
+    stride = view.stride
     rows, columns = scene.cells(stride)
     values = grid_HW[:rows, :columns].cpu().numpy()
     lost = 1 - float(values.sum()) / total if total > 0 else 0.0

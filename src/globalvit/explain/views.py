@@ -1,13 +1,11 @@
 """What can be looked at in a model, and finding one of it by stage, block and head."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from globalvit.closest import suggest
-from globalvit.models.gcvit import Block, GCViT, Stage
-from globalvit.models.gcvit_ablated import ShiftedWindowAttention
-from globalvit.models.gpvit import GPViT, GroupBlock
+from globalvit.models.backbone import AttentionView
 from globalvit.tasks.task import Task
 
 KINDS = ("local", "global", "groups", "propagation", "rollout", "grad_cam")
@@ -24,37 +22,37 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class View:
-    """One thing to look at. Stages, blocks and heads count from 0, as in the names of parameters.
+class View(AttentionView):
+    """One thing to look at: what the backbone offers, with what the task adds.
 
     Attributes:
-        kind: `local` (windows of GC ViT, stripes of GPViT), `global`, `groups`, `propagation`, `rollout`, `grad_cam`.
-        stage: of GC ViT; None in GPViT, which has none.
-        block: of the stage, in GPViT of the network; None where all of them or the stage's output is meant.
-        heads: how many there are to choose from, 0 where there is no choice.
-        takes: the choices of `explain` that mean something here: `head`, `pixel`, `region`, `group`, `target`.
+        takes: the choices of `explain` that apply here: `head`, `pixel`, `region`, `group`, `target`.
     """
 
-    kind: str
-    stage: int | None = None
-    block: int | None = None
-    heads: int = 0
     takes: tuple[str, ...] = ()
 
 
 def views(model: Task) -> list[View]:
-    """Everything `explain` can show of a model, kind by kind, from the first block to the last."""
-    backbone = model.backbone
-    if isinstance(backbone, GCViT):
-        found = _of_gcvit(backbone)
-    else:
-        assert isinstance(backbone, GPViT)
-        found = _of_gpvit(backbone)
+    """Everything `explain` can show of a model, kind by kind, from the first block to the last.
+
+    Raises:
+        ValueError: the backbone, of an extension, has nothing to show.
+    """
+    found = model.backbone.attention_views()
+    if not found:
+        raise ValueError(f"{model.spec.model} has no blocks that can be shown; its backbone has no attention_views()")
     # Where Grad-CAM's score is one of many in an image, a place says which.
     placed = () if model.kind == "classify" else ("pixel", "region")
     every = [
-        View(kind=kind, stage=stage, block=block, heads=heads, takes=CHOICES[kind] + placed * (kind == "grad_cam"))
-        for kind, stage, block, heads in found
+        View(
+            kind=one.kind,
+            stage=one.stage,
+            block=one.block,
+            heads=one.heads,
+            stride=one.stride,
+            takes=CHOICES[one.kind] + placed * (one.kind == "grad_cam"),
+        )
+        for one in found
     ]
     return sorted(every, key=lambda view: KINDS.index(view.kind))
 
@@ -119,26 +117,3 @@ def _listed(numbers: list[int]) -> str:
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))
-
-
-def _of_gcvit(backbone: GCViT) -> Iterator[tuple[str, int | None, int | None, int]]:
-    for number, stage in enumerate(cast("list[Stage]", backbone.stages)):
-        attentions = [one.attention for one in cast("Iterable[Block]", stage.blocks)]
-        for block, attention in enumerate(attentions):
-            # Shifted windows, of the ablations, do not tile the grid and have no maps.
-            if not isinstance(attention, ShiftedWindowAttention):
-                yield ("global" if attention.is_global else "local"), number, block, backbone.config.num_heads[number]
-        if not any(isinstance(attention, ShiftedWindowAttention) for attention in attentions):
-            yield "rollout", number, None, 0
-        yield "grad_cam", number, None, 0
-
-
-def _of_gpvit(backbone: GPViT) -> Iterator[tuple[str, int | None, int | None, int]]:
-    yield "rollout", None, None, 0
-    for block, one in enumerate(backbone.blocks):
-        yield "grad_cam", None, block, 0
-        if isinstance(one, GroupBlock):
-            yield "groups", None, block, backbone.config.num_group_heads
-            yield "propagation", None, block, backbone.config.num_group_heads
-        else:
-            yield "local", None, block, backbone.config.num_heads

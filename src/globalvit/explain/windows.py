@@ -15,7 +15,6 @@ from globalvit.explain.trace import (
     follow_all,
     in_image,
     run_backbone,
-    stride_of,
     window_maps,
 )
 from globalvit.explain.views import View
@@ -29,7 +28,7 @@ def explain_local(scene: Scene, view: View, asked: Asked) -> Explanation:
     (block,) = blocks_of(scene, view)
     inputs, _ = run_backbone(scene, [block])
     parts = window_maps(block, inputs[block])
-    stride = stride_of(scene.model, view)
+    stride = view.stride
     weights_HW = scene.start(stride, parts[0].size, asked.pixel, asked.region)
     reached_HW = follow_all(parts, weights_HW, asked.head)
     pixel = None if asked.region else asked.pixel or scene.center()
@@ -57,7 +56,7 @@ def explain_global(scene: Scene, view: View, asked: Asked) -> Explanation:
     inputs, _ = run_backbone(scene, [block])
     (maps,) = window_maps(block, inputs[block])
     windows = maps.grid[0] // maps.rows * (maps.grid[1] // maps.columns)
-    query_N = _query_weights(scene, maps, stride_of(scene.model, view), asked)
+    query_N = _query_weights(scene, maps, view.stride, asked)
     weights_HW = to_grid(query_N.expand(windows, -1), maps.rows, maps.columns, maps.grid)
     what = "global" if asked.pixel is None else "global, one query token"
     return in_image(

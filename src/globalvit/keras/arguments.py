@@ -10,13 +10,13 @@ import keras
 
 from globalvit.closest import suggest
 from globalvit.models.variants import (
-    ALIASES,
     SMALLEST_IMAGE,
     VARIANTS,
     GCViTConfig,
     GPViTConfig,
     Size,
     choose_window,
+    unalias,
 )
 from globalvit.weights import catalog
 
@@ -50,10 +50,9 @@ def resolve(model: str) -> str:
     Raises:
         ValueError: no model has this name; the text gives the closest ones.
     """
-    resolved = ALIASES.get(model, model)
+    resolved = unalias(model)
     if resolved not in VARIANTS:
-        known = [*VARIANTS, *(alias for alias, name in ALIASES.items() if name in VARIANTS)]
-        raise ValueError(f"Model {model!r} is not known.{suggest(model, known)}")
+        raise ValueError(f"Model {model!r} is not known.{suggest(resolved, VARIANTS)}")
     return resolved
 
 

@@ -79,10 +79,14 @@ class Case:
     def accepts(self, kernels: str) -> bool:
         """Whether the kernels compute this call."""
         found = self.operation.implementations.get(kernels)
+        return found is not None and self.is_accepted(found.accepts)
+
+    def is_accepted(self, accepts: Callable[..., bool]) -> bool:
+        """Whether `accepts` is true of this call, with gradients if it is one of training."""
         with torch.set_grad_enabled(self.is_trained):
             for leaf in self.leaves():
                 leaf.requires_grad_(self.is_trained)
-            return found is not None and found.accepts(*self.arguments, **self.keywords)
+            return accepts(*self.arguments, **self.keywords)
 
 
 def cases(dtype: torch.dtype, *, side: int, dim: int, images: int = 1, device: str = "cpu") -> Iterator[Case]:

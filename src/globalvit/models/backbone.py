@@ -1,11 +1,33 @@
 """What every backbone offers to heads, necks, optimizers and the command line."""
 
 from abc import abstractmethod
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionView:
+    """One thing that `globalvit.explain` can show of a backbone.
+
+    Attributes:
+        kind: `local` (windows or stripes), `global`, `groups`, `propagation`, `rollout` or `grad_cam`. The blocks of
+            `local` and `global` have a method `attention_maps` that takes what `forward` takes and gives the
+            `WindowMaps` of `models.attention_maps`; those of `grad_cam` give their output (B, H, W, C).
+        stage: of a hierarchical network, from 0; None where there are no stages.
+        block: in the stage, or in the network, from 0; None where all of them or the stage's output is meant.
+        heads: how many there are to choose from, 0 where there is no choice.
+        stride: pixels of the image to one token of the blocks.
+    """
+
+    kind: str
+    stride: int
+    stage: int | None = None
+    block: int | None = None
+    heads: int = 0
 
 
 class Backbone(nn.Module):
@@ -15,11 +37,19 @@ class Backbone(nn.Module):
         channels: channels of the maps.
         strides: pixels of the image to one step on the maps; a map has ⌈H/stride⌉ × ⌈W/stride⌉ steps.
         in_channels: channels of the images.
+        is_plain: all blocks work at one width and stride, as in a plain transformer. Detectors then have norms in
+            their necks, and the auxiliary head of UPerNet takes the last map instead of the last but one.
+        pooling: how a classifier makes one vector of the last map: `mean`, or `group`, one learned query that attends.
+        first_center: where the middle of what the first token is computed from lies, in pixels from the image's edge;
+            strided 3×3 convolutions with padding 1 keep it at the first pixel, whatever the stride.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     in_channels: int
+    is_plain: bool = False
+    pooling: Literal["mean", "group"] = "mean"
+    first_center: float = 0.5
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +75,20 @@ class Backbone(nn.Module):
     @abstractmethod
     def depth_of(self, name: str) -> int:
         """Depth of a parameter from 0 (stem) to `num_depths` − 1 (last block and final norm)."""
+
+    def leave_out(self, maps: int) -> None:
+        """Freeze what only the first `maps` maps need, which a neck does not take.
+
+        Data-parallel training waits for the gradient of every parameter that is not frozen.
+        """
+
+    def attention_views(self) -> list[AttentionView]:
+        """What `globalvit.explain` can show, from the first block to the last; nothing without such blocks."""
+        return []
+
+    def blocks_of(self, stage: int | None) -> list[nn.Module]:  # noqa: ARG002 - not every network has stages
+        """The blocks of a stage that `attention_views` names; all of them where the network has no stages."""
+        return self.block_modules()
 
     def check(self, images: Tensor) -> None:
         """Refuse what is not a batch of images.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from globalvit.models import ops, windows
 from globalvit.models.attention_maps import WindowMaps, window_maps
-from globalvit.models.backbone import Backbone
+from globalvit.models.backbone import AttentionView, Backbone
 from globalvit.models.layers import (
     INIT_STD,
     DropPath,
@@ -109,7 +109,13 @@ class GlobalQuery(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention inside windows: local (own queries) or global (the image's pooled queries), section 2.1."""
+    """Attention inside windows: local (own queries) or global (the image's pooled queries), section 2.1.
+
+    Attributes:
+        has_maps: whether `attention_maps` can show it.
+    """
+
+    has_maps = True
 
     def __init__(self, dim: int, num_heads: int, window: int, *, is_global: bool) -> None:
         super().__init__()
@@ -263,6 +269,37 @@ class GCViT(Backbone):
     def block_modules(self) -> list[nn.Module]:
         """The blocks of all stages."""
         return [block for stage in cast("list[Stage]", self.stages) for block in stage.blocks]
+
+    def leave_out(self, maps: int) -> None:
+        """See `Backbone`; only the detection form has norms of single maps."""
+        self.norms[:maps].requires_grad_(False)
+
+    def attention_views(self) -> list[AttentionView]:
+        """See `Backbone`."""
+        views = []
+        for number, stage in enumerate(cast("list[Stage]", self.stages)):
+            stride = self.strides[number]
+            blocks = [one.attention for one in cast("list[Block]", stage.blocks)]
+            views += [
+                AttentionView(
+                    kind="global" if attention.is_global else "local",
+                    stage=number,
+                    block=block,
+                    heads=self.config.num_heads[number],
+                    stride=stride,
+                )
+                for block, attention in enumerate(blocks)
+                if attention.has_maps
+            ]
+            if all(attention.has_maps for attention in blocks):
+                views.append(AttentionView(kind="rollout", stage=number, stride=stride))
+            views.append(AttentionView(kind="grad_cam", stage=number, stride=stride))
+        return views
+
+    def blocks_of(self, stage: int | None) -> list[nn.Module]:
+        """See `Backbone`."""
+        assert stage is not None
+        return list(cast("Stage", self.stages[stage]).blocks)
 
     def no_decay_names(self) -> set[str]:
         """The tables of position biases."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from globalvit.models import ops, windows
 from globalvit.models.attention_maps import WindowMaps, sequence_map, stripe_maps
-from globalvit.models.backbone import Backbone
+from globalvit.models.backbone import AttentionView, Backbone
 from globalvit.models.layers import (
     INIT_STD,
     ConvNormReLU,
@@ -37,6 +37,7 @@ GROUP_EPS = 1e-5
 STEM_WIDTH = 64
 POSITION_GRID = 28
 PATCH = 4
+STRIDE = 8
 
 
 class Stem(nn.Module):
@@ -214,12 +215,17 @@ class GroupBlock(nn.Module):
 class GPViT(Backbone):
     """One map (B, width, ⌈H/8⌉, ⌈W/8⌉) for each block of `config.outputs`, each through an LN of its own."""
 
+    is_plain = True
+    # The stem takes 4×4 patches of a map of stride 2.
+    first_center = 3.5
+
     def __init__(self, config: GPViTConfig) -> None:
         super().__init__()
         self.config = config
         self.in_channels = config.in_channels
         self.channels = config.channels
-        self.strides = (8,) * len(config.outputs)
+        self.pooling = config.pooling
+        self.strides = (STRIDE,) * len(config.outputs)
         self.stem = Stem(config.in_channels, config.stem_convs, config.width)
         self.position_embedding = nn.Parameter(torch.zeros(POSITION_GRID, POSITION_GRID, config.width))
         self.blocks = nn.ModuleList(_blocks(config))
@@ -267,6 +273,23 @@ class GPViT(Backbone):
 
     def block_modules(self) -> list[nn.Module]:
         """Local and group propagation blocks."""
+        return list(self.blocks)
+
+    def attention_views(self) -> list[AttentionView]:
+        """See `Backbone`."""
+        views = [AttentionView(kind="rollout", stride=STRIDE)]
+        for block, one in enumerate(self.blocks):
+            is_group = isinstance(one, GroupBlock)
+            heads = self.config.num_group_heads if is_group else self.config.num_heads
+            views.append(AttentionView(kind="grad_cam", block=block, stride=STRIDE))
+            views += [
+                AttentionView(kind=kind, block=block, heads=heads, stride=STRIDE)
+                for kind in (("groups", "propagation") if is_group else ("local",))
+            ]
+        return views
+
+    def blocks_of(self, stage: int | None) -> list[nn.Module]:  # noqa: ARG002 - there are no stages
+        """See `Backbone`."""
         return list(self.blocks)
 
     def no_decay_names(self) -> set[str]:

@@ -8,6 +8,8 @@ from math import floor
 from operator import index
 from typing import Any, Literal
 
+from globalvit import extensions
+
 Form = Literal["classification", "segmentation", "detection", "one_stage"]
 Kind = Literal["classify", "segment", "detect"]
 Window = tuple[int, int, int, int]
@@ -186,17 +188,39 @@ FORMS: dict[str | None, Form] = {
     "retinanet": "one_stage",
 }
 
-# Every model by name: the backbones, which classify, then each of them with each head.
-MODELS: tuple[str, ...] = (*VARIANTS, *(f"{name}_{head}" for head in HEADS for name in VARIANTS))
 
-# The names people type from the official repository and from timm.
-ALIASES: dict[str, str] = {name.replace("gcvit_", "gc_vit_"): name for name in MODELS if name.startswith("gcvit_")}
+def variants() -> dict[str, Any]:
+    """Every backbone by name: those of the papers, then those of extensions."""
+    registered = {name: config for family in extensions.families() for name, config in family.variants.items()}
+    return VARIANTS | registered
+
+
+def heads() -> dict[str, Kind]:
+    """What can be put on a backbone, and the kind of task it makes: the papers' heads, then those of extensions."""
+    registered: dict[str, Kind] = {head.name: head.kind for head in extensions.heads()}
+    return HEADS | registered
+
+
+def form_of(head: str | None) -> Form:
+    """The form of the backbone that a head is put on."""
+    return FORMS[head] if head in FORMS else next(one.form for one in extensions.heads() if one.name == head)
+
+
+def model_names() -> tuple[str, ...]:
+    """Every model by name: the backbones, which classify, then each of them with each head."""
+    backbones = variants()
+    return (*backbones, *(f"{name}_{head}" for head in heads() for name in backbones))
+
+
+def unalias(model: str) -> str:
+    """The name of a model that is asked for as in the official repository and in timm, `gc_vit_tiny` for example."""
+    return f"gcvit_{model.removeprefix('gc_vit_')}" if model.startswith("gc_vit_") else model
 
 
 def split_name(model: str) -> tuple[str, str | None]:
     """A model's backbone and head: `gpvit_l1_upernet` → (`gpvit_l1`, `upernet`), `gpvit_l1` → (`gpvit_l1`, None)."""
     # The longest first: `cascade_mask_rcnn` ends in `mask_rcnn`.
-    for head in sorted(HEADS, key=len, reverse=True):
+    for head in sorted(heads(), key=len, reverse=True):
         if model.endswith(f"_{head}"):
             return model.removesuffix(f"_{head}"), head
     return model, None
@@ -316,7 +340,7 @@ class ModelSpec:
     @property
     def kind(self) -> Kind:
         """The kind of task."""
-        return "classify" if self.head is None else HEADS[self.head]
+        return "classify" if self.head is None else heads()[self.head]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and YAML."""

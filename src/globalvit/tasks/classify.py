@@ -14,7 +14,7 @@ from globalvit.metrics.accuracy import Accuracy
 from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
-from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
+from globalvit.models.variants import ModelSpec
 from globalvit.tasks.inputs import batches
 from globalvit.tasks.task import Batch, Task
 
@@ -106,10 +106,8 @@ def build_classifier(
     spec: ModelSpec, backbone: Backbone, preprocessing: EvalTransform, classes: tuple[str, ...] | None
 ) -> Classifier:
     """A classifier with a fresh head on `backbone`."""
-    config = VARIANTS[spec.backbone]
-    has_group_pool = isinstance(config, GPViTConfig) and config.pooling == "group"
-    head = ClassifyHead(
-        GroupPool(config.width) if has_group_pool else MeanPool(), backbone.channels[-1], spec.num_classes
-    )
+    channels = backbone.channels[-1]
+    pool = GroupPool(channels) if backbone.pooling == "group" else MeanPool()
+    head = ClassifyHead(pool, channels, spec.num_classes)
     head.init_weights()
     return Classifier(spec, backbone, head, preprocessing, classes)

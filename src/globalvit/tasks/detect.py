@@ -27,8 +27,7 @@ from globalvit.metrics.coco_ap import CocoAP
 from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
-from globalvit.models.gcvit import GCViT
-from globalvit.models.variants import VARIANTS, GPViTConfig, ModelSpec
+from globalvit.models.variants import ModelSpec
 from globalvit.necks.fpn import FPN
 from globalvit.tasks.inputs import sized
 from globalvit.tasks.reduce import over_step, world
@@ -348,16 +347,15 @@ def build_detector(
     spec: ModelSpec, backbone: Backbone, preprocessing: Preprocessing, classes: tuple[str, ...] | None
 ) -> Detector:
     """A detector with a fresh neck and fresh heads on `backbone`."""
-    is_gpvit = isinstance(VARIANTS[spec.backbone], GPViTConfig)
     if spec.head == "retinanet":
-        return _build_dense(spec, backbone, preprocessing, classes, has_norms=is_gpvit)
-    neck = FPN(backbone.channels, backbone.strides, norm=is_gpvit, extra="pool")
+        return _build_dense(spec, backbone, preprocessing, classes)
+    neck = FPN(backbone.channels, backbone.strides, norm=backbone.is_plain, extra="pool")
     is_cascade = spec.head == "cascade_mask_rcnn"
     rpn = RPN(neck.channels, neck.strides, CASCADE if is_cascade else MASK_RCNN)
     if is_cascade:
         roi = CascadeHeads(neck.channels, neck.strides, spec.num_classes)
     else:
-        layers = BoxLayers(convs=4, fcs=1) if is_gpvit else BoxLayers(convs=0, fcs=2)
+        layers = BoxLayers(convs=4, fcs=1) if backbone.is_plain else BoxLayers(convs=0, fcs=2)
         roi = MaskRCNNHeads(neck.channels, neck.strides, spec.num_classes, layers)
     for part in (neck, rpn, roi):
         part.init_weights()
@@ -369,14 +367,10 @@ def _build_dense(
     backbone: Backbone,
     preprocessing: Preprocessing,
     classes: tuple[str, ...] | None,
-    *,
-    has_norms: bool,
 ) -> DenseDetector:
-    neck = FPN(backbone.channels, backbone.strides, norm=has_norms, extra="convs", finest=DENSE_FINEST)
+    neck = FPN(backbone.channels, backbone.strides, norm=backbone.is_plain, extra="convs", finest=DENSE_FINEST)
     dense = RetinaNetHead(neck.channels, neck.strides, spec.num_classes)
-    if isinstance(backbone, GCViT):
-        # Nobody reads the maps that the neck leaves out, and data-parallel training waits for every gradient.
-        backbone.norms[: neck.unused].requires_grad_(False)
+    backbone.leave_out(neck.unused)
     for part in (neck, dense):
         part.init_weights()
     return DenseDetector(spec, backbone, neck, dense, preprocessing, classes)

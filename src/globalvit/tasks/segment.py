@@ -19,7 +19,7 @@ from globalvit.metrics.metric import Metric
 from globalvit.metrics.miou import IGNORE, MeanIoU
 from globalvit.models.backbone import Backbone
 from globalvit.models.layers import resize_bilinear
-from globalvit.models.variants import SMALLEST_IMAGE, VARIANTS, GPViTConfig, ModelSpec
+from globalvit.models.variants import SMALLEST_IMAGE, ModelSpec
 from globalvit.tasks.inputs import groups, sized
 from globalvit.tasks.rows import Mirrored, Resized, Rows, Windowed, likeliest, whole
 from globalvit.tasks.segment_loss import SegmentLoss, count_pixels, pixel_loss
@@ -217,8 +217,7 @@ def build_segmenter(
     head, auxiliary_head = SegFormerHead(*maps), None
     if spec.head == "upernet":
         # The last of GPViT's maps; the last but one of GC ViT's, whose last is coarse.
-        is_plain = isinstance(VARIANTS[spec.backbone], GPViTConfig)
-        index = len(backbone.channels) - (1 if is_plain else 2)
+        index = len(backbone.channels) - (1 if backbone.is_plain else 2)
         head, auxiliary_head = UPerNetHead(*maps), FCNHead(*maps, index=index)
         auxiliary_head.init_weights()
     head.init_weights()

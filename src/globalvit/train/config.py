@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from globalvit.closest import suggest
-from globalvit.models.variants import ALIASES, ModelSpec
+from globalvit.models.variants import ModelSpec, unalias
 from globalvit.train.fields import AMP, TrainConfig
 from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, changes_training
 from globalvit.weights.catalog import FIRST
@@ -69,7 +69,7 @@ def load_config(
     values: Layer = {}
     for origin, layer in layers:
         values = _lay_over(values, _typed(layer, origin), origin)
-    values["model"] = ALIASES.get(values.get("model", ""), values.get("model", TrainConfig.model))
+    values["model"] = unalias(values.get("model", TrainConfig.model))
     return TrainConfig(**values)
 
 

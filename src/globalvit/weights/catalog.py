@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from globalvit.closest import suggest
-from globalvit.models.variants import ALIASES
+from globalvit.models.variants import unalias
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -123,7 +123,7 @@ class WeightRecord:
 
 def records(model: str) -> tuple[WeightRecord, ...]:
     """The weight files of a model, its authors' own first; none for a model without published weights."""
-    model = ALIASES.get(model, model)
+    model = unalias(model)
     return tuple(record for record in RECORDS if record.model == model)
 
 

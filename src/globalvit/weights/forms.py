@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from globalvit.models.variants import DETECTION_WINDOW, GCVIT, GPVIT, HEADS, GCViTConfig, ModelSpec, Window, split_name
+from globalvit import extensions
+from globalvit.models.variants import DETECTION_WINDOW, GCVIT, GPVIT, GCViTConfig, ModelSpec, Window, heads, split_name
 from globalvit.weights import gcvit_official, gpvit_official, openmmlab, timm
-from globalvit.weights.heads import HEADS as HEAD_PARTS
-from globalvit.weights.heads import full_name, head_of
+from globalvit.weights.heads import full_name, head_of, head_parts
 from globalvit.weights.names import RefusedError, listed, shape, shown
 
 State = Mapping[str, Any]
@@ -79,6 +79,12 @@ FORMS = (
 )
 
 
+def _marks(form: Form) -> tuple[str, ...]:
+    """A form's marks; the stems of extensions' networks mark our form."""
+    prefix = {"ours": "backbone.", "our_backbone": ""}.get(form.name)
+    return form.marks if prefix is None else (*form.marks, *(prefix + one.stem for one in extensions.families()))
+
+
 def detect_form(names: Iterable[str]) -> Form:
     """Whose names these are.
 
@@ -88,7 +94,7 @@ def detect_form(names: Iterable[str]) -> Form:
     names = list(names)
     present = set(names)
     for form in FORMS:
-        if present.intersection(form.marks):
+        if present.intersection(_marks(form)):
             return form
     titles = ", ".join(form.title for form in FORMS)
     raise ValueError(
@@ -148,7 +154,7 @@ def convert(form: Form, entries: State, source: str) -> dict[str, Any]:
     except (RuntimeError, IndexError, TypeError) as error:
         raise RefusedError(f"{source} has entries of other shapes than {form.title} ({_first_line(error)})") from error
     # What is looked at before every shape is compared with the model's.
-    axes = dict.fromkeys(STEMS, (4,)) | {POSITIONS: (3,)} | {head.outputs: (2, 4) for head in HEAD_PARTS}
+    axes = dict.fromkeys(_stems(), (4,)) | {POSITIONS: (3,)} | {head.outputs: (2, 4) for head in head_parts()}
     for name, value in state.items():
         allowed = (2,) if name.endswith(TABLE_OR_HIDDEN) else axes.get(name)
         if allowed and len(value.shape) not in allowed:
@@ -162,9 +168,10 @@ def convert(form: Form, entries: State, source: str) -> dict[str, Any]:
 def _prefixes(state: State) -> dict[str, Form]:
     """What stands before the names of each model in a state dict, and whose names these are."""
     found: dict[str, Form] = {}
+    marks_of = [(form, _marks(form)) for form in FORMS]
     for name in state:
-        for form in FORMS:
-            mark = next((mark for mark in form.marks if name == mark or name.endswith(f".{mark}")), None)
+        for form, marks in marks_of:
+            mark = next((mark for mark in marks if name == mark or name.endswith(f".{mark}")), None)
             if mark is not None:
                 found.setdefault(name.removesuffix(mark), form)
     # A backbone inside a model that is known as a whole is not a model of its own.
@@ -223,7 +230,11 @@ def infer_spec(state: State, model: str | None = None) -> ModelSpec:
 
 def stem_of(state: State) -> str | None:
     """The entry whose second axis is the images' channels."""
-    return next((name for name in STEMS if name in state), None)
+    return next((name for name in _stems() if name in state), None)
+
+
+def _stems() -> tuple[str, ...]:
+    return (*STEMS, *(f"backbone.{family.stem}" for family in extensions.families()))
 
 
 def windows(state: State) -> tuple[int, ...]:
@@ -247,7 +258,7 @@ def _chosen_window(state: State, model: str) -> Window | None:
 
 
 def _own_window(backbone: str, head: str | None) -> Window:
-    return DETECTION_WINDOW if head is not None and HEADS[head] == "detect" else GCVIT[backbone].window
+    return DETECTION_WINDOW if head is not None and heads()[head] == "detect" else GCVIT[backbone].window
 
 
 def _sizes_of(config: GCViTConfig) -> tuple[Any, ...]:

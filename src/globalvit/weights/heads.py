@@ -1,13 +1,15 @@
 """Which head the weights of a model are of, by its entries in our names.
 
 Everything outside `backbone.` belongs to the head. No torch here: entries are anything with a `shape`. Another head is
-another line of `HEADS`.
+another line of `HEADS`, or is registered by an extension.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from globalvit import extensions
 
 State = Mapping[str, Any]
 BACKBONE = "backbone."
@@ -74,9 +76,14 @@ HEADS = (
 )
 
 
+def head_parts() -> tuple[Head, ...]:
+    """What tells each head, those of extensions among them."""
+    return (*HEADS, *(Head(name=one.name, **asdict(one.entries)) for one in extensions.heads()))
+
+
 def head_of(state: State) -> Head | None:
     """The head of a state dict in our names; None for a backbone alone."""
-    return next((head for head in HEADS if head.mark in state), None)
+    return next((head for head in head_parts() if head.mark in state), None)
 
 
 def full_name(backbone: str, head: Head | None) -> str:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from globalvit.atomic import replace_with
-from globalvit.models.variants import MODELS, ModelSpec, split_name
+from globalvit.models.variants import ModelSpec, model_names, split_name
 from globalvit.weights import catalog, forms
 from globalvit.weights.adapt import Adapted, adapt
 from globalvit.weights.catalog import (
@@ -403,7 +403,7 @@ def _saved(file: Path) -> dict[str, Any]:
         if not metadata:
             return {}
         spec, classes = ModelSpec.from_dict(metadata["spec"]), metadata["classes"]
-        if spec.model not in MODELS:
+        if spec.model not in model_names():
             raise ValueError(f"model {spec.model!r} is not known")
         if classes is not None and not (isinstance(classes, list) and all(isinstance(one, str) for one in classes)):
             raise TypeError("classes are not names")

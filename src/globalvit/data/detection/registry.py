@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from globalvit import extensions
 from globalvit.data.detection.coco import CocoFormat
 from globalvit.data.detection.formats import DetectionFormat
 from globalvit.data.detection.voc import VocFormat
@@ -18,6 +19,12 @@ def register(form: DetectionFormat) -> None:
     FORMATS[:] = [one for one in FORMATS if one.name != form.name] + [form]
 
 
+def formats() -> list[DetectionFormat]:
+    """The package's own formats, then those of extensions."""
+    extensions.load()
+    return FORMATS
+
+
 def holds_objects(folder: Path, form: str | None = None) -> bool:
     """Whether a folder is a set of images with objects; the name of a format says so, or denies it."""
-    return any(form == one.name if form else one.matches(folder) for one in FORMATS)
+    return any(form == one.name if form else one.matches(folder) for one in formats())

@@ -44,6 +44,15 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> T
     return NormMlp.apply(x, norm.weight, norm.bias, norm.eps, *parameters, product_dtype(x))
 
 
+def _require_products(dtype: torch.dtype) -> None:
+    # Without dot products of pairs, rows between two layers are float32; what training keeps of them is bfloat16.
+    if dtype == torch.bfloat16 and not library.load().has_pairs():
+        raise ValueError(
+            "expected a CPU with dot products of bfloat16 for training with the C kernels, got one without; "
+            "use float32, or set_kernels('torch')"
+        )
+
+
 class NormLinear(Function):
     """A Linear, and a layer norm before it if there are factors."""
 
@@ -59,6 +68,7 @@ class NormLinear(Function):
         dtype: torch.dtype,
     ) -> Tensor:
         """(…, C) → (…, K)."""
+        _require_products(dtype)
         ctx.save_for_backward(x, factors, offsets, weight, bias)
         ctx.eps, ctx.dtype = eps, dtype
         with record_function(SHOWN_AS):
@@ -104,6 +114,7 @@ class NormMlp(Function):
         dtype: torch.dtype,
     ) -> Tensor:
         """(…, C) → (…, K)."""
+        _require_products(dtype)
         kept = x.new_empty((*x.shape[:-1], weight1.shape[0]), dtype=dtype)
         ctx.save_for_backward(x, factors, offsets, weight1, bias1, weight2, bias2, kept)
         ctx.eps, ctx.dtype = eps, dtype

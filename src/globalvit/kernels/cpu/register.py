@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from globalvit import pytorch
 from globalvit.kernels.cpu import attention, library
 from globalvit.kernels.cpu.branch_training import branch
-from globalvit.kernels.cpu.choices import slower, takes_pytorch
+from globalvit.kernels.cpu.choices import computable, slower, takes_pytorch
 from globalvit.kernels.cpu.dispatch import needs_gradient
 from globalvit.kernels.cpu.linear import computes
 from globalvit.kernels.cpu.linear_training import norm_linear, norm_mlp, product_dtype
@@ -42,6 +42,7 @@ def _implement(operation: ops.Operation, accepts: Callable[..., bool]) -> Callab
     def accepts_and_pays(x: Tensor, *args: Any, **kwargs: Any) -> bool:
         return accepts(x, *args, **kwargs) and is_trusted(operation.__name__) and _pays(operation.__name__, x)
 
+    computable[operation.__name__] = accepts
     return operation.implement("c", accepts_and_pays)
 
 
