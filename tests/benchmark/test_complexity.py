@@ -78,5 +78,5 @@ def test_only_full_attention_grows_faster_than_the_image(toy, kind, factor):
 
 
 def test_gpvit_has_no_windows_like_swins():
-    with pytest.raises(ValueError, match=r"Swin's windows have no place in GPViT, .* choose own or full"):
+    with pytest.raises(ValueError, match=r"gpvit_l1 cannot be counted with swin attention; choose own or full"):
         complexity("gpvit_l1", (224, 224), "swin")

@@ -22,6 +22,7 @@ FOUNDATIONS = (
     "pytorch",
     "drawing",
     "console",
+    "extensions",
 )
 MODELS = ("variants", "models", "ops", "layers")
 NETWORKS = (*MODELS, "necks", "heads", "detectors")
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "variants": (),
     "pytorch": (),
     "console": (),
+    "extensions": ("variants",),  # inside a function: names that are taken
     "kernels": ("ops", "layers"),
     # The networks know nothing of the kernels, which register in `ops` when they are loaded.
     "ops": ("models",),

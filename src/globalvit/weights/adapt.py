@@ -50,7 +50,7 @@ def adapt(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Adapted:
     """
     adapted = Adapted(state=dict(state))
     source, model = head_of(state), head_of(own)
-    _adapt_parts(adapted, own, is_other_task=source is not None and source is not model)
+    _adapt_parts(adapted, own, is_other_task=source not in (None, model))
     _adapt_head(adapted, own, source, model)
     _adapt_tables(adapted, own)
     _adapt_stem(adapted, own)
@@ -99,7 +99,7 @@ def _adapt_head(adapted: Adapted, own: Mapping[str, Tensor], source: Head | None
     """A backbone alone takes no head; another task's is fresh; for other classes the class-wise layers are."""
     if model is None:
         _drop(adapted, _is_head)
-    elif source is not model:
+    elif source != model:
         _drop(adapted, _is_head)
         adapted.fresh += filter(_is_head, own)
         adapted.classes = (None, model.num_classes(own))
