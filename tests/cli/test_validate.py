@@ -159,7 +159,7 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path, capsys):
 def test_of_many_classes_the_worst_are_shown(capsys):
     metric = Accuracy([f"c{i:03}" for i in range(100)])
     for i in range(100):
-        metric.confusion_KK[i, i], metric.confusion_KK[i, i - 1] = i % 50, 50 - i % 50
+        metric.confusion[i, i], metric.confusion[i, i - 1] = i % 50, 50 - i % 50
     show(Result("classify", "gcvit_tiny", metric, {}))
     page = capsys.readouterr().out
     assert sum(line.strip().startswith("c0") for line in page.splitlines()) == 40

@@ -94,3 +94,9 @@ def test_labels_above_the_classes_are_refused():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"expected predictions of the labels' shape \(3, 2\), got \(2, 3\)"):
         scored((torch.zeros(2, 3), torch.zeros(3, 2)))
+
+
+def test_an_image_is_counted_without_reading_from_its_device():
+    metric = scored((PREDICTIONS.to("meta"), LABELS.to("meta")))
+    assert metric.confusion.device.type == "meta"
+    assert metric.count == 1

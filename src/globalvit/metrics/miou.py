@@ -6,9 +6,9 @@ Legend: `H W` pixels · `K` classes.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from globalvit.metrics.confusion import Confusion, countable
 from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
 
@@ -24,35 +24,43 @@ class MeanIoU(Metric):
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
-        self.confusion_KK = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+        self._confusion = Confusion(len(classes), IGNORE)
         self.count = 0
 
     def update(self, predictions_HW: Tensor, labels_HW: Tensor) -> None:
         """Add one image: whole numbers of any dtype, on any device, predictions 0 … K−1.
 
         Raises:
-            ValueError: the shapes differ, or a label is neither a class nor IGNORE.
+            ValueError: the shapes differ, or a label is neither a class nor IGNORE. On a GPU, reading the
+                counts raises the latter instead.
         """
         if predictions_HW.shape != labels_HW.shape:
             raise ValueError(
                 f"expected predictions of the labels' shape {tuple(labels_HW.shape)}, got {tuple(predictions_HW.shape)}"
             )
-        counted = labels_HW != IGNORE
-        labels, predictions = labels_HW[counted].long(), predictions_HW[counted].long()
-        check_labels(labels, len(self.classes), IGNORE)
-        # Rows are true classes, columns the predictions: the flattened pair is counted.
-        pairs = torch.bincount(labels * len(self.classes) + predictions, minlength=self.confusion_KK.numel())
-        self.confusion_KK += pairs.view_as(self.confusion_KK).cpu()
+        labels, predictions = countable(labels_HW).flatten().long(), countable(predictions_HW).flatten().long()
+        if labels.device.type == "cpu":
+            check_labels(labels, len(self.classes), IGNORE)
+        self._confusion.add(labels, predictions)
         self.count += 1
 
+    @property
+    def confusion(self) -> Tensor:
+        """Pixels by true class (rows) and by prediction (columns), on the device where they are counted."""
+        return self._confusion.matrix
+
     def state(self) -> tuple[Tensor, int]:
-        """Confusion counts and images."""
-        return self.confusion_KK.clone(), self.count
+        """Confusion counts and images.
+
+        Raises:
+            ValueError: a label was neither a class nor IGNORE.
+        """
+        return self._confusion.read(), self.count
 
     def merge(self, state: tuple[Tensor, int]) -> None:
         """Add another process's counts."""
         confusion_KK, count = state
-        self.confusion_KK += confusion_KK
+        self.confusion.add_(confusion_KK.to(self.confusion.device))
         self.count += count
 
     def compute(self) -> dict[str, float]:
@@ -61,17 +69,18 @@ class MeanIoU(Metric):
         Raises:
             ValueError: no pixel was scored.
         """
-        pixels = int(self.confusion_KK.sum())
+        confusion_KK = self._confusion.read()
+        pixels = int(confusion_KK.sum())
         if pixels == 0:
             raise ValueError(
                 "no pixel was scored; the validation split is empty, none of its files can be read, or all of its "
                 f"labels are {IGNORE}"
             )
-        rows = self._rows()
+        rows = _rows(self.classes, confusion_KK)
         return {
             "miou": _mean([row["iou"] for row in rows]),
             "macc": _mean([row["accuracy"] for row in rows]),
-            "pacc": 100.0 * int(self.confusion_KK.diagonal().sum()) / pixels,
+            "pacc": 100.0 * int(confusion_KK.diagonal().sum()) / pixels,
             "count": float(self.count),
         }
 
@@ -81,22 +90,24 @@ class MeanIoU(Metric):
         `pixels` are those of the ground truth; `accuracy` is the part of them that was found, `precision` the part of
         the predicted ones that is right.
         """
-        return {"per_class": self._rows(), "confusion_matrix": self.confusion_KK.tolist()}
+        confusion_KK = self._confusion.read()
+        return {"per_class": _rows(self.classes, confusion_KK), "confusion_matrix": confusion_KK.tolist()}
 
-    def _rows(self) -> list[dict[str, Any]]:
-        hits = self.confusion_KK.diagonal().tolist()
-        labeled, predicted = self.confusion_KK.sum(1).tolist(), self.confusion_KK.sum(0).tolist()
-        return [
-            {
-                "label": label,
-                "name": name,
-                "pixels": labeled[label],
-                "iou": _percent(hits[label], labeled[label] + predicted[label] - hits[label]),
-                "accuracy": _percent(hits[label], labeled[label]),
-                "precision": _percent(hits[label], predicted[label]),
-            }
-            for label, name in enumerate(self.classes)
-        ]
+
+def _rows(classes: Sequence[str], confusion_KK: Tensor) -> list[dict[str, Any]]:
+    hits = confusion_KK.diagonal().tolist()
+    labeled, predicted = confusion_KK.sum(1).tolist(), confusion_KK.sum(0).tolist()
+    return [
+        {
+            "label": label,
+            "name": name,
+            "pixels": labeled[label],
+            "iou": _percent(hits[label], labeled[label] + predicted[label] - hits[label]),
+            "accuracy": _percent(hits[label], labeled[label]),
+            "precision": _percent(hits[label], predicted[label]),
+        }
+        for label, name in enumerate(classes)
+    ]
 
 
 def _percent(part: int, whole: int) -> float | None:

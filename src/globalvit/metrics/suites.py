@@ -51,9 +51,6 @@ class RealAccuracy(SubsetAccuracy):
             is_right_BK[row, list(self.allowed[image])] = True
         guesses_BT = logits_BK.topk(min(TOP, len(self.classes))).indices
         best_B, hits_BT = guesses_BT[:, 0], is_right_BK.gather(1, guesses_BT)
-        self.in_top5 += int(hits_BT.any(1).sum())
         log_odds_B = logits_BK.masked_fill(~is_right_BK, -torch.inf).logsumexp(1) - logits_BK.logsumexp(1)
-        self.loss_sum -= float(log_odds_B.double().sum())
         labels_B = torch.where(hits_BT[:, 0], best_B, is_right_BK.int().argmax(1))
-        pairs = labels_B * len(self.classes) + best_B
-        self.confusion_KK += torch.bincount(pairs, minlength=self.confusion_KK.numel()).view_as(self.confusion_KK)
+        self._add(labels_B, best_B, hits_BT.any(1), -log_odds_B)
