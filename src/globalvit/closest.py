@@ -3,6 +3,9 @@
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
+# The answer to whoever asks for sharding (FSDP).
+USE_DDP = "use torchrun (DDP), which is enough up to 204 M parameters"
+
 # What other tools of this field, and other parts of this one, call a setting → its name here.
 OTHER_NAMES = {
     "learning_rate": "lr",

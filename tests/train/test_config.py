@@ -294,3 +294,17 @@ def test_naming_epochs_ends_the_counting_in_steps(tmp_path):
     assert (in_epochs.epochs, in_epochs.steps, in_epochs.warmup_steps, in_epochs.val_steps) == (9, None, None, None)
     with pytest.raises(ValueError, match="warmup_steps=20 must be less than steps=20"):
         load_config(tmp_path / "steps.yaml", {"steps": 20, "warmup_steps": 20})
+
+
+def test_sharding_is_answered_with_ddp(tmp_path):
+    words = "use torchrun \\(DDP\\), which is enough up to 204 M parameters"
+    with pytest.raises(ValueError, match=f"fsdp=true in the command line is not offered: {words}"):
+        load_config("digits", {"fsdp": True})
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: digits\nfsdp: true\n")
+    with pytest.raises(ValueError, match=rf"fsdp=true in .*mine\.yaml is not offered: {words}"):
+        load_config(path)
+    # Files of earlier versions name it.
+    path.write_text("base: digits\nfsdp: false\n")
+    assert load_config(path) == load_config("digits")
+    assert from_dict({"fsdp": True}, "state.json") == TrainConfig()

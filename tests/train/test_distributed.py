@@ -25,7 +25,7 @@ PLAIN = {
     "color_jitter": 0.0,
     "epochs": 7,
 }
-SHARDED, DETECTING = (str(Path(__file__).with_name(name)) for name in ("sharded.py", "detecting.py"))
+DETECTING = str(Path(__file__).with_name("detecting.py"))
 
 
 @pytest.mark.usefixtures("as_elsewhere")
@@ -77,10 +77,6 @@ def test_sigterm_to_torchrun_stops_both_of_its_processes(command, launch, tmp_pa
     weights = load_file(follow(folder / "checkpoints" / "last") / "model.safetensors")
     assert state["step"] > 0
     assert all(torch.isfinite(value).all() for value in weights.values())
-
-
-def test_a_sharded_model_trains_saves_and_goes_on_as_a_whole_one(run_pair):
-    run_pair(SHARDED)
 
 
 @pytest.mark.slow

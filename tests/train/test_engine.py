@@ -6,7 +6,7 @@ import torch
 from globalvit.build import create_model
 from globalvit.models.ops import chosen_kernels
 from globalvit.tasks.segment_loss import SegmentLoss
-from globalvit.train.engine import full_state, load_full_state, start_engine
+from globalvit.train.engine import full_state, has_fixed_sizes, load_full_state, start_engine
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import create_optimizer
 
@@ -39,12 +39,11 @@ def test_kernels_that_cannot_be_used_are_refused(monkeypatch):
         assert engine.kernels == "torch"
 
 
-def test_sharding_on_a_processor_is_refused():
-    with (
-        pytest.raises(ValueError, match="fsdp shards over GPUs and there is none here; leave --fsdp out"),
-        start_engine(TrainConfig(fsdp=True, **CPU)),
-    ):
-        pass
+@pytest.mark.parametrize(
+    ("model", "is_fixed"), [("gcvit_tiny", True), ("gcvit_tiny_segformer", False), ("gcvit_tiny_mask_rcnn", False)]
+)
+def test_the_fastest_convolutions_are_searched_for_images_of_one_size_only(model, is_fixed):
+    assert has_fixed_sizes(TrainConfig(model=model)) is is_fixed
 
 
 def test_a_launcher_that_is_not_heard_is_noticed(monkeypatch):

@@ -75,7 +75,11 @@ def test_config_and_resume_together_as_people_type_it(words, tmp_path):
             1,
             "precision=fp16 needs a GPU, and the device is cpu; use --precision auto",
         ),
-        ("--config digits --device cpu --fsdp", 1, "fsdp shards over GPUs"),
+        (
+            "--config digits --device cpu --fsdp",
+            2,
+            "option --fsdp: use torchrun (DDP), which is enough up to 204 M",
+        ),
         ("--config digits --device cpu --model gcvit_tinny", 1, "Did you mean"),
         ("--config digits --device cpu --img-size 16", 1, "give 32 pixels or more"),
         ("--config digits --device cpu --opt adamv", 1, "opt='adamv' is not known to timm"),

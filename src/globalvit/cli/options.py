@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from globalvit.cli.flags import FALSE, TRUE, Flag, flags_of, read_value
 from globalvit.cli.helppage import commands_page, options_page
-from globalvit.closest import name_here, suggest
+from globalvit.closest import USE_DDP, name_here, suggest
 
 Options = TypeVar("Options")
 
@@ -25,6 +25,7 @@ ELSEWHERE = {
     **dict.fromkeys(("eval", "metrics", "metric"), _METRIC),
     "launcher": "start the command with torchrun instead, and leave it out",
     "cfg_options": "give the settings as flags, or in a YAML file with --config",
+    "fsdp": USE_DDP,
     "show_dir": "use globalvit predict IMAGES --draw --output DIR to draw predictions",
 }
 SWITCH_WORDS = ("true", "false", "yes", "no", "on", "off")

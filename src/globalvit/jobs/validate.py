@@ -188,8 +188,7 @@ def validate(options: ValidateOptions) -> Result:
         raise ValueError(f"validate {NEEDS_DATA}")
     from globalvit.train.engine import start_engine
 
-    # No sharding: a model that could be trained fits on one device without its optimizer.
-    with start_engine(replace(settings, fsdp=False)) as engine:
+    with start_engine(settings) as engine:
         task = open_model(options)
         check_words(options.eval, task.spec)
         settings = replace(settings, model=task.spec.model)

@@ -25,7 +25,7 @@ class Confusion:
         self.extremes = torch.zeros(2, dtype=torch.int64)
 
     def add(self, labels_N: Tensor, predictions_N: Tensor) -> None:
-        """Count pairs of int64, predictions 0 … K−1. Labels that are no class are reported by `read`."""
+        """Count pairs of int64, predictions 0 … K−1. `read` reports labels outside the classes."""
         if labels_N.numel() == 0:
             return
         self.cells, self.extremes = (kept.to(labels_N.device) for kept in (self.cells, self.extremes))

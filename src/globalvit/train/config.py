@@ -15,10 +15,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from globalvit.closest import suggest
+from globalvit.closest import USE_DDP, suggest
 from globalvit.models.variants import ModelSpec, unalias
 from globalvit.train.fields import AMP, TrainConfig
-from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, changes_training
+from globalvit.train.foreign import FOREIGN_KEYS, RENAMED, SHARDING, changes_training
 from globalvit.weights.catalog import FIRST
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,7 @@ Layer = dict[str, Any]
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
     batch_size grad_accum_steps auto_batch kernels torch_operations torchcompile channels_last grad_checkpointing device
-    fsdp weights
-    early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
+    weights early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())
 
@@ -185,6 +184,9 @@ def _typed(layer: Layer, origin: str) -> Layer:
     name, on, off = AMP
     if name in layer:
         layer.setdefault("precision", on if convert(name, layer.pop(name), bool, origin) else off)
+    # Runs of earlier versions have it in their files.
+    if convert(SHARDING, layer.pop(SHARDING, False), bool, origin):
+        raise ValueError(f"{SHARDING}=true in {origin} is not offered: {USE_DDP}")
     _refuse(layer, hints, origin)
     foreign = {key: value for key, value in layer.items() if key in FOREIGN_KEYS and key not in hints}
     ignored = [f"{key}={value if isinstance(value, str) else _short(value)}" for key, value in foreign.items()]
@@ -314,7 +316,7 @@ def from_dict(values: Layer, origin: str) -> TrainConfig:
     Raises:
         ValueError: a key is not known, or a value is of the wrong type or out of its range.
     """
-    return TrainConfig(**_typed(values, origin))
+    return TrainConfig(**_typed({key: value for key, value in values.items() if key != SHARDING}, origin))
 
 
 def share_batch(config: TrainConfig, saved: TrainConfig, processes: int) -> TrainConfig:

@@ -1,6 +1,6 @@
 """Where a step runs: device, precision, processes. The only file that knows Accelerate.
 
-One process or many (torchrun), DDP or FSDP2, fp32 or mixed precision: the loop calls the same methods.
+One process or many (torchrun), fp32 or mixed precision: the loop calls the same methods.
 """
 
 import os
@@ -14,8 +14,6 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -29,6 +27,7 @@ from globalvit.hardware import (
     float32_products,
 )
 from globalvit.models.ops import Kernels, check_kernels, kernels_for, set_kernels, settled_operations, unavailable
+from globalvit.models.variants import ModelSpec
 from globalvit.tasks.reduce import counting, exchange
 from globalvit.tasks.task import Batch, Task
 from globalvit.train.fields import TrainConfig
@@ -74,8 +73,6 @@ class Engine:
         self.precision, self.precision_reason = _agree_on_precision(config.precision, kind)
         self.kernels: Kernels
         self.kernels, self.torch_operations = _agree_on_kernels(config, kind, self.precision)
-        self.is_sharded = config.fsdp
-        _check_sharding(config.fsdp, kind, self.precision)
         self.accelerator = Accelerator(
             cpu=kind == "cpu",
             mixed_precision=_ACCELERATE[self.precision],
@@ -90,7 +87,7 @@ class Engine:
         # Shared batch norms exist on GPUs only.
         self.has_shared_norms = config.sync_bn and self.world > 1 and self.device.type == "cuda"
         if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.benchmark = has_fixed_sizes(config)
 
     @property
     def is_main(self) -> bool:
@@ -98,20 +95,17 @@ class Engine:
         return self.rank == 0
 
     def place(self, *tasks: Task) -> None:
-        """Move tasks to the device and shard them where that is asked for; parameters may be replaced."""
+        """Move tasks to the device; modules may be replaced."""
         for task in tasks:
             task.to(self.device)
             if self.has_shared_norms:
                 nn.SyncBatchNorm.convert_sync_batchnorm(task)
-            if self.is_sharded:
-                shard(task)
 
     def prepare(self, task: Task, optimizer: Optimizer) -> None:
         """Take the task to train and its optimizer, made from the parameters as `place` left them."""
         self.task = task
         self.parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
-        step = TrainingStep(task)
-        self.model: nn.Module = step if self.is_sharded else self.accelerator.prepare_model(step)
+        self.model: nn.Module = self.accelerator.prepare_model(TrainingStep(task))
         self.optimizer = optimizer
         self.stepper = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
 
@@ -126,7 +120,10 @@ class Engine:
         Returns:
             The losses by name, detached, each times `share`.
         """
-        with nullcontext() if is_last else self._alone(), float32_products(self.device.type, self.precision):
+        with (
+            nullcontext() if is_last else self.accelerator.no_sync(self.model),
+            float32_products(self.device.type, self.precision),
+        ):
             with self.accelerator.autocast():
                 losses = self.model(batch)
             self.accelerator.backward(losses["loss"] * share)
@@ -152,7 +149,7 @@ class Engine:
         norm = gradient_norm(self.parameters)
         if limit is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
-        return full(norm)
+        return norm
 
     def step(self) -> None:
         """Update the parameters and clear the gradients; with fp16 an overflow leaves the parameters as they are."""
@@ -275,11 +272,6 @@ class Engine:
         self.accelerator.end_training()
         _forget_accelerate()
 
-    def _alone(self):
-        if isinstance(self.task, FSDPModule):
-            return _without_sync(self.task)
-        return self.accelerator.no_sync(self.model)
-
 
 @contextmanager
 def _kept_statistics(task: Task) -> Iterator[None]:
@@ -359,25 +351,13 @@ def _agree_on_kernels(config: TrainConfig, device: str, precision: Precision) ->
     return chosen[0]
 
 
-def shard(task: Task) -> None:
-    """Split parameters, gradients and optimizer state over the processes (FSDP2), one group for each block."""
-    for block in task.backbone.block_modules():
-        fully_shard(block)
-    fully_shard(task)
-
-
-def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be split over processes; every process must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def full_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state dict with whole tensors on the CPU."""
-    return {name: full(value).detach().cpu() for name, value in module.state_dict().items()}
+    """The module's state dict on the CPU."""
+    return {name: value.detach().cpu() for name, value in module.state_dict().items()}
 
 
 def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy whole tensors into a module that may be sharded.
+    """Copy tensors into a module, wherever it is.
 
     Raises:
         ValueError: names, shapes or types differ.
@@ -392,17 +372,17 @@ def load_full_state(module: nn.Module, state: dict[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(like(state[name], value))
+            value.copy_(state[name])
 
 
 def optimizer_state(optimizer: Optimizer, names: dict[Tensor, str]) -> dict[str, Any]:
-    """The optimizer's state by parameter name, and its groups, with whole tensors on the CPU.
+    """The optimizer's state by parameter name, and its groups, on the CPU.
 
     It does not depend on the number of processes.
     """
-    state = {names[parameter]: _whole_values(values) for parameter, values in optimizer.state.items()}
+    state = {names[parameter]: _on_cpu(values) for parameter, values in optimizer.state.items()}
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    return {"state": state, "groups": [_whole_values(group) for group in groups]}
+    return {"state": state, "groups": [_on_cpu(group) for group in groups]}
 
 
 def load_optimizer_state(optimizer: Optimizer, names: dict[Tensor, str], saved: dict[str, Any]) -> None:
@@ -444,37 +424,18 @@ def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
     return tensor.shape, tensor.dtype
 
 
-def like(whole: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor placed as `model` is: on its device, and split as it is."""
-    moved = whole.to(model.device)
-    if not isinstance(model, DTensor):
-        return moved
-    return distribute_tensor(moved, model.device_mesh, model.placements)
-
-
-def _whole_values(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: full(value).detach().cpu() if isinstance(value, Tensor) else value for key, value in values.items()}
+def _on_cpu(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in values.items()}
 
 
 def _placed(value: Any, parameter: nn.Parameter) -> Any:
     has_its_shape = isinstance(value, Tensor) and value.shape == parameter.shape
-    return like(value, parameter) if has_its_shape else value
+    return value.to(parameter.device) if has_its_shape else value
 
 
-def _check_sharding(wanted: bool, device: str, precision: Precision) -> None:
-    if wanted and device == "cpu":
-        raise ValueError("fsdp shards over GPUs and there is none here; leave --fsdp out: processors train with DDP")
-    if wanted and precision == "fp16":
-        raise ValueError("fsdp does not go with fp16; use --precision bf16 or fp32")
-
-
-@contextmanager
-def _without_sync(task: FSDPModule) -> Iterator[None]:
-    task.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        task.set_requires_gradient_sync(True)
+def has_fixed_sizes(config: TrainConfig) -> bool:
+    """Whether all images have one size, so that searching for the fastest convolutions pays."""
+    return ModelSpec(model=config.model).kind == "classify"
 
 
 def _forget_accelerate() -> None:

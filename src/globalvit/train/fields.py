@@ -243,7 +243,6 @@ class TrainConfig:
     torchcompile: bool = option(RUNNING, False, "compile the model with torch.compile")
     channels_last: bool = option(RUNNING, False, "keep images and convolutions in channels-last memory order")
     device: DeviceChoice = option(RUNNING, "auto", f"device to train on; {DEVICE_HELP}")  # noqa: RUF009 - the type is a Literal
-    fsdp: bool = option(RUNNING, False, "shard model, gradients and optimizer across GPUs (FSDP2)")
     dist_timeout: float = option(RUNNING, 600.0, "seconds to wait for other processes before the run fails")
     seed: int = option(RUNNING, 0, "random seed")
 

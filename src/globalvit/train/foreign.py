@@ -71,6 +71,9 @@ def changes_training(key: str, value: Any, layer: Mapping[str, Any]) -> bool:
     return key in UNMET and value not in UNMET[key]
 
 
+# What splits a model over GPUs elsewhere.
+SHARDING = "fsdp"
+
 # Other names of what is known here by timm's present one.
 RENAMED = {
     "data": "data_dir",

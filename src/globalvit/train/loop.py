@@ -250,14 +250,13 @@ class Trainer:
             return
         engine, state = self.engine, self.state
         state.scaler = engine.scaler_state()
-        if engine.is_main or engine.is_sharded:
+        if engine.is_main:
             with explained(self.config, f"while saving step {state.step}"):
                 snapshot = take_snapshot(self.task, self.ema and self.ema.module, engine.optimizer)
-                if engine.is_main:
-                    snapshot.require_finite(state.step)
-                    self.report.sync()
-                    self.checkpoints.save(
-                        state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)
-                    )
+                snapshot.require_finite(state.step)
+                self.report.sync()
+                self.checkpoints.save(
+                    state.step, lambda folder: write_checkpoint(folder, self.task, snapshot, state, self.config)
+                )
         self.saved_step = state.step
         self._notify("on_checkpoint", path=self.checkpoints.at(state.step))

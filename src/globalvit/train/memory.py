@@ -7,6 +7,21 @@ import torch
 
 from globalvit.train.fields import TrainConfig
 
+# How libraries on a GPU word it: cuBLAS and cuDNN, CUDA and HIP outside of PyTorch's allocator, NCCL, and Apple's.
+_GPU_WORDS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "HIP out of memory",
+    "HIP error: out of memory",
+    "MPS backend out of memory",
+    "Failed to CUDA calloc",
+    "Cuda failure 2 'out of memory'",
+    "Cuda failure 'out of memory'",
+    "hip failure 'out of memory'",
+)
 # How PyTorch's allocator for CPUs and the system word it; there is no class of its own for it.
 _CPU_WORDS = ("not enough memory", "can't allocate memory", "annot allocate memory", "DefaultCPUAllocator", "bad_alloc")
 
@@ -15,7 +30,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _CPU_WORDS)
+    text = str(error)
+    is_in_cudnn = "CUDNN_STATUS_INTERNAL_ERROR" in text and "alloc" in text.lower()
+    return isinstance(error, RuntimeError) and (is_in_cudnn or any(word in text for word in _GPU_WORDS + _CPU_WORDS))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from globalvit.closest import suggest
 from globalvit.tasks.task import Task
 from globalvit.train.fields import TrainConfig
 
-# Optimizers whose one-kernel implementation is faster on every device, and works on sharded parameters.
+# Optimizers whose one-kernel implementation is faster on every device.
 FUSED = frozenset(["adam", "adamw"])
 
 

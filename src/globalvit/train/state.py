@@ -143,7 +143,7 @@ class Snapshot:
 
 
 def take_snapshot(task: Task, ema: Task | None, optimizer: Optimizer) -> Snapshot:
-    """Collect the tensors; with sharded parameters every process must call this."""
+    """Collect the tensors of a run."""
     return Snapshot(
         full_state(task), None if ema is None else full_state(ema), optimizer_state(optimizer, parameter_names(task))
     )
