@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from globalvit.models import windows
+from globalvit.models.attention_maps import WindowMaps
 from globalvit.models.gcvit import NORM_EPS, Block, FusedMBConv, GCViT, Stage, WindowAttention
 from globalvit.models.layers import INIT_STD, to_nchw, to_nhwc
 from globalvit.models.ops import position_bias
