@@ -1,4 +1,4 @@
-"""The weight file that a path means, and the settings of the run that it belongs to."""
+"""Find the weight file of a path, and the settings of its run."""
 
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ REMEDY = "give a weight file, a checkpoint folder or a run folder"
 
 
 def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool = True) -> Path:
-    """The weight file that a path means: itself, or that of a checkpoint folder or a run folder.
+    """Return the weight file of a path: the file itself, or that of a checkpoint folder or run folder.
 
     Raises:
         FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
@@ -32,7 +32,7 @@ def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool =
 
 
 def config_beside(file: Path) -> dict[str, Any] | None:
-    """The config of the run whose checkpoints hold `file`.
+    """Return the config of the run that the checkpoint `file` belongs to.
 
     Raises:
         ValueError: it is not a YAML file of settings by name.
