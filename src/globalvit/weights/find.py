@@ -1,10 +1,13 @@
 """Find the weight file of a path, and the settings of its run."""
 
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from globalvit.weights.pointers import follow
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE, EMA_FILE = "model.safetensors", "ema.safetensors"
 CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
@@ -54,6 +57,9 @@ def config_beside(file: Path) -> dict[str, Any] | None:
 
 def _checkpoint_of_run(run: Path, which: str) -> Path:
     folder = follow(run / CHECKPOINTS / which)
+    if not folder.is_dir() and which == "best" and (last := follow(run / CHECKPOINTS / "last")).is_dir():
+        logger.warning("run %s has no evaluation yet, so its last checkpoint, %s, is used", run, last.name)
+        return last
     if not folder.is_dir():
         has = ", ".join(sorted(path.name for path in folder.parent.iterdir())) or "none"
         raise FileNotFoundError(f"run {run} has no checkpoint {which!r}; it has {has}: give one's folder")
