@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from globalvit import extensions
-from globalvit.closest import suggest
+from globalvit.closest import names_arguments, suggest
 from globalvit.data.classification.imagenet import imagenet_names
 from globalvit.data.classification.transforms import EvalTransform
 from globalvit.data.common.transforms import FitTransform
@@ -123,6 +123,7 @@ def resolve_name(name: str) -> str:
     return resolved
 
 
+@names_arguments
 def create_model(
     name: str,
     weights: Source | None = None,
@@ -215,6 +216,7 @@ def build_task(spec: ModelSpec, preprocessing: Preprocessing, classes: tuple[str
     return build(spec, backbone, preprocessing, classes)
 
 
+@names_arguments
 def create_backbone(
     name: str,
     *,

@@ -1,7 +1,13 @@
 """Names a user may have meant, for error messages."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from inspect import signature
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 # What other tools of this field, and other parts of this one, call a setting → its name here.
 OTHER_NAMES = {
@@ -11,6 +17,11 @@ OTHER_NAMES = {
     "img_size": "image_size",
     "input_size": "image_size",
     "resolution": "image_size",
+    "in_chans": "in_channels",
+    "in_channels": "in_chans",
+    "drop_path_rate": "drop_path",
+    "nb_classes": "num_classes",
+    "epoch": "epochs",
     "batch": "batch_size",
     "batchsize": "batch_size",
     "data": "data_dir",
@@ -57,7 +68,28 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 def name_here(name: str, known: Collection[str]) -> str | None:
     """Return what another tool's setting is called here, where it is one of `known`; None if that is not known."""
-    meant = OTHER_NAMES.get(name)
+    tried, meant = {name}, OTHER_NAMES.get(name)
     while meant is not None and meant not in known:
+        tried.add(meant)
         meant = OTHER_NAMES.get(meant)
+        if meant in tried:
+            return None
     return meant
+
+
+def names_arguments(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Make a function answer unknown keyword arguments with a TypeError that names the right ones."""
+    known = list(signature(function).parameters)
+
+    @wraps(function)
+    def checked(*args: P.args, **given: P.kwargs) -> Result:
+        for name in given:
+            if name not in known:
+                meant = name_here(name, known)
+                near = f" Did you mean {meant!r}?" if meant else suggest(name, known)
+                if name == "pretrained" and meant:
+                    near = " Use weights='published' for published weights, and leave it out for fresh ones."
+                raise TypeError(f"unknown argument {name!r} of {function.__name__}().{near}")
+        return function(*args, **given)
+
+    return checked

@@ -70,10 +70,13 @@ def test_top_k_is_bounded_by_the_classes(model):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.zeros(3, 32, 32, dtype=torch.uint8), r"a torch.uint8 tensor of shape \(3, 32, 32\) came"),
-        (np.zeros((32, 32), np.uint8), r"an image came as uint8 array of shape \(32, 32\)"),
-        (np.zeros((32, 32, 3)), "an image came as float64 array"),
-        (7, "an image came as int; give a path, a PIL image or an RGB uint8 array"),
+        (
+            torch.zeros(3, 32, 32, dtype=torch.uint8),
+            r"float tensor \(channels, height, width\), got torch.uint8 of shape \(3, 32, 32\); ",
+        ),
+        (np.zeros((32, 32), np.uint8), r"got uint8 array of shape \(32, 32\)"),
+        (np.zeros((32, 32, 3)), "got float64 array"),
+        (7, r"expected a path, a PIL image or an RGB uint8 array \(height, width, 3\), got int"),
     ],
 )
 def test_other_images_are_refused(model, image, message):

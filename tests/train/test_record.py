@@ -60,7 +60,10 @@ def test_folders_are_numbered_and_tags_are_never_taken_twice(tmp_path):
     assert new_folder(tmp_path / "runs", None, "digits").name == "digits-1"
     assert new_folder(tmp_path / "runs", None, "digits").name == "digits-2"
     assert new_folder(tmp_path / "runs", "mine", "digits").name == "mine"
-    with pytest.raises(FileExistsError, match="mine exists; choose another --tag, or --resume"):
+    with pytest.raises(FileExistsError, match="mine exists; choose another --tag, or remove the folder, which has no"):
+        new_folder(tmp_path / "runs", "mine", "digits")
+    (tmp_path / "runs" / "mine" / "checkpoints" / "step-2").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match=r"mine exists; choose another --tag, or --resume .*mine"):
         new_folder(tmp_path / "runs", "mine", "digits")
 
 

@@ -2,16 +2,15 @@
 
 import sys
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from globalvit.cli.options import UsageError, parse_flags
+from globalvit.cli.options import UsageError, parse_flags, show_help, wants_help
 from globalvit.jobs.train import configure, needed_data
 from globalvit.train.config import TrainConfig, available_recipes, recipe_name, to_yaml
 
 SUMMARY = "Train or fine-tune a model on labeled images"
-DESCRIPTION = (
-    "Train a model with a recipe; every other flag overrides one of its settings. "
-    "Also runs under torchrun. Recipes: " + ", ".join(available_recipes())
-)
+DESCRIPTION = "Train a model with a recipe; every other flag overrides one of its settings. Also runs under torchrun."
+RECIPES_LIST = "Recipes: " + ", ".join(available_recipes())
 
 
 CONFIG_HELP = "a shipped recipe or a YAML file (default: fine-tuning for the model's task)"
@@ -29,6 +28,8 @@ class TrainOptions(TrainConfig):
 
 def run(argv: list[str], prog: str) -> int:
     """Train, or print the settings; return 0, or 128 plus the number of the signal that ended the run early."""
+    if wants_help(argv):
+        _show_help(argv, prog)
     given = parse_flags(TrainOptions, argv, prog, DESCRIPTION)
     source, is_print = given.pop("config", None), given.pop("print_config", False)
     source, config = configure(source, given)
@@ -44,3 +45,17 @@ def run(argv: list[str], prog: str) -> int:
     stop = StopSignal()
     train(config, recipe_name(source, config.model), stop)
     return 0 if config.exit_0_on_signal else stop.exit_status
+
+
+def _show_help(argv: list[str], prog: str) -> NoReturn:
+    """Print the help page with the defaults of the recipe and model in the command, and exit."""
+    try:
+        given = parse_flags(TrainOptions, [word for word in argv if word not in ("-h", "--help")], prog, DESCRIPTION)
+    except UsageError:
+        given = {}
+    for name in ("print_config", "resume"):
+        given.pop(name, None)
+    source, config = configure(given.pop("config", None), given)
+    name = recipe_name(source, config.model)
+    note = f"Defaults below are those of {name}; --config NAME --help shows those of another recipe."
+    show_help(TrainOptions, prog, f"{DESCRIPTION}\n{note}\n\n{RECIPES_LIST}", defaults=vars(config))

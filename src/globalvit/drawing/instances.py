@@ -132,7 +132,7 @@ def _texts(objects: _Objects, names: Sequence[str]) -> list[str]:
     texts = [printable(names[label]) if len(names) > 1 else "" for label in objects.labels]
     if objects.scores is None:
         return texts
-    return [f"{text} {100 * score:.0f}".strip() for text, score in zip(texts, objects.scores, strict=True)]
+    return [f"{text} {100 * score:.0f} %".strip() for text, score in zip(texts, objects.scores, strict=True)]
 
 
 def _write(image: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colors: Sequence[Color]) -> None:

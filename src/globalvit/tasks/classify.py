@@ -1,4 +1,4 @@
-"""Image classification: one label an image.
+"""Image classification: one label per image.
 
 Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
@@ -44,7 +44,7 @@ class Classifier(Task):
         return self.head(self.backbone(images_BCHW)[-1])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean cross-entropy against `targets` (B, K), soft, where the batch has them, else `labels` (B,).
+        """Return the mean cross-entropy with soft `targets` (B, K) if the batch has them, else with `labels` (B,).
 
         Raises:
             ValueError: a label is not a class, or the targets are of another number of classes.
@@ -66,11 +66,11 @@ class Classifier(Task):
         metric.update(logits_BK, batch["labels"])
 
     def metric(self) -> Accuracy:
-        """An empty count of hits."""
+        """Return an empty `Accuracy`."""
         return Accuracy(self.class_names)
 
     def predict(self, images: Any, *, batch_size: int = 32, top_k: int = 5) -> list[dict[str, Any]]:
-        """The likeliest classes of each image.
+        """Predict the most likely classes of each image.
 
         Args:
             images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
@@ -105,7 +105,7 @@ class Classifier(Task):
 def build_classifier(
     spec: ModelSpec, backbone: Backbone, preprocessing: EvalTransform, classes: tuple[str, ...] | None
 ) -> Classifier:
-    """A classifier with a fresh head on `backbone`."""
+    """Build a classifier with a fresh head on `backbone`."""
     channels = backbone.channels[-1]
     pool = GroupPool(channels) if backbone.pooling == "group" else MeanPool()
     head = ClassifyHead(pool, channels, spec.num_classes)

@@ -77,7 +77,7 @@ class Detector(Task):
 
     @abstractmethod
     def _read(self, features: Sequence[Tensor]) -> Maps:
-        """What the first heads make of the pyramid."""
+        """Return the first heads' outputs for the pyramid."""
 
     @abstractmethod
     def _losses(self, maps: Maps, objects: Sequence[Objects], sizes: Sequence[Size]) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ class Detector(Task):
         """
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Every term by its published name, summed over levels, and `loss`, their sum.
+        """Return every loss term by its published name, summed over levels, and `loss`, their sum.
 
         Args:
             batch: lists with an entry for each image: `images` float (C, h, w), normalized; `boxes` float32 (G, 4)
@@ -155,7 +155,7 @@ class Detector(Task):
             metric.update([answer], [batch["annotations"][position]])
 
     def metric(self) -> CocoAP:
-        """An empty average precision of boxes and, where there are some, masks."""
+        """Return an empty `CocoAP` of boxes and, if the detector has them, masks."""
         return CocoAP(self.class_names, with_masks=self.needs_masks, max_detections=self.max_detections)
 
     def predict(
@@ -166,7 +166,7 @@ class Detector(Task):
         score_threshold: float = SCORE_THRESHOLD,
         max_detections: int | None = None,
     ) -> list[dict[str, Any]]:
-        """What is in each image, and where.
+        """Detect the objects of each image.
 
         Args:
             images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
@@ -210,7 +210,7 @@ class Detector(Task):
 
 
 class RegionDetector(Detector):
-    """Regions are proposed, then looked at one by one: Mask R-CNN and its cascade.
+    """A two-stage detector, which classifies proposed regions: Mask R-CNN and its cascade.
 
     Attributes:
         rpn: the pyramid → proposals.
@@ -265,7 +265,7 @@ class RegionDetector(Detector):
 
 
 class DenseDetector(Detector):
-    """Every anchor says at once what it sees and where: RetinaNet.
+    """A one-stage detector, which classifies all anchors: RetinaNet.
 
     Attributes:
         dense: the pyramid → detections.
@@ -312,7 +312,7 @@ def _with_samples(learning: Learning, number: int) -> Learning:
 
 
 def share(own_count: Tensor) -> Tensor:
-    """What a pass divides its sums by: the count of the whole step, at least one, for each process."""
+    """Return the divisor of a pass's sums: the count of the whole step, at least one, per process."""
     return over_step(own_count).sum(0).clamp(min=1).float() / world()
 
 
@@ -346,7 +346,7 @@ def as_answer(found: Detections, size: Size, image: Size) -> dict[str, Tensor]:
 def build_detector(
     spec: ModelSpec, backbone: Backbone, preprocessing: Preprocessing, classes: tuple[str, ...] | None
 ) -> Detector:
-    """A detector with a fresh neck and fresh heads on `backbone`."""
+    """Build a detector with a fresh neck and fresh heads on `backbone`."""
     if spec.head == "retinanet":
         return _build_dense(spec, backbone, preprocessing, classes)
     neck = FPN(backbone.channels, backbone.strides, norm=backbone.is_plain, extra="pool")

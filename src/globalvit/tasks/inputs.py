@@ -1,4 +1,4 @@
-"""What `predict` accepts, turned into batches of one size.
+"""Turn the inputs of `predict` into batches of images of one size.
 
 A forward pass holds only images of one size: nothing is padded to a neighbor's size, so that no answer depends on
 what else was asked.
@@ -53,8 +53,8 @@ def as_tensor(image: Any, preprocessing: EvalTransform | FitTransform) -> Tensor
         if image.ndim == 3 and image.is_floating_point():
             return image
         raise ValueError(
-            f"a {image.dtype} tensor of shape {tuple(image.shape)} came; give preprocessed float tensors (channels, "
-            f"height, width), or images as paths, PIL images or uint8 arrays (height, width, 3)"
+            f"expected a preprocessed float tensor (channels, height, width), got {image.dtype} of shape "
+            f"{tuple(image.shape)}; unprocessed images are paths, PIL images or uint8 arrays (height, width, 3)"
         )
     return preprocessing(as_image(image))
 
@@ -81,8 +81,8 @@ def as_image(image: Any) -> Image.Image:
         return to_rgb(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return Image.fromarray(image)
-    came = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"an image came as {came}; give a path, a PIL image or an RGB uint8 array (height, width, 3)")
+    got = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ValueError(f"expected a path, a PIL image or an RGB uint8 array (height, width, 3), got {got}")
 
 
 def _as_sequence(images: Any) -> Sequence[Any]:

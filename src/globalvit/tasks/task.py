@@ -25,7 +25,7 @@ Preprocessing = EvalTransform | FitTransform
 
 @dataclass
 class _Modes:
-    """How many threads evaluate a model, and the modes that its modules had before the first one."""
+    """Number of threads that evaluate a model, and the modes of its modules before the first one."""
 
     threads: int = 0
     modes: list[tuple[nn.Module, bool]] = field(default_factory=list)
@@ -36,7 +36,7 @@ _evaluated: dict[nn.Module, _Modes] = {}
 
 
 class Task(nn.Module):
-    """What training, evaluation and the command line know of a model.
+    """Interface of a model to training, evaluation and the command line.
 
     Attributes:
         kind: `classify`, `segment` or `detect`.
@@ -70,16 +70,16 @@ class Task(nn.Module):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes' names, or their numbers where no names are known."""
+        """Return the class names, or their numbers if names are unknown."""
         return self.classes or tuple(map(str, range(self.spec.num_classes)))
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Return the device of the parameters."""
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, in which batch norms may be frozen, or evaluation mode."""
+        """Set training mode, in which batch norms may be frozen, or evaluation mode."""
         super().train(mode)
         if mode and self.has_frozen_norms:
             for module in self.modules():
@@ -89,7 +89,7 @@ class Task(nn.Module):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name; `loss` is the one to minimize, the others are for the log."""
+        """Return scalars by name; `loss` is minimized, the others are logged."""
 
     def count(self, batch: Batch) -> None:
         """Ask `tasks.reduce.over_step` for all that `losses` asks for, in the same order; without gradients."""

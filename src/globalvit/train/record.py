@@ -193,5 +193,7 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
-        raise FileExistsError(f"run folder {folder} exists; choose another --tag, or --resume {folder}") from error
+        saved = any(folder.glob("checkpoints/step-*"))
+        remedy = f"or --resume {folder}" if saved else "or remove the folder, which has no checkpoint to resume from"
+        raise FileExistsError(f"run folder {folder} exists; choose another --tag, {remedy}") from error
     return folder

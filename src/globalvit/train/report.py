@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from globalvit import atomic
+from globalvit.data.common.folders import listed
 from globalvit.data.common.loading import Batch
 from globalvit.data.common.transforms import FitTransform
 from globalvit.metrics.metric import Metric
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 REPORT_FILE = "report.json"
 # Seconds between two drawings of the curves while the run goes on.
 DRAW_EVERY = 300.0
+# Class names in the log at the start of a run.
+MOST_CLASSES = 20
 
 
 class Reporter:
@@ -145,6 +148,7 @@ class Reporter:
             *(config.model, config.data_dir, len(inputs.splits.train), len(inputs.splits.val)),
             *(len(inputs.splits.classes), describe(inputs.transform), self.engine.world, self.engine.device),
         )
+        logger.info("classes: %s", listed(inputs.splits.classes, MOST_CLASSES))
         logger.info(
             "precision %s (%s), kernels %s%s",
             *(self.engine.precision, self.engine.precision_reason, self.engine.kernels),

@@ -282,7 +282,7 @@ def _open_folder(
 ) -> tuple[Path, bool]:
     """The run's folder with config.yaml, classes.json and data.json, and whether it has the best checkpoint."""
     folder = _run_of(checkpoint) or new_folder(Path(config.output), config.tag, recipe, may_exist=config.resume == AUTO)
-    owner.take(folder)
+    owner.take(folder, is_new=config.resume is None)
     if checkpoint is not None:
         compare_data(folder, data, accept=config.accept_changed_data)
     metrics = read_metrics(folder)

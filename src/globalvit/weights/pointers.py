@@ -1,4 +1,4 @@
-"""Paths as users write them, and the files `best` and `last` of a run, which name one of its checkpoints."""
+"""Resolve paths, including the files `best` and `last` of a run, which name one of its checkpoints."""
 
 import re
 from os import PathLike, fspath
@@ -28,7 +28,7 @@ def follow(path: str | PathLike[str]) -> Path:
 
 
 def point(pointer: Path, checkpoint: Path) -> None:
-    """Make the file `pointer` name a checkpoint beside it."""
+    """Write the file `pointer`, which names a checkpoint in the same folder."""
     atomic.write_text(pointer, checkpoint.name + "\n")
 
 
