@@ -206,6 +206,10 @@ def _look_into(
         ("shared labels", listing.doubled, labels),
     ):
         report.problems += [Problem(kind, str(root / name), (str(root / name),)) for name in names]
+    report.problems += [
+        Problem("several label maps", f"{listed(names)} in {labels} are of one image; remove all but one")
+        for names in listing.several
+    ]
     report.problems += [Problem("unreadable folder", f"{path} cannot be read", (path,)) for path in listing.unreadable]
     without = set(listing.without)
     pairs = [

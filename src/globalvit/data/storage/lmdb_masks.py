@@ -164,5 +164,14 @@ def _packed_table(header: Header) -> ClassTable | None:
     """The class file that was packed, if there was one."""
     if not header.classes:
         return None
-    colors = [bytes.fromhex(color[1:]) for color in header.colors]
-    return ClassTable(header.classes, tuple((red, green, blue) for red, green, blue in colors) or None)
+    void = [one.split("#") for one in header.void]
+    return ClassTable(
+        header.classes,
+        tuple(_color(color[1:]) for color in header.colors) or None,
+        tuple((int(number), _color(color)) for number, color in void),
+    )
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue
