@@ -26,9 +26,11 @@ from globalvit.data.common.folders import is_database, listed, split_folders
 from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongLabels
 from globalvit.data.common.orientation import Sight
 from globalvit.data.common.splits import role_of
+from globalvit.data.segmentation.class_masks import open_class_masks
 from globalvit.data.segmentation.class_table import reader_of, resolve_classes
 from globalvit.data.segmentation.dataset import Folders, MaskListing, find_folders, find_splits, may_hold_maps
-from globalvit.data.segmentation.label_images import IGNORE, LabelReader, WrongSize, read_labeled, sight_of_pair
+from globalvit.data.segmentation.label_images import IGNORE, LabelReader, Reads, WrongSize, read_labeled, sight_of_pair
+from globalvit.data.segmentation.registry import MasksByClass, find_format
 from globalvit.data.segmentation.survey import look_over, settle_reader
 
 # Errors of a sample → the kind of problem they are; the first that fits counts.
@@ -47,7 +49,7 @@ class Pair:
 
     image: Image
     labels: Image
-    reader: LabelReader
+    reader: Reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def check_masks(
     reduce_zero_label: bool = False,
     class_file: str | None = None,
     ignore_label: int | None = None,
+    form: str | None = None,
     split: str | None = None,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
@@ -140,6 +143,7 @@ def check_masks(
         reduce_zero_label: as `open_masks` takes it.
         class_file: as `open_masks` takes it.
         ignore_label: as `open_masks` takes it.
+        form: name of the format; None finds it.
         split: the only one to look over.
         workers: processes that read; 0 reads in this one.
         on_start: called with the number of images before the first is read.
@@ -157,6 +161,9 @@ def check_masks(
     classes: tuple[str, ...] = ()
     roots = {root.name: root for root in _databases(data_dir)}
     splits = find_splits(data_dir)
+    chosen = find_format(data_dir, form) if splits else None
+    if chosen is not None:
+        report.notes.append(Problem("format", f"{chosen.name}, {chosen.describe(data_dir)}"))
     is_binary: bool | None = None
     # Training decides how all label maps are read.
     for name in sorted(
@@ -164,12 +171,14 @@ def check_masks(
     ):
         if name in roots:
             classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
+        elif chosen is not None and chosen.name == MasksByClass.name:
+            classes, found = _look_into_class_masks(data_dir, name, classes, report, **options)
         else:
             table = resolve_classes(data_dir, **options)
             classes = table.names
             folders = find_folders(data_dir, name, exact=True)
             found = _look_into(folders, name, reader_of(table, **labels), table.names, report, is_binary=is_binary)
-        if is_binary is None and found:
+        if is_binary is None and found and isinstance(found[0].reader, LabelReader):
             is_binary = found[0].reader.is_binary
         pairs += found
     if not report.splits:
@@ -220,6 +229,24 @@ def _look_into(
         Pair(Image(split, "", str(images / image)), Image(split, "", str(labels / label)), reader)
         for image, label in pairs
     ]
+
+
+def _look_into_class_masks(
+    data_dir: Path, split: str, classes: Sequence[str], report: Report, **options: Any
+) -> tuple[tuple[str, ...], list[Pair]]:
+    """Classes and pairs of one split with one mask per class."""
+    try:
+        source = open_class_masks(data_dir, split, classes=classes or None, exact=True, **options)
+    except ValueError as error:
+        report.problems.append(Problem("wrong labels", str(error)))
+        report.splits.append(Split(split, len(classes), 0, 0))
+        return tuple(classes), []
+    report.splits.append(Split(split, len(source.classes), len(source), 0))
+    pairs = [
+        Pair(Image(split, "", source.name(at)), Image(split, "", source.label_name(at)), source.reader(at))
+        for at in range(len(source))
+    ]
+    return source.classes, pairs
 
 
 def _settled(
@@ -306,6 +333,8 @@ def _read_one(pair: Pair) -> Finding:
 
 def _known(pair: Pair) -> frozenset[int]:
     """The labels in a file that some class has."""
+    if not isinstance(pair.reader, LabelReader):
+        return frozenset()
     values = pair.reader.values(pair.labels.data(), pair.labels.path) or []
     found = {pair.reader.label_of(value) for value in values if value <= IGNORE}
     return frozenset(label for label in found if label < pair.reader.total)

@@ -1,8 +1,7 @@
-"""Color tables as other tools write them: a class and its color per line.
+"""Color tables as other tools write them, a class and its color per line.
 
-class_dict.csv      name,r,g,b                      as CamVid's comes
-labelmap.txt        name:r,g,b:parts:actions        as CVAT writes it
-label_colors.txt    r g b name                      as CamVid had it first
+`class_dict.csv`, as CamVid's comes: name,r,g,b. `labelmap.txt`, as CVAT writes it: name:r,g,b:parts:actions.
+`label_colors.txt`, as CamVid had it first: r g b name.
 """
 
 import csv
@@ -40,15 +39,11 @@ def read_rows(text: str, file: str) -> list[Row]:
     """
     rows: list[Row] = []
     for number, (name, values) in READERS[file](text):
-        try:
-            red, green, blue = (int(value) for value in values)
-            is_color = name and all(0 <= value <= 255 for value in (red, green, blue))
-        except ValueError:
-            is_color = False
-        if not is_color:
+        color = [int(value) for value in values if value.strip().isdecimal()]
+        if not name or len(values) != len(color) or len(color) != 3 or max(color) > 255:
             line = text.splitlines()[number - 1]
             raise ValueError(f"line {number} is {line[:80]!r}; expected {FORMS[file]} with three numbers 0 … 255")
-        rows.append(Row(name, (red, green, blue)))
+        rows.append(Row(name, (color[0], color[1], color[2])))
     return rows
 
 

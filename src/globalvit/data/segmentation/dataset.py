@@ -96,43 +96,25 @@ class Folders(NamedTuple):
     labels: Path
 
 
-class MaskFolder:
-    """One split of a folder of images and label maps.
-
-    Hidden files and files that do not end as images do are left out; the latter are counted in `other_files`, label
-    images without an image in `unused_labels`.
+class MaskPairs:
+    """Images of a folder, each with a label map.
 
     Args:
         folders: where they lie.
+        images: paths of the images below their folder.
+        labels: those of their label maps.
         table: names and colors of the classes.
-        reader: reads the label maps; None takes one for these classes.
-        is_binary: as in `settle_reader`.
-
-    Raises:
-        ValueError: no images, images without labels, two images of one stem, or what `settle_reader` refuses.
     """
 
-    def __init__(
-        self, folders: Folders, table: ClassTable, reader: LabelReader | None = None, *, is_binary: bool | None = None
-    ) -> None:
+    def __init__(self, folders: Folders, images: Sequence[str], labels: Sequence[str], table: ClassTable) -> None:
         self.folders, self.root = folders, folders.images
         self.classes, self.palette = table.names, palette_of(table)
-        listing = MaskListing(folders)
-        listing.check()
-        self.other_files, self.unused_labels = listing.other_files, len(listing.unused)
-        if self.unused_labels:
-            logger.warning("%s: %d label maps have no image", folders.labels, self.unused_labels)
-        self._names, self._label_names = Names(listing.images), Names(listing.labels)
-        reader = reader or reader_of(table)
-        values = look_over(reader, len(self), lambda index: Path(self.label_name(index)).read_bytes())
-        self.reader = settle_reader(reader, values, folders.labels, self.classes, is_binary=is_binary)
-        if is_binary is None:
-            warn_unlearned(self.reader, values, len(self), folders.labels, self.classes)
+        self._names, self._label_names = Names(images), Names(labels)
 
     @property
     def is_binary(self) -> bool:
         """Whether the files hold 0 and 255 for the two classes."""
-        return self.reader.is_binary
+        return False
 
     def __len__(self) -> int:
         return len(self._names)
@@ -144,20 +126,6 @@ class MaskFolder:
     def label_name(self, index: int) -> str:
         """The path of the label map of image `index`."""
         return str(self.folders.labels / self._label_names[index])
-
-    def labels(self, index: int) -> list[int]:
-        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
-        name = self.label_name(index)
-        try:
-            return self.reader.labels(Path(name).read_bytes(), name)
-        except OSError:
-            return []
-
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
-        name, label_name = self.name(index), self.label_name(index)
-        image, labels = Path(name).read_bytes(), Path(label_name).read_bytes()
-        return read_labeled(image, labels, self.reader, name, label_name, frame=lambda: self.frame)
 
     @cached_property
     def frame(self) -> Frame:
@@ -178,6 +146,57 @@ class MaskFolder:
         """What image `index` shows of the labels' frame; None where EXIF does not turn it."""
         name = self.name(index)
         return sight_of_pair(name, Path(name), Path(self.label_name(index)))
+
+
+class MaskFolder(MaskPairs):
+    """One split of a folder of images and label maps.
+
+    Hidden files and files that do not end as images do are left out; the latter are counted in `other_files`, label
+    images without an image in `unused_labels`.
+
+    Args:
+        folders: where they lie.
+        table: names and colors of the classes.
+        reader: reads the label maps; None takes one for these classes.
+        is_binary: as in `settle_reader`.
+
+    Raises:
+        ValueError: no images, images without labels, two images of one stem, or what `settle_reader` refuses.
+    """
+
+    def __init__(
+        self, folders: Folders, table: ClassTable, reader: LabelReader | None = None, *, is_binary: bool | None = None
+    ) -> None:
+        listing = MaskListing(folders)
+        listing.check()
+        self.other_files, self.unused_labels = listing.other_files, len(listing.unused)
+        if self.unused_labels:
+            logger.warning("%s: %d label maps have no image", folders.labels, self.unused_labels)
+        super().__init__(folders, listing.images, listing.labels, table)
+        reader = reader or reader_of(table)
+        values = look_over(reader, len(self), lambda index: Path(self.label_name(index)).read_bytes())
+        self.reader = settle_reader(reader, values, folders.labels, self.classes, is_binary=is_binary)
+        if is_binary is None:
+            warn_unlearned(self.reader, values, len(self), folders.labels, self.classes)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the files hold 0 and 255 for the two classes."""
+        return self.reader.is_binary
+
+    def labels(self, index: int) -> list[int]:
+        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
+        name = self.label_name(index)
+        try:
+            return self.reader.labels(Path(name).read_bytes(), name)
+        except OSError:
+            return []
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
+        name, label_name = self.name(index), self.label_name(index)
+        image, labels = Path(name).read_bytes(), Path(label_name).read_bytes()
+        return read_labeled(image, labels, self.reader, name, label_name, frame=lambda: self.frame)
 
 
 class MaskListing:

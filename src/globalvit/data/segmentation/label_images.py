@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -44,6 +45,14 @@ HIGHEST = 65535
 # Values that no class has, in one file: more of them are the traces of compression or smoothing.
 MOST_STRANGE = 8
 MOST_SHOWN = 8
+
+
+class Reads(Protocol):
+    """What reads label maps."""
+
+    def read(self, data: bytes, name: str) -> np.ndarray:
+        """The labels in a file's bytes, as `LabelReader.read` gives them."""
+        ...
 
 
 class WrongSize(WrongLabels):
@@ -258,7 +267,7 @@ class LabelReader:
 def read_labeled(
     data: bytes,
     label_data: bytes,
-    reader: LabelReader,
+    reader: Reads,
     name: str,
     label_name: str,
     *,
@@ -323,7 +332,7 @@ def _holds_numbers(image: Image.Image) -> bool:
 
 
 def _numbers(image: Image.Image, scale: int) -> np.ndarray:
-    """The numbers of a gray or palette file as they are stored (H, W); `scale` is what gray values are multiplied by."""
+    """The numbers of a gray or palette file as stored (H, W); `scale` is what gray values were multiplied by."""
     values_HW = np.asarray(image)
     if image.mode == "L":
         values_HW = values_HW // scale
