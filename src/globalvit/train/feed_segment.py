@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from globalvit.data.common.images import RGB
 from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.data.common.transforms import FitTransform
 from globalvit.data.segmentation.dataset import MaskSource
@@ -74,7 +75,7 @@ class SegmentFeed(Feed[FitTransform]):
             max_share=config.crop_max_share,
             hflip=config.hflip,
             vflip=config.vflip,
-            distortion=float(config.photometric),
+            distortion=float(config.photometric) if transform.channels <= RGB else 0.0,
             mean=transform.mean,
             std=transform.std,
         )

@@ -7,6 +7,7 @@ is one without masks, as there is if no file names the classes; else they are ig
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,15 @@ import numpy as np
 from PIL import Image
 
 from globalvit.data.common.folders import listed
-from globalvit.data.common.images import SUFFIXES, OversizedImage, UnreadableImage, WrongLabels, decode_image, upright
+from globalvit.data.common.images import (
+    SUFFIXES,
+    OversizedImage,
+    UnreadableImage,
+    WrongLabels,
+    decode_image,
+    read_image,
+    upright,
+)
 from globalvit.data.common.walk import is_visible, search
 from globalvit.data.segmentation.class_table import ClassTable, find_class_file, resolve_classes
 from globalvit.data.segmentation.dataset import Folders, MaskPairs, find_folders
@@ -142,7 +151,8 @@ class ClassMasks(MaskPairs):
         """Image `index` as RGB, and its labels; raises what `read_labeled` and `ClassMaskReader.read` raise."""
         name, label_name = self.name(index), self.label_name(index)
         data, label_data = Path(name).read_bytes(), Path(label_name).read_bytes()
-        return read_labeled(data, label_data, self.reader(index), name, label_name, frame=lambda: self.frame)
+        decode, reader = partial(read_image, channels=self.channels), self.reader(index)
+        return read_labeled(data, label_data, reader, name, label_name, frame=lambda: self.frame, decode=decode)
 
 
 def open_class_masks(

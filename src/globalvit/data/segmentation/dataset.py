@@ -13,7 +13,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +23,7 @@ from PIL import Image
 
 from globalvit.data.built_in.shapes import SegmentShapes
 from globalvit.data.common.folders import SHAPES, is_built_in, is_database, is_image_folder, listed, split_folders
+from globalvit.data.common.images import read_image
 from globalvit.data.common.names import Names
 from globalvit.data.common.orientation import Frame, Sight, rule_of, votes_of
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
@@ -111,6 +112,9 @@ class MaskPairs:
         self.classes, self.palette = table.names, palette_of(table)
         self._names, self._label_names = Names(images), Names(labels)
 
+    # Of the images.
+    channels = 3
+
     @property
     def is_binary(self) -> bool:
         """Whether the files hold 0 and 255 for the two classes."""
@@ -196,7 +200,8 @@ class MaskFolder(MaskPairs):
         """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
         name, label_name = self.name(index), self.label_name(index)
         image, labels = Path(name).read_bytes(), Path(label_name).read_bytes()
-        return read_labeled(image, labels, self.reader, name, label_name, frame=lambda: self.frame)
+        decode = partial(read_image, channels=self.channels)
+        return read_labeled(image, labels, self.reader, name, label_name, frame=lambda: self.frame, decode=decode)
 
 
 class MaskListing:

@@ -50,6 +50,15 @@ class DrawnMasks:
         self._rest = known.get(BACKGROUND, IGNORE)
         self._label_of = np.array([known.get(name, self._rest) for name in source.classes], np.uint8)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.source.channels
+
+    @channels.setter
+    def channels(self, channels: int) -> None:
+        self.source.channels = channels
+
     def __len__(self) -> int:
         return len(self.source)
 

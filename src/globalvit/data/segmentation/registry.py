@@ -9,7 +9,7 @@ from globalvit.data.common.formats import Format, choose_format
 from globalvit.data.detection.coco import CocoFormat
 from globalvit.data.detection.yolo import YoloFormat
 from globalvit.data.segmentation.class_masks import holds_class_masks, holds_pairs, open_class_masks
-from globalvit.data.segmentation.dataset import MaskSource, find_folders, find_splits, open_masks
+from globalvit.data.segmentation.dataset import MaskSource, find_folders, find_splits, may_hold_maps, open_masks
 from globalvit.data.segmentation.drawn import open_drawn
 
 
@@ -35,7 +35,9 @@ class LabelMaps:
 
     def matches(self, folder: Path) -> bool:
         """Whether a folder holds images and label maps; where names do not show it, unless there are masks by class."""
-        pairs = [find_folders(folder, split, exact=True) for split in find_splits(folder)]
+        found = [find_folders(folder, split, exact=True) for split in find_splits(folder)]
+        # Text files of boxes are not label maps.
+        pairs = [one for one in found if may_hold_maps(one.labels)]
         return any(map(holds_pairs, pairs)) or (bool(pairs) and not any(map(holds_class_masks, pairs)))
 
     def describe(self, folder: Path) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class LmdbMasks:
         self.classes, self.palette = table.names, palette_of(table)
         self._keys = keys
         self.reader = reader
+
+    # Of the images.
+    channels = 3
 
     @property
     def is_binary(self) -> bool:
@@ -81,7 +84,15 @@ class LmdbMasks:
         name, label_name = self.name(index), self.label_name(index)
         data = file_data(self.path, self.key(index), name)
         label_data = self.label_data(index)
-        return read_labeled(data, label_data, self.reader, name, label_name, frame=lambda: self.frame, decode=decode)
+        return read_labeled(
+            data,
+            label_data,
+            self.reader,
+            name,
+            label_name,
+            frame=lambda: self.frame,
+            decode=partial(decode, channels=self.channels),
+        )
 
     @cached_property
     def frame(self) -> Frame:
