@@ -96,10 +96,10 @@ def decode_image(
 
 
 def read_oriented(
-    source: str | PathLike[str] | bytes | BinaryIO, name: str, channels: int = RGB
+    source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None, channels: int = RGB
 ) -> tuple[Image.Image, int]:
     """Read an image as `read_image` does; return it and the orientation its EXIF data state, 1 … 8."""
-    return decode_image(source, lambda image: _oriented(image, channels, name), name)
+    return decode_image(source, lambda image: _oriented(image, channels, name or "the image"), name)
 
 
 def look(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> tuple[int, Size]:

@@ -84,6 +84,7 @@ class LmdbMasks:
         name, label_name = self.name(index), self.label_name(index)
         data = file_data(self.path, self.key(index), name)
         label_data = self.label_data(index)
+        read = partial(decode, channels=self.channels)
         return read_labeled(
             data,
             label_data,
@@ -91,7 +92,7 @@ class LmdbMasks:
             name,
             label_name,
             frame=lambda: self.frame,
-            decode=partial(decode, channels=self.channels),
+            decode=read,
         )
 
     @cached_property
