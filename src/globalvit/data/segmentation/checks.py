@@ -139,10 +139,7 @@ def check_masks(
 
     Args:
         data_dir: its folder.
-        num_classes: as `open_masks` takes it.
-        reduce_zero_label: as `open_masks` takes it.
-        class_file: as `open_masks` takes it.
-        ignore_label: as `open_masks` takes it.
+        num_classes, reduce_zero_label, class_file, ignore_label: as `open_masks` takes them.
         form: name of the format; None finds it.
         split: the only one to look over.
         workers: processes that read; 0 reads in this one.
@@ -161,9 +158,7 @@ def check_masks(
     classes: tuple[str, ...] = ()
     roots = {root.name: root for root in _databases(data_dir)}
     splits = find_splits(data_dir)
-    chosen = find_format(data_dir, form) if splits else None
-    if chosen is not None:
-        report.notes.append(Problem("format", f"{chosen.name}, {chosen.describe(data_dir)}"))
+    is_by_class = _note_format(data_dir, form, report) if splits else False
     is_binary: bool | None = None
     # Training decides how all label maps are read.
     for name in sorted(
@@ -171,7 +166,7 @@ def check_masks(
     ):
         if name in roots:
             classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
-        elif chosen is not None and chosen.name == MasksByClass.name:
+        elif is_by_class:
             classes, found = _look_into_class_masks(data_dir, name, classes, report, **options)
         else:
             table = resolve_classes(data_dir, **options)
@@ -189,6 +184,14 @@ def check_masks(
     for name, tally in _read_all(pairs, workers, report, on_image).items():
         _judge(name, tally, classes, report)
     return report
+
+
+def _note_format(data_dir: Path, form: str | None, report: Report) -> bool:
+    """Note the format of a folder; returns whether it has one mask per class."""
+    chosen = find_format(data_dir, form)
+    if chosen is not None:
+        report.notes.append(Problem("format", f"{chosen.name}, {chosen.describe(data_dir)}"))
+    return chosen is not None and chosen.name == MasksByClass.name
 
 
 def _look_into(
