@@ -139,7 +139,10 @@ def check_masks(
 
     Args:
         data_dir: its folder.
-        num_classes, reduce_zero_label, class_file, ignore_label: as `open_masks` takes them.
+        num_classes: as `open_masks` takes it.
+        reduce_zero_label: as `open_masks` takes it.
+        class_file: as `open_masks` takes it.
+        ignore_label: as `open_masks` takes it.
         form: name of the format; None finds it.
         split: the only one to look over.
         workers: processes that read; 0 reads in this one.
@@ -169,21 +172,38 @@ def check_masks(
         elif is_by_class:
             classes, found = _look_into_class_masks(data_dir, name, classes, report, **options)
         else:
-            table = resolve_classes(data_dir, **options)
-            classes = table.names
-            folders = find_folders(data_dir, name, exact=True)
-            found = _look_into(folders, name, reader_of(table, **labels), table.names, report, is_binary=is_binary)
+            classes, found = _look_into_maps(data_dir, name, options, labels, report, is_binary=is_binary)
         if is_binary is None and found and isinstance(found[0].reader, LabelReader):
             is_binary = found[0].reader.is_binary
         pairs += found
-    if not report.splits:
-        raise ValueError(
-            f"{data_dir} holds no splits; expected {data_dir}/images/train and {data_dir}/annotations/train"
-        )
+    _check_splits(report, data_dir)
     on_start(len(pairs))
     for name, tally in _read_all(pairs, workers, report, on_image).items():
         _judge(name, tally, classes, report)
     return report
+
+
+def _check_splits(report: Report, data_dir: Path) -> None:
+    if not report.splits:
+        raise ValueError(
+            f"{data_dir} holds no splits; expected {data_dir}/images/train and {data_dir}/annotations/train"
+        )
+
+
+def _look_into_maps(
+    data_dir: Path,
+    split: str,
+    options: dict[str, Any],
+    labels: dict[str, Any],
+    report: Report,
+    *,
+    is_binary: bool | None,
+) -> tuple[tuple[str, ...], list[Pair]]:
+    """Classes and pairs of one split with one label map per image."""
+    table = resolve_classes(data_dir, **options)
+    folders = find_folders(data_dir, split, exact=True)
+    reader = reader_of(table, **labels)
+    return table.names, _look_into(folders, split, reader, table.names, report, is_binary=is_binary)
 
 
 def _note_format(data_dir: Path, form: str | None, report: Report) -> bool:
