@@ -73,7 +73,7 @@ DATA_MAY_IMPORT = {
     "common": ("storage",),  # looked up lazily, for images in databases
     "built_in": ("common", "detection"),
     "classification": ("common", "built_in", "storage"),
-    "segmentation": ("common", "built_in", "storage"),
+    "segmentation": ("common", "built_in", "storage", "detection"),
     "detection": ("common", "built_in"),
     "storage": ("common", "classification", "segmentation"),
     "split_folder": ("common", "classification", "segmentation", "detection"),

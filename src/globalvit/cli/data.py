@@ -71,7 +71,9 @@ class CheckOptions:
     )
     format: str | None = field(
         default=None,
-        metadata={"help": "format of the data: coco, yolo, voc, folders or table (default: detected)"},
+        metadata={
+            "help": "format of the data: coco, yolo, voc, folders, table, masks or class-masks (default: detected)"
+        },
     )
     train_annotations: str | None = field(
         default=None, metadata={"help": "COCO annotation file for training (default: detected)"}
@@ -182,12 +184,16 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
     from globalvit.data.detection.registry import FORMATS as OBJECT_FORMATS
     from globalvit.data.detection.registry import holds_objects
     from globalvit.data.segmentation.checks import check_masks, is_mask_set
+    from globalvit.data.segmentation.registry import FORMATS as MASK_FORMATS
 
     checks: dict[str, Callable[..., Report]] = {}
-    if options.format is None and options.data_dir.is_dir() and is_mask_set(options.data_dir):
+    # Objects that are drawn as label maps are checked as objects.
+    of_masks = [one.name for one in MASK_FORMATS if one.is_automatic]
+    if options.format in (None, *of_masks) and options.data_dir.is_dir() and is_mask_set(options.data_dir):
         names = ("num_classes", "reduce_zero_label", "class_file", "ignore_label")
-        checks["label maps"] = partial(check_masks, **{name: getattr(options, name) for name in names})
-    names = [one.name for one in (*FORMATS, *OBJECT_FORMATS)]
+        given_options = {name: getattr(options, name) for name in names}
+        checks["label maps"] = partial(check_masks, form=options.format, **given_options)
+    names = [*(one.name for one in (*FORMATS, *OBJECT_FORMATS)), *of_masks]
     if options.format is not None and options.format not in names:
         raise ValueError(
             f"unknown format {options.format!r};{suggest(options.format, names)} expected one of {', '.join(names)}"

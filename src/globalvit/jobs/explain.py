@@ -118,7 +118,7 @@ class Explainer:
             ValueError: no image could be explained; the text is the first reason.
         """
         count = 0
-        for source, image in reader.read(images, lambda image: image):
+        for source, image in reader.read(images, lambda image: image, self.task.preprocessing.channels):
             try:
                 with self.autocast(), explained_memory(too_many(1)):
                     explained = self._explained(source, image)

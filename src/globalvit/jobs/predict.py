@@ -95,13 +95,14 @@ class Predictor:
         self.options = options
         settings = replace(options.settings(), model=task.spec.model)
         set_up(task, settings)
+        self.channels = task.preprocessing.channels
         self.made = _presenter(task, options)
         self.autocast: Callable[[], AbstractContextManager[Any]] = place(task, settings)
         self.batch_size = min(settings.batch_size, self.made.most_at_once or settings.batch_size)
 
     def predict(self, images: Iterable[Source], reader: Reader) -> Iterator[Prediction]:
         """Predict batch by batch, holding few images in memory; failures go to `reader`."""
-        ready = reader.read(images, self._prepare)
+        ready = reader.read(images, self._prepare, self.channels)
         while batch := list(islice(ready, self.batch_size)):
             for source, read, answer in _predicted(batch, self._predict, reader):
                 if _is_finite(answer):

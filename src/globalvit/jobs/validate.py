@@ -53,7 +53,9 @@ class ValidateOptions(ModelOptions):
     )
     format: str | None = field(
         default=None,
-        metadata=about(DATA, "format of the data: coco, yolo, voc, folders or table (default: detected)"),
+        metadata=about(
+            DATA, "format of the data: coco, yolo, voc, folders, table, masks or class-masks (default: detected)"
+        ),
     )
     val_annotations: str | None = field(
         default=None,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from globalvit.data.classification.transforms import EvalTransform
-from globalvit.data.common.images import read_image, to_rgb
+from globalvit.data.common.images import read_image, to_channels
 from globalvit.data.common.transforms import FitTransform
 
 
@@ -56,7 +56,7 @@ def as_tensor(image: Any, preprocessing: EvalTransform | FitTransform) -> Tensor
             f"expected a preprocessed float tensor (channels, height, width), got {image.dtype} of shape "
             f"{tuple(image.shape)}; unprocessed images are paths, PIL images or uint8 arrays (height, width, 3)"
         )
-    return preprocessing(as_image(image))
+    return preprocessing(as_image(image, preprocessing.channels))
 
 
 def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -69,18 +69,27 @@ def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[
             tensor = as_tensor(image, preprocessing)
             yield tensor, (tensor.shape[1], tensor.shape[2])
         else:
-            whole = as_image(image)
+            whole = as_image(image, preprocessing.channels)
             yield preprocessing(whole), (whole.height, whole.width)
 
 
-def as_image(image: Any) -> Image.Image:
-    """A path, a PIL image or an RGB uint8 array (H, W, 3) as an RGB image; raises ValueError for anything else."""
+def as_image(image: Any, channels: int = 3) -> Image.Image:
+    """A path, a PIL image or a uint8 array (H, W, 3) as an RGB image, or as one of four channels (H, W, 4).
+
+    Raises:
+        ValueError: it is something else, or has another number of channels.
+    """
     if isinstance(image, str | PathLike):
-        return read_image(image)
+        return read_image(image, channels=channels)
     if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return Image.fromarray(image)
+        return to_channels(image, channels)
+    if (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] in (3, channels)
+    ):
+        return to_channels(Image.fromarray(image), channels)
     got = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise ValueError(f"expected a path, a PIL image or an RGB uint8 array (height, width, 3), got {got}")
 

@@ -9,6 +9,7 @@ from globalvit.data.classification.dataset import open_split
 from globalvit.data.classification.imagenet import readable
 from globalvit.data.classification.mixing import Mixing
 from globalvit.data.classification.transforms import EvalTransform, TrainTransform
+from globalvit.data.common.images import RGB
 from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.drawing.samples import sample_sheet
 from globalvit.train.feed import Feed
@@ -41,8 +42,9 @@ class ClassifyFeed(Feed[EvalTransform]):
             ratio=config.ratio,
             hflip=config.hflip,
             vflip=config.vflip,
-            aa=config.aa,
-            color_jitter=config.color_jitter or None,
+            # Beyond three channels no color is changed.
+            aa=config.aa if transform.channels <= RGB else None,
+            color_jitter=(config.color_jitter or None) if transform.channels <= RGB else None,
             interpolation=config.train_interpolation,
             reprob=config.reprob,
             remode=config.remode,

@@ -25,6 +25,9 @@ class LabeledFiles:
         self.root, self.classes = root, tuple(classes)
         self._names, self._labels = Names(names), np.array(labels, dtype=np.int32)
 
+    # Of the images.
+    channels = 3
+
     def __len__(self) -> int:
         return len(self._names)
 
@@ -38,4 +41,4 @@ class LabeledFiles:
 
     def read(self, index: int) -> Image.Image:
         """Image `index` as RGB; raises what `read_image` raises."""
-        return read_image(self.name(index))
+        return read_image(self.name(index), channels=self.channels)

@@ -79,6 +79,9 @@ class CocoSource:
         self.sizes = table.sizes[self._chosen]
         self._turns: dict[int, Turn] = {}
 
+    # Of the images.
+    channels = 3
+
     def __len__(self) -> int:
         return len(self._chosen)
 
@@ -95,7 +98,8 @@ class CocoSource:
             OversizedImage, OSError: as `read_image` says.
         """
         name, size = self.name(index), self._size(index)
-        image, orientation = read_sized(name, name, size, self._table.stated_by(int(self._chosen[index])))
+        stated_by = self._table.stated_by(int(self._chosen[index]))
+        image, orientation = read_sized(name, name, size, stated_by, self.channels)
         turn = self._keep_turn(index, orientation, UPRIGHT[orientation].size((image.height, image.width)))
         return image, _clipped(_turned(self.annotated(index), turn, size), image.height, image.width)
 
@@ -310,20 +314,23 @@ def _why_none(table: CocoTable) -> str:
     return ", its list of annotations is empty"
 
 
-def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tuple[Image.Image, int]:
-    """Read an image as upright RGB; return it and its EXIF orientation.
+def read_sized(
+    source: str | bytes, name: str, size: Size, stated_by: str, channels: int = 3
+) -> tuple[Image.Image, int]:
+    """Read an image as `read_image` does; return it and its EXIF orientation.
 
     Args:
         source: a path or the file's bytes.
         name: what error messages call it.
         size: the height and width it must have, as it is stored or upright.
         stated_by: the file that states them.
+        channels: as `read_image` takes them.
 
     Raises:
         OtherSize: it has another size both ways.
         UnreadableImage, OversizedImage, OSError: as `read_image` does.
     """
-    image, orientation = read_oriented(source, name)
+    image, orientation = read_oriented(source, name, channels)
     upright = (image.height, image.width)
     if size not in (upright, UPRIGHT[orientation].size(upright)):
         raise OtherSize(

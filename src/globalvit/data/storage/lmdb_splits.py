@@ -88,7 +88,7 @@ class Listing:
 
     Attributes:
         form: of the database.
-        colors: none.
+        colors, void: none.
         classes: names of the class folders, sorted by code point.
         counts: images in each of them.
         keys: of all images, by class and sorted within it.
@@ -99,6 +99,7 @@ class Listing:
 
     form = FORM
     colors: tuple[str, ...] = ()
+    void: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -129,7 +130,7 @@ class MaskFiles:
 
     Attributes:
         form: of the database.
-        classes, colors: those of the class file, colors as `#rrggbb`; none where there are none.
+        classes, colors, void: those of the class file, as `lmdb_index.Header` has them; none where there are none.
         counts: none.
         keys: of each image, followed by that of its labels.
 
@@ -149,6 +150,7 @@ class MaskFiles:
         table = read_class_file(file) if file else None
         self.classes = table.names if table else ()
         self.colors = hex_colors(table)
+        self.void = tuple(f"{number}#{bytes(color).hex()}" for number, color in table.void) if table else ()
         images, labels = self.folders
         pairs = (
             (
