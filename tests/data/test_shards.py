@@ -251,6 +251,17 @@ def test_a_damaged_header(refused):
     assert " is damaged or cut short after member 'a.png'" in refused(SAMPLE, damage)
 
 
+def test_a_negative_size_does_not_send_the_reader_back(refused):
+    def damage(path):
+        header = bytearray(path.read_bytes()[:512])
+        header[124:136] = b"\xff" * 11 + b"\x00"
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        path.write_bytes(bytes(header) + path.read_bytes()[512:])
+
+    assert refused(SAMPLE, damage) == ", member 'a.png' has a negative size; pack it again"
+
+
 def test_compressed_shards(tmp_path):
     for name in ("0.tar.gz", "0.tar"):
         path = tmp_path / name[-3:] / "train" / name

@@ -162,15 +162,13 @@ def check_masks(
     splits, shards = find_splits(data_dir), _shards(data_dir)
     is_binary: bool | None = None
     # Training decides how all label maps are read.
-    for name in sorted(
-        chosen_splits([*splits, *roots, *shards], split, data_dir, report), key=lambda one: role_of(one) != "train"
-    ):
+    chosen = chosen_splits([*splits, *roots, *shards], split, data_dir, report)
+    for name in sorted(chosen, key=lambda one: role_of(one) != "train"):
         if name in roots:
             classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
         elif name in shards:
-            root = data_dir / name
-            opened = partial(open_shard_masks, shards[name], root, data_dir, **options, **labels, is_binary=is_binary)
-            classes, found = _look_into_shards(opened, name, report)
+            opened = partial(open_shard_masks, shards[name], data_dir / name, data_dir, is_binary=is_binary)
+            classes, found = _look_into_shards(partial(opened, **options, **labels), name, report)
         else:
             table = resolve_classes(data_dir, **options)
             classes = table.names
