@@ -154,6 +154,14 @@ def test_class_folders_packed_by_tar(make_folder, tmp_path):
     assert sorted(other.label(index) for index in range(3)) == [0, 0, 1]
 
 
+def test_archives_beside_what_was_unpacked_are_left_alone(make_folder):
+    data = make_folder({"train": {"cat": 2, "dog": 1}})
+    write_tar(data / "ILSVRC2012_img_train.tar", [("a.png", png())])
+    write_tar(data / "train" / "cat.tar", [("a.png", png())])
+    assert len(open_split(data, "train")) == 3
+    assert not check_folder(data).problems
+
+
 def test_numbers_and_json_labels(tmp_path):
     members = [("x/a.png", png()), ("x/a.json", b'{"label": 2}'), ("x/b.png", png()), ("x/b.cls", b"\xef\xbb\xbf0\n")]
     write_tar(tmp_path / "train" / "0.tar", members)
@@ -289,6 +297,8 @@ def test_the_command(packed, tmp_path, capsys):
     assert "is not an empty folder; give a new or an empty one" in capsys.readouterr().err
     assert main(["data", "pack", str(data), str(data / "inner")]) == 1
     assert "the folder to pack; give another one" in capsys.readouterr().err
+    assert main(["data", "pack", str(target), str(tmp_path / "again")]) == 1
+    assert "train is packed already; give the folder of images" in capsys.readouterr().err
     assert main(["data", "pack", str(data), str(target), "--shard-size=0"]) == 2
     assert "--shard-size 0 must be 1 or more" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from globalvit import atomic
 from globalvit.data.classification.dataset import open_split
-from globalvit.data.common.folders import listed, split_folders
+from globalvit.data.common.folders import is_database, listed, split_folders
 from globalvit.data.common.images import SUFFIXES
 from globalvit.data.common.samples import Source
 from globalvit.data.common.splits import role_of
@@ -24,6 +24,7 @@ from globalvit.data.segmentation import dataset as masks
 from globalvit.data.segmentation.class_table import find_class_file
 from globalvit.data.segmentation.dataset import MaskListing, find_folders
 from globalvit.data.storage.shard_masks import MASK, PNG
+from globalvit.data.storage.shards import ShardImages
 from globalvit.data.storage.tar_index import FILE_NAME, LABEL_FILE_NAME
 from globalvit.regular import check_regular
 
@@ -102,8 +103,10 @@ def _class_set(src: Path, names: Sequence[str]) -> tuple[str, bytes, dict[str, l
     sources: dict[str, Source] = {}
     classes: tuple[str, ...] | None = None
     for name in sorted(names, key=lambda name: role_of(name) != "train"):
-        sources[name] = open_split(src, name, classes, exact=True)
-        classes = classes or sources[name].classes
+        source = open_split(src, name, classes, exact=True)
+        if is_database(src / name) or isinstance(source, ShardImages):
+            raise ValueError(f"{src}: {name} is packed already; give the folder of images")
+        sources[name], classes = source, classes or source.classes
     samples = {name: list(_class_samples(src / name, source)) for name, source in sources.items()}
     return CLASS_FILE, json.dumps(classes, indent=0).encode(), samples
 

@@ -1,4 +1,7 @@
-"""Where tar shards lie: in a folder per split, beside each other with the split in their names, or in a list."""
+"""Where tar shards lie: in a folder per split, beside each other with the split in their names, or in a list.
+
+Tar files beside folders or images count as the archives that these were unpacked from, and are not read.
+"""
 
 import os
 import re
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from globalvit.data.common.folders import split_folders
 from globalvit.data.common.splits import role_of
+from globalvit.data.common.walk import is_image
 from globalvit.data.storage.tar_index import WrongShard, compressed
 
 SUFFIX = ".tar"
@@ -24,9 +28,7 @@ def is_shard_list(split: str) -> bool:
 
 def has_shards(data_dir: Path) -> bool:
     """Whether a folder holds shards of a split with one of the usual names."""
-    if any(map(_role_in, _shards_in(data_dir))):
-        return True
-    return any(_shards_in(data_dir / name) for name in split_folders(data_dir) if role_of(name))
+    return any(map(role_of, shard_splits(data_dir)))
 
 
 def shard_splits(data_dir: Path) -> dict[str, list[Path]]:
@@ -72,13 +74,20 @@ def check_shards(paths: list[Path]) -> None:
 
 
 def _shards_in(folder: Path) -> list[str]:
-    """Names of the shards in a folder, also of those that are compressed, sorted."""
+    """Names of the shards in a folder, also of those that are compressed, sorted; none beside folders or images."""
+    names: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".")]
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if is_shard_list(entry.name):
+                    names.append(entry.name)
+                elif is_image(entry.name) or entry.is_dir():
+                    return []
     except OSError:
         return []
-    return sorted(name for name in names if is_shard_list(name))
+    return sorted(names)
 
 
 def _role_in(name: str) -> str | None:
