@@ -6,7 +6,6 @@ Every file is read whole, as training reads it. Needs no torch, so it starts at 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from globalvit.data.segmentation.class_table import reader_of, resolve_classes
 from globalvit.data.segmentation.dataset import Folders, MaskListing, find_folders, find_splits, may_hold_maps
 from globalvit.data.segmentation.label_images import IGNORE, LabelReader, WrongSize, read_labeled, sight_of_pair
 from globalvit.data.segmentation.survey import look_over, settle_reader
-from globalvit.data.storage.shard_masks import ShardMasks, holds_masks, open_shard_masks
+from globalvit.data.storage.shard_masks import holds_masks, open_shard_masks
 from globalvit.data.storage.tar_files import shard_splits
 
 # Errors of a sample → the kind of problem they are; the first that fits counts.
@@ -156,8 +155,7 @@ def check_masks(
     report = Report()
     options: dict[str, Any] = {"num_classes": num_classes, "class_file": class_file}
     labels: dict[str, Any] = {"reduce_zero_label": reduce_zero_label, "ignore": ignore_label}
-    pairs: list[Pair] = []
-    classes: tuple[str, ...] = ()
+    pairs, classes = list[Pair](), tuple[str, ...]()
     roots = {root.name: root for root in _databases(data_dir)}
     splits, shards = find_splits(data_dir), _shards(data_dir)
     is_binary: bool | None = None
@@ -167,13 +165,13 @@ def check_masks(
         if name in roots:
             classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
         elif name in shards:
-            opened = partial(open_shard_masks, shards[name], data_dir / name, data_dir, is_binary=is_binary)
-            classes, found = _look_into_shards(partial(opened, **options, **labels), name, report)
+            classes, found = _look_into_shards(
+                shards[name], data_dir, name, report, **options, **labels, is_binary=is_binary
+            )
         else:
-            table = resolve_classes(data_dir, **options)
+            table, folders = resolve_classes(data_dir, **options), find_folders(data_dir, name, exact=True)
             classes = table.names
-            folders = find_folders(data_dir, name, exact=True)
-            found = _look_into(folders, name, reader_of(table, **labels), table.names, report, is_binary=is_binary)
+            found = _look_into(folders, name, reader_of(table, **labels), classes, report, is_binary=is_binary)
         if is_binary is None and found:
             is_binary = found[0].reader.is_binary
         pairs += found
@@ -263,11 +261,11 @@ def _look_into_database(root: Path, report: Report, **options: Any) -> tuple[tup
 
 
 def _look_into_shards(
-    opened: Callable[[], ShardMasks], split: str, report: Report
+    paths: list[Path], data_dir: Path, split: str, report: Report, **options: Any
 ) -> tuple[tuple[str, ...], list[Pair]]:
     """Classes and pairs of the shards of one split."""
     try:
-        source = opened()
+        source = open_shard_masks(paths, data_dir / split, data_dir, **options)
     except (ValueError, OSError) as error:
         report.problems.append(Problem("shards", str(error)))
         report.splits.append(Split(split, 0, 0, 0))
