@@ -165,9 +165,8 @@ def check_masks(
         if name in roots:
             classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
         elif name in shards:
-            classes, found = _look_into_shards(
-                shards[name], data_dir, name, report, **options, **labels, is_binary=is_binary
-            )
+            given = options | labels | {"is_binary": is_binary}
+            classes, found = _look_into_shards(shards[name], data_dir, name, report, **given)
         else:
             table, folders = resolve_classes(data_dir, **options), find_folders(data_dir, name, exact=True)
             classes = table.names
