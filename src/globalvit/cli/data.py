@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from globalvit.atomic import replace_with
-from globalvit.cli import data_lmdb, data_shapes, data_split, tables
+from globalvit.cli import data_lmdb, data_pack, data_shapes, data_split, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
 from globalvit.closest import suggest
 from globalvit.console import Progress
@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "Find unreadable images, empty or differing classes, and images that occur in two splits",
     "preview": "Draw a sheet of training images, augmented as a recipe does it",
     "split": data_split.SUMMARY,
+    "pack": data_pack.SUMMARY,
     "lmdb": data_lmdb.SUMMARY,
     "shapes": data_shapes.SUMMARY,
 }
@@ -72,7 +73,7 @@ class CheckOptions:
     format: str | None = field(
         default=None,
         metadata={
-            "help": "format of the data: coco, yolo, voc, folders, table, masks or class-masks (default: detected)"
+            "help": "format of the data: coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)"
         },
     )
     train_annotations: str | None = field(
@@ -115,6 +116,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         "check": run_check,
         "preview": run_preview,
         "split": data_split.run,
+        "pack": data_pack.run,
         "lmdb": data_lmdb.run,
         "shapes": data_shapes.run,
     }

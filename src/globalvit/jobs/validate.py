@@ -54,7 +54,8 @@ class ValidateOptions(ModelOptions):
     format: str | None = field(
         default=None,
         metadata=about(
-            DATA, "format of the data: coco, yolo, voc, folders, table, masks or class-masks (default: detected)"
+            DATA,
+            "format of the data: coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)",
         ),
     )
     val_annotations: str | None = field(

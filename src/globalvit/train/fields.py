@@ -88,7 +88,9 @@ class TrainConfig:
         "fraction of the training images to hold out for evaluation (default: 0.1 if there is no evaluation folder)",
     )
     format: str | None = option(
-        DATA, None, "format of the data: coco, yolo, voc, folders, table, masks or class-masks (default: detected)"
+        DATA,
+        None,
+        "format of the data: coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)",
     )
     train_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for training; may be outside `data_dir` (default: detected)"

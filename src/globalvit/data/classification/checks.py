@@ -21,6 +21,7 @@ from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import OversizedImage, UnreadableImage, read_image
 from globalvit.data.common.splits import role_of
 from globalvit.data.common.walk import Found
+from globalvit.data.storage.shards import ShardImages
 
 
 def check_folder(
@@ -88,7 +89,12 @@ def _look_into_format(
     report.splits.append(Split(split, len(source.classes), len(source), 0))
     if role_of(split) == "train":
         report.notes.append(Problem("classes", f"{split} has {len(source.classes)}: {listed(source.classes)}"))
-    images = [Image(split, source.classes[source.label(at)], source.name(at)) for at in range(len(source))]
+    names = [source.classes[source.label(at)] for at in range(len(source))]
+    if isinstance(source, ShardImages):
+        members = source.members
+        images = [Image(split, name, members.place(at), span=members.span(at)) for at, name in enumerate(names)]
+    else:
+        images = [Image(split, name, source.name(at)) for at, name in enumerate(names)]
     return list(source.classes), images
 
 

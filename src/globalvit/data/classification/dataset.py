@@ -1,4 +1,4 @@
-"""Images labeled with one class: class folders, label tables, LMDB databases and built-in data sets."""
+"""Images labeled with one class: class folders, label tables, LMDB databases, tar shards and built-in data sets."""
 
 import logging
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ from globalvit.data.common.images import SUFFIXES
 from globalvit.data.common.samples import Source
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of, role_of
 from globalvit.data.common.walk import Found, visible_folders
+from globalvit.data.storage.shards import open_shards
+from globalvit.data.storage.tar_files import has_shards, is_shard_list, listed_shards, shard_splits
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +146,36 @@ class TableFormat:
         return LabeledFiles(folder, listed_images.classes, listed_images.names, listed_images.labels)
 
 
-FORMATS: list[ClassificationFormat] = [FolderFormat(), TableFormat()]
+class ShardFormat:
+    """Tar shards in a folder per split, or with the split in their names."""
+
+    name = "shards"
+
+    def matches(self, folder: Path) -> bool:
+        """Whether a folder holds shards of a split with one of the usual names."""
+        return has_shards(folder)
+
+    def describe(self, folder: Path) -> str:
+        """The number of shards of each split."""
+        return ", ".join(f"{len(paths)} tar shards of {name!r}" for name, paths in shard_splits(folder).items())
+
+    def splits(self, folder: Path) -> Sequence[str]:
+        """Names of the splits that have shards."""
+        return list(shard_splits(folder))
+
+    def open(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        nested: bool = False,  # noqa: ARG002 - labels are not folders
+    ) -> Source:
+        """Open the shards of one split."""
+        return open_shards(shard_splits(folder)[split], folder / split, classes)
+
+
+FORMATS: list[ClassificationFormat] = [FolderFormat(), TableFormat(), ShardFormat()]
 
 
 def open_split(
@@ -160,7 +191,8 @@ def open_split(
 
     Args:
         data_dir: a folder in one of `FORMATS`, or `digits` or `shapes`.
-        split: the split's name; `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
+        split: the split's name; `train`, `val` and `test` also stand for the other names in `splits.ROLES`. Or a list
+            of tar shards below `data_dir`, such as `train-{000..003}.tar`.
         classes: the classes expected, such as those of the training split.
         form: name of the format; None finds it.
         exact: the user named this folder, so that it is taken though others may be meant too.
@@ -176,6 +208,8 @@ def open_split(
         match_classes(source.classes, classes or source.classes, f"{data_dir}/{split}")
         return source
     root = Path(data_dir)
+    if is_shard_list(split):
+        return open_shards(listed_shards(root, split), root / split.rpartition("/")[0], classes)
     chosen = choose_format(FORMATS, root, form) or FORMATS[0]
     name = choose_split(split, chosen.splits(root), root, exact=exact)
     if name is None:

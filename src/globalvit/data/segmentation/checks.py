@@ -32,6 +32,8 @@ from globalvit.data.segmentation.dataset import Folders, MaskListing, find_folde
 from globalvit.data.segmentation.label_images import IGNORE, LabelReader, Reads, WrongSize, read_labeled, sight_of_pair
 from globalvit.data.segmentation.registry import MasksByClass, find_format
 from globalvit.data.segmentation.survey import look_over, settle_reader
+from globalvit.data.storage.shard_masks import holds_masks, open_shard_masks
+from globalvit.data.storage.tar_files import shard_splits
 
 # Errors of a sample → the kind of problem they are; the first that fits counts.
 KINDS = {
@@ -113,13 +115,13 @@ class Tally:
 
 
 def is_mask_set(data_dir: Path) -> bool:
-    """Whether a folder holds images and label maps, in folders or in databases.
+    """Whether a folder holds images and label maps, in folders, databases or shards.
 
     Raises:
         FileNotFoundError, NotADirectoryError: the folder does not exist.
     """
     folders = (find_folders(data_dir, name, exact=True) for name in find_splits(data_dir))
-    return any(may_hold_maps(found.labels) for found in folders) or bool(_databases(data_dir))
+    return any(may_hold_maps(found.labels) for found in folders) or bool(_databases(data_dir) or _shards(data_dir))
 
 
 def check_masks(
@@ -157,18 +159,19 @@ def check_masks(
     report = Report()
     options: dict[str, Any] = {"num_classes": num_classes, "class_file": class_file}
     labels: dict[str, Any] = {"reduce_zero_label": reduce_zero_label, "ignore": ignore_label}
-    pairs: list[Pair] = []
-    classes: tuple[str, ...] = ()
+    pairs, classes = list[Pair](), tuple[str, ...]()
     roots = {root.name: root for root in _databases(data_dir)}
-    splits = find_splits(data_dir)
+    splits, shards = find_splits(data_dir), _shards(data_dir)
     is_by_class = _note_format(data_dir, form, report) if splits else False
     is_binary: bool | None = None
     # Training decides how all label maps are read.
-    for name in sorted(
-        chosen_splits([*splits, *roots], split, data_dir, report), key=lambda one: role_of(one) != "train"
-    ):
+    chosen = chosen_splits([*splits, *roots, *shards], split, data_dir, report)
+    for name in sorted(chosen, key=lambda one: role_of(one) != "train"):
         if name in roots:
             classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
+        elif name in shards:
+            given = options | labels | {"is_binary": is_binary}
+            classes, found = _look_into_shards(shards[name], data_dir, name, report, **given)
         elif is_by_class:
             classes, found = _look_into_class_masks(data_dir, name, classes, report, **options)
         else:
@@ -309,6 +312,31 @@ def _look_into_database(root: Path, report: Report, **options: Any) -> tuple[tup
         for index in range(len(source))
     ]
     return source.classes, pairs
+
+
+def _look_into_shards(
+    paths: list[Path], data_dir: Path, split: str, report: Report, **options: Any
+) -> tuple[tuple[str, ...], list[Pair]]:
+    """Classes and pairs of the shards of one split."""
+    try:
+        source = open_shard_masks(paths, data_dir / split, data_dir, **options)
+    except (ValueError, OSError) as error:
+        report.problems.append(Problem("shards", str(error)))
+        report.splits.append(Split(split, 0, 0, 0))
+        return (), []
+    report.splits.append(Split(split, len(source.classes), len(source), 0))
+    images, maps = (
+        [Image(split, "", members.place(at), span=members.span(at)) for at in range(len(source))]
+        for members in (source.images, source.maps)
+    )
+    return source.classes, [Pair(image, labels, source.reader) for image, labels in zip(images, maps, strict=True)]
+
+
+def _shards(data_dir: Path) -> dict[str, list[Path]]:
+    """The shards of every split that hold images with label maps; none beside folders of these."""
+    if find_splits(data_dir):
+        return {}
+    return {name: paths for name, paths in shard_splits(data_dir).items() if holds_masks(paths)}
 
 
 def _databases(data_dir: Path) -> list[Path]:

@@ -32,6 +32,8 @@ from globalvit.data.segmentation.class_table import ClassTable, palette_of, read
 from globalvit.data.segmentation.label_images import LabelReader, read_labeled, sight_of_pair
 from globalvit.data.segmentation.pairing import SUFFIXES, holds_beside, pair, split_beside, stem_of
 from globalvit.data.segmentation.survey import look_over, settle_reader, warn_unlearned
+from globalvit.data.storage.shard_masks import open_shard_masks
+from globalvit.data.storage.tar_files import is_shard_list, listed_shards, shard_splits
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +292,8 @@ def open_masks(
     """Open one split of a data set for segmentation.
 
     Args:
-        data_dir: a folder as described above, a folder with an LMDB database for each split, or `shapes`.
+        data_dir: a folder as described above, a folder with an LMDB database or tar shards for each split, or
+            `shapes`.
         split: `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
         classes: the classes expected, such as those of the training split.
         num_classes: how many are expected; where nothing names them, the classes are called by their numbers.
@@ -316,6 +319,12 @@ def open_masks(
         from globalvit.data.storage.lmdb_masks import open_mask_database
 
         return open_mask_database(root / database, **expected, **labels, is_binary=is_binary)
+    shards = {} if find_splits(root) else shard_splits(root)
+    shard_split = None if is_shard_list(split) else choose_split(split, shards, root, exact=exact)
+    if shard_split is not None or is_shard_list(split):
+        paths = shards[shard_split] if shard_split else listed_shards(root, split)
+        folder = root / (shard_split or split.rpartition("/")[0])
+        return open_shard_masks(paths, folder, root, **expected, **labels, is_binary=is_binary)
     # A folder that is none of these is reported before its classes are missed.
     folders = find_folders(root, split, exact=exact)
     table = resolve_classes(root, **expected)

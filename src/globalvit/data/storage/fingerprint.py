@@ -146,10 +146,12 @@ def _size(path: str) -> int:
 
 
 def _packed_sizes(source: Any) -> list[str] | None:
-    """The sizes in the index of a database; None for folders."""
+    """The sizes in the index of a database or of shards; None for folders."""
     if isinstance(source, Subset):
         whole = _packed_sizes(source.source)
         return None if whole is None else [whole[index] for index in source.indices.tolist()]
+    if hasattr(source, "packed_sizes"):
+        return source.packed_sizes()
     path = getattr(source, "path", None)
     if not isinstance(path, str):
         return None
