@@ -37,6 +37,8 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
     assert summary["finished"]
     assert (run / "samples" / "train_batch.png").exists()
     assert json.loads((run / "classes.json").read_text()) == ["circle", "square", "triangle"]
+    (stored,) = (run / "checkpoints").glob("step-*/thresholds.json")
+    assert len(json.loads(stored.read_text())["score_thresholds"]) == 3
 
     assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path / "scores")]) == 0
     measured = json.loads((tmp_path / "scores" / "summary.json").read_text())

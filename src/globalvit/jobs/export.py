@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FILE, GRAPH = "file", "contents of the file"
-NONE, LEAST_SCORE = "none", 0.05
+NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

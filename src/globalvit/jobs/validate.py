@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.console import Progress
 from globalvit.data.classification.imagenet import readable
-from globalvit.detectors.limits import check_limit
+from globalvit.detectors.limits import LEAST_SCORE, check_limit
 from globalvit.jobs import files
 from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, too_many
 from globalvit.models.variants import Kind, ModelSpec
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from globalvit.data.classification.suites import SuiteImages
+    from globalvit.metrics.curves import ClassCurve
     from globalvit.metrics.metric import Metric
     from globalvit.tasks.task import Task
     from globalvit.train.engine import Engine
@@ -155,19 +156,39 @@ class Result:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per class, with its name and its scores in percent; None if a score is undefined."""
-        return self.metric.report()["per_class"]
+        rows = self.metric.report()["per_class"]
+        for row, curve in zip(rows, self.curves or (), strict=False):
+            best = curve.best(LEAST_SCORE)
+            row["f1"], row["score_threshold"] = (100 * best[1], best[0]) if best else (None, None)
+        return rows
 
     @cached_property
-    def confusion_matrix(self) -> list[list[int]] | None:
-        """Return counts of images or pixels by true class (rows) and predicted class (columns); None in detection."""
-        return self.metric.report().get("confusion_matrix")
+    def curves(self) -> "list[ClassCurve] | None":
+        """Return each class's precision, recall and F1 of boxes at IoU 0.5 over the score; None in other tasks."""
+        return self.metric.curves() if self.kind == "detect" else None  # pyright: ignore[reportAttributeAccessIssue]
+
+    @cached_property
+    def confusion_matrix(self) -> list[list[int]]:
+        """Return counts of images, pixels or boxes by true class (rows) and predicted class (columns).
+
+        In detection, the last row and column are the background: false and missed boxes, at IoU 0.5 and each class's
+        best score threshold.
+        """
+        if self.kind == "detect":
+            return self.metric.confusion_matrix(LEAST_SCORE)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.metric.report()["confusion_matrix"]
+
+    @property
+    def matrix_names(self) -> list[str]:
+        """Return the names of the confusion matrix's rows and columns."""
+        return [row["name"] for row in self.rows] + ["background"] * (self.kind == "detect")
 
     def plot(self) -> "Image.Image":
         """Draw the confusion matrix, or in detection the AP of each class."""
         from globalvit.train.plots import confusion_figure, row_figure, to_image
 
-        if self.confusion_matrix is not None:
-            return to_image(confusion_figure(self.confusion_matrix, [row["name"] for row in self.rows]))
+        if self.kind != "detect":
+            return to_image(confusion_figure(self.confusion_matrix, self.matrix_names))
         keys = [key for key in ("ap_box", "ap_mask") if key in self.rows[0]]
         return to_image(row_figure(self.rows, {key.replace("ap_", "") + " AP": key for key in keys}))
 
@@ -345,8 +366,7 @@ def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
     origin = {"model": result.model, "checkpoint": checkpoint and str(checkpoint)}
     files.write_json(folder / "summary.json", result.scores | origin | {"skipped": result.skipped})
     files.write_csv(folder / "per_class.csv", list(rows[0]), [row.values() for row in rows])
-    if result.confusion_matrix is not None:
-        _write_matrix(folder, [row["name"] for row in rows], result.confusion_matrix)
+    _write_matrix(folder, result.matrix_names, result.confusion_matrix)
     if result.kind == "detect":
         from globalvit.metrics.coco_ap import CocoAP
 
