@@ -80,7 +80,14 @@ class ValidateOptions(ModelOptions):
         default=None,
         metadata=about(
             "answers",
-            "folder for summary.json, per_class.csv, the confusion matrix (PNG, JSON, CSV) and COCO's results.json",
+            "folder for report.html, summary.json, per_class.csv, the confusion matrix (PNG, JSON, CSV) and COCO's "
+            "results.json",
+        ),
+    )
+    report: bool = field(
+        default=True,
+        metadata=about(
+            "answers", "write report.html to --output: scores, curves, confusion matrix and the worst images"
         ),
     )
     reduce_zero_label: bool | None = field(
@@ -139,6 +146,7 @@ class Result:
         model: name of the model.
         metric: the metric, updated on all images.
         skipped: name → reason of each skipped image.
+        noted: position in the data of each image → what its evaluation noted, if a report is written.
         category_ids: in detection, the data set's category id of each label; None for classes that it does not list.
     """
 
@@ -147,6 +155,7 @@ class Result:
     metric: "Metric" = field(repr=False)
     skipped: dict[str, str] = field(repr=False)
     category_ids: tuple[int | None, ...] | None = field(default=None, repr=False)
+    noted: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -221,9 +230,12 @@ def validate(options: ValidateOptions) -> Result:
             source = open_source(task, settings)
         else:
             source, make_metric = open_suite(task, options)
-        result = measure(task, source, settings, engine, make_metric)
+        is_reported = options.report and options.output is not None
+        result = measure(task, source, settings, engine, make_metric, is_noted=is_reported and make_metric is None)
         if engine.is_main and options.output:
             write(options.output, result, options.checkpoint)
+            if is_reported:
+                _report(options, result, task, source, settings, engine)
     return result
 
 
@@ -312,11 +324,19 @@ def measure(
     settings: TrainConfig,
     engine: "Engine",
     make_metric: "Callable[[], Metric] | None" = None,
+    *,
+    is_noted: bool = False,
 ) -> Result:
-    """Score the model on all images of `source`, each counted once over all processes."""
+    """Score the model on all images of `source`, each counted once over all processes.
+
+    With `is_noted`, also note how it does on each image.
+    """
     from globalvit.train.evaluate import evaluate
     from globalvit.train.feeds import feed_for
 
+    noted: dict[int, Any] = {}
+    if is_noted:
+        make_metric = lambda: _noting(task.metric(), noted)  # noqa: E731
     feed = feed_for(settings)
     feed.set_up(task)
     _lay_out(task, settings)
@@ -346,7 +366,30 @@ def measure(
             make_metric=make_metric,
         )
     skipped = {name: reason for share in engine.gather(loader.skipped.reasons) for name, reason in share.items()}
-    return Result(task.kind, task.spec.model, metric, skipped, getattr(source, "category_ids", None))
+    noted = {at: note for share in engine.gather(noted) for at, note in share.items()} if is_noted else {}
+    return Result(task.kind, task.spec.model, metric, skipped, getattr(source, "category_ids", None), noted)
+
+
+def _noting(metric: "Metric", noted: dict[int, Any]) -> "Metric":
+    metric.noted = noted
+    return metric
+
+
+def _report(
+    options: ValidateOptions, result: Result, task: "Task", source: Any, settings: TrainConfig, engine: "Engine"
+) -> None:
+    """Write report.html."""
+    from globalvit.hardware import autocast
+    from globalvit.jobs.gallery import worst
+    from globalvit.jobs.report import write_report
+
+    gallery = worst(result, task, source, result.noted, lambda: autocast(engine.device.type, engine.precision))
+    names = ("data_dir", "val_split", "batch_size", "img_size", "short_side", "long_side", "eval_mode")
+    shown = {"checkpoint": options.checkpoint, "model": result.model}
+    shown |= {name: getattr(settings, name) for name in (*names, "eval_scales", "eval_flip")}
+    shown |= {"max_detections": options.max_detections, "precision": engine.precision, "device": engine.device}
+    assert options.output is not None
+    write_report(options.output / "report.html", result, gallery, {k: v for k, v in shown.items() if v is not None})
 
 
 def _lay_out(task: "Task", settings: TrainConfig) -> None:

@@ -156,6 +156,8 @@ class Detector(Task):
         images = zip(batch["images"], batch["sizes"], strict=True)
         for position, answer in self._answers(images, len(batch["images"]), SCORE_THRESHOLD, self.max_detections):
             metric.update([answer], [batch["annotations"][position]])
+            if metric.noted is not None:
+                metric.noted[int(batch["indices"][position])] = int(batch["annotations"][position]["image_id"])
 
     def metric(self) -> CocoAP:
         """An empty average precision of boxes and, where there are some, masks."""
