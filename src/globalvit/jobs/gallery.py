@@ -61,7 +61,7 @@ def _classified(result: "Result", source: Any, noted: Mapping[int, Any]) -> Iter
         for at in chosen[:MOST]:
             one = noted[at]
             text = f"{names[one['label']]}, predicted as {names[one['guess']]} ({100 * one['confidence']:.0f} %)"
-            yield Shown(kind, _small(source.read(at)), f"{source.name(at)}: {text}")
+            yield Shown(kind, _small(source.read(at)), f"{_name(source, at)}: {text}")
 
 
 def _segmented(task: "Task", source: Any, noted: Mapping[int, float]) -> Iterator[Shown]:
@@ -88,7 +88,7 @@ def _segmented(task: "Task", source: Any, noted: Mapping[int, float]) -> Iterato
                 Image.fromarray(pixels),
             )
         ]
-        text = f"{source.name(at)}: mIoU {noted[at]:.1f} %; {100 * is_wrong.mean():.1f} % of the pixels are wrong"
+        text = f"{_name(source, at)}: mIoU {noted[at]:.1f} %; {100 * is_wrong.mean():.1f} % of the pixels are wrong"
         yield Shown("Lowest mIoU: image, ground truth, prediction, difference (red)", _grid(views), text)
 
 
@@ -111,7 +111,7 @@ def _detected(result: "Result", source: Any, noted: Mapping[int, int]) -> Iterat
             break
         scene, one = images[noted[at]], outcomes[at]
         false, missed = one.false(), one.missed(scene.target.crowd)
-        text = f"{source.name(at)}: {missed.sum()} missed, {false.sum()} false, {len(one.pairs)} found"
+        text = f"{_name(source, at)}: {missed.sum()} missed, {false.sum()} false, {len(one.pairs)} found"
         drawn = _boxes(source.read(at)[0], scene, one, names)
         yield Shown("Most missed (yellow) and false (red) boxes; green ones are found", drawn, text)
 
@@ -125,18 +125,29 @@ def _boxes(image: "Image.Image", scene: Any, outcome: Any, names: list[str]) -> 
     page = image.convert("RGB").resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen, found, target = ImageDraw.Draw(page), scene.found, scene.target
     for row, _ in outcome.pairs:
-        pen.rectangle([float(side) * scale for side in found.boxes[row]], outline=HIT, width=1)
+        pen.rectangle(_corners(found.boxes[row], scale), outline=HIT, width=1)
     missed = target.boxes[outcome.missed(target.crowd)], target.labels[outcome.missed(target.crowd)], None
     false = found.boxes[outcome.false()], found.labels[outcome.false()], found.scores[outcome.false()]
     for (boxes, labels, scores), color in ((missed, MISSED), (false, FALSE)):
         for place, box in enumerate(boxes):
-            corners = [float(side) * scale for side in box]
+            corners = _corners(box, scale)
             pen.rectangle(corners, outline=color, width=2)
             words = [] if len(names) == 1 else [names[labels[place]]]
             words += [] if scores is None or len(boxes) > MOST else [f"{100 * scores[place]:.0f}"]
             if words:
                 pen.text((corners[0] + 2, corners[1] + 1), " ".join(words), color, font(12), stroke_width=0)
     return page
+
+
+def _corners(box: Any, scale: float) -> list[float]:
+    """Return xyxy of a box on the drawing; Pillow refuses boxes whose sides are negative."""
+    left, top, right, bottom = (float(side) * scale for side in box)
+    return [left, top, max(left, right), max(top, bottom)]
+
+
+def _name(source: Any, at: int) -> str:
+    """Return the file name of an image with its folder."""
+    return "/".join(source.name(at).replace("\\", "/").split("/")[-2:])
 
 
 def _small(image: "Image.Image", side: int = SIDE) -> "Image.Image":

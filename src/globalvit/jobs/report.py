@@ -95,8 +95,11 @@ def _confusion(result: "Result") -> Iterator[str]:
     pairs = sorted(pairs, key=lambda pair: -pair[0])[:MOST_PAIRS]
     if pairs:
         whole = [max(1, sum(counts)) for counts in matrix]
-        rows = [(names[row], names[at], count, f"{100 * count / whole[row]:.1f}") for count, row, at in pairs]
-        yield "<h2>Most confused pairs</h2>" + _table(["true", "predicted", "count", "% of the true class"], rows)
+        # How much background there is cannot be counted.
+        empty = len(result.rows)
+        shares = ["–" if row == empty else f"{100 * count / whole[row]:.1f}" for count, row, _ in pairs]
+        rows = [(names[row], names[at], count, share) for (count, row, at), share in zip(pairs, shares, strict=True)]
+        yield "<h2>Most confused pairs</h2>" + _table(["true", "predicted", "count", "% of true"], rows)
 
 
 def _classes(result: "Result") -> str:
