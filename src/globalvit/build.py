@@ -39,13 +39,14 @@ from globalvit.models.variants import (
 )
 from globalvit.necks.gpvit_adapter import AdaptedGPViT
 from globalvit.tasks.classify import Classifier, build_classifier
-from globalvit.tasks.detect import build_detector
+from globalvit.tasks.detect import Detector, build_detector
 from globalvit.tasks.segment import build_segmenter
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.weights import catalog, load
 from globalvit.weights.heads import head_of
 from globalvit.weights.load import LoadReport, Weights
 from globalvit.weights.names import listed
+from globalvit.weights.thresholds import read_thresholds
 
 IMAGENET_CLASSES = 1000
 # Classes where none are asked for: those of ImageNet, ADE20K and COCO.
@@ -392,7 +393,14 @@ def save_weights(model: Task, path: str | PathLike[str]) -> None:
         )
     state = model.state_dict()
     spec = load.matching_spec(model.spec, state, "the model")
-    load.save_weights(path, state, spec, load.fitting_classes(model.classes, spec, "the model"), model.preprocessing)
+    load.save_weights(
+        path,
+        state,
+        spec,
+        load.fitting_classes(model.classes, spec, "the model"),
+        model.preprocessing,
+        score_thresholds=model.score_thresholds if isinstance(model, Detector) else None,
+    )
 
 
 def preprocessing(
@@ -448,6 +456,8 @@ def open_checkpoint(
         task = build_task(found.spec, transform, classes)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{found.file} describes no model that can be built: {error}; fetch it again") from error
+    if isinstance(task, Detector):
+        task.score_thresholds = read_thresholds(found.file, found.spec.num_classes)
     report = load_weights(task, found.weights, allow_nonfinite=allow_nonfinite)
     if report.fresh:
         raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import globalvit as gv
+from globalvit.build import open_checkpoint, save_weights
 from globalvit.data.built_in.shapes import draw_scene
 from globalvit.data.common.loading import eval_loader
 from globalvit.data.common.transforms import FitTransform
@@ -450,3 +451,24 @@ def test_validation_and_prediction_agree_on_upright_boxes(tmp_path, frame):
         boxes[:, 2:] += boxes[:, :2]
         assert len(boxes) == len(answer["boxes"]) > 0
         torch.testing.assert_close(boxes, answer["boxes"], rtol=0, atol=1e-2)
+
+
+def test_the_thresholds_of_the_classes_are_the_default_and_are_saved(lively, tmp_path):
+    image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    (everything,) = lively.predict(image, score_threshold=0.0)
+    highest = max(everything["scores"].tolist())
+    label = int(everything["labels"][0])
+    thresholds: list[float | None] = [0.0] * lively.spec.num_classes
+    thresholds[label] = min(0.999, highest)
+    before = lively.score_thresholds
+    try:
+        lively.score_thresholds = tuple(thresholds)
+        (found,) = lively.predict(image)
+        save_weights(lively, tmp_path / "detector.safetensors")
+    finally:
+        lively.score_thresholds = before
+    assert label not in found["labels"].tolist()
+    assert len(found["labels"]) == int((everything["labels"] != label).sum())
+    assert open_checkpoint(tmp_path / "detector.safetensors").score_thresholds == tuple(thresholds)
+    (known,) = lively.predict(image)
+    assert (known["scores"] > 0.05).all()

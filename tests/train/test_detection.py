@@ -37,11 +37,19 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
     assert summary["finished"]
     assert (run / "samples" / "train_batch.png").exists()
     assert json.loads((run / "classes.json").read_text()) == ["circle", "square", "triangle"]
+    (stored,) = (run / "checkpoints").glob("step-*/thresholds.json")
+    assert len(json.loads(stored.read_text())["score_thresholds"]) == 3
 
     assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path / "scores")]) == 0
     measured = json.loads((tmp_path / "scores" / "summary.json").read_text())
     scores = {key: value for key, value in summary.items() if key.startswith(("ap_", "ar_"))}
     assert {key: measured[key] for key in scores} == scores
+    page = (tmp_path / "scores" / "report.html").read_text()
+    assert "Precision, recall and F1" in page
+    assert "background" in page
+    assert page.count("<img") >= 2
+    assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path / "bare"), "--no-report"]) == 0
+    assert not (tmp_path / "bare" / "report.html").exists()
     assert f"ap_box {summary['ap_box']:.3f} %" in capsys.readouterr().out
 
     image = tmp_path / "odd.png"

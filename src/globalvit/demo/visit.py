@@ -18,6 +18,7 @@ from globalvit.drawing.instances import draw_instances
 from globalvit.drawing.overlay import overlay_labels
 from globalvit.drawing.palette import default_palette
 from globalvit.tasks.classify import Classifier
+from globalvit.tasks.detect import SCORE_THRESHOLD, Detector
 from globalvit.tasks.task import Task
 
 TOP, MOST_LISTED = 5, 8
@@ -51,6 +52,9 @@ class Visit:
         task = models.open(self.key)
         if self.image is not None and self.prediction is None:
             options: dict[str, Any] = {"top_k": TOP} if isinstance(task, Classifier) else {}
+            if isinstance(task, Detector):
+                # The page has a slider of its own for scores.
+                options = {"score_threshold": SCORE_THRESHOLD}
             self.prediction = task.predict(self.image, **options)[0]
         return task
 

@@ -2,6 +2,8 @@
 
 # Detections of an image that COCO scores, and as many as may be asked for: a thousand regions are proposed.
 MOST_DETECTIONS, HIGHEST_LIMIT = 100, 1000
+# Of COCO's evaluation, which looks at all ranks: lower scores cost time and change nothing.
+LEAST_SCORE = 0.05
 
 
 def check_limit(number: int, name: str = "max_detections") -> int:

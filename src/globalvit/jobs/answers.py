@@ -162,7 +162,7 @@ class Objects(Answers):
     columns = ("image", "rank", "label", "name", "score", "left", "top", "right", "bottom")
     most_at_once = 4
 
-    def __init__(self, task: "Task", score_threshold: float, max_detections: int) -> None:
+    def __init__(self, task: "Task", score_threshold: float | None, max_detections: int) -> None:
         super().__init__(task)
         self.score_threshold, self.max_detections = score_threshold, max_detections
 
@@ -171,8 +171,12 @@ class Objects(Answers):
         from globalvit.tasks.detect import Detector
 
         assert isinstance(self.task, Detector)
-        limits = {"score_threshold": self.score_threshold, "max_detections": self.max_detections}
-        return self.task.predict(list(images), batch_size=len(images), **limits)
+        return self.task.predict(
+            list(images),
+            batch_size=len(images),
+            score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
+        )
 
     def to_json(self, prediction: Answer) -> Answer:
         """Return the objects, best first; masks as COCO's uncompressed run lengths."""

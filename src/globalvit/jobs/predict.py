@@ -41,8 +41,13 @@ class PredictOptions(ModelOptions):
         metadata=about(DATA, "data folder that contains the split (default: that of the checkpoint's run)"),
     )
     top_k: int = field(default=5, metadata=about(ANSWERS, "classes to report per image, in classification"))
-    score_threshold: float = field(
-        default=0.5, metadata=about(ANSWERS, "report objects with a score above this, 0 to 1, in detection")
+    score_threshold: float | None = field(
+        default=None,
+        metadata=about(
+            ANSWERS,
+            "report objects with a score above this, 0 to 1, in detection (default: the best of each class, as the "
+            "run's evaluation chose it, or 0.05)",
+        ),
     )
     max_detections: int = field(
         default=MOST_DETECTIONS, metadata=about(ANSWERS, "maximum objects per image, best first, in detection")
@@ -59,7 +64,7 @@ class PredictOptions(ModelOptions):
         super().__post_init__()
         if self.top_k < 1:
             raise ValueError(f"--top-k {self.top_k} must be at least 1")
-        if not 0 <= self.score_threshold < 1:
+        if self.score_threshold is not None and not 0 <= self.score_threshold < 1:
             raise ValueError(f"--score-threshold {self.score_threshold} must be at least 0 and less than 1")
         check_limit(self.max_detections, "--max-detections")
         if self.draw and self.output is None:

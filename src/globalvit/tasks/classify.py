@@ -3,8 +3,10 @@
 Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -64,6 +66,8 @@ class Classifier(Task):
         logits_BK = self(batch["images"])
         self.check_outputs(logits_BK.shape[1])
         metric.update(logits_BK, batch["labels"])
+        if metric.noted is not None:
+            metric.noted.update(zip(batch["indices"].tolist(), _notes(logits_BK, batch["labels"]), strict=True))
 
     def metric(self) -> Accuracy:
         """Return an empty `Accuracy`."""
@@ -100,6 +104,16 @@ class Classifier(Task):
     def _answer(self, labels: list[int], scores: list[float]) -> dict[str, Any]:
         names = [self.class_names[label] for label in labels]
         return {"labels": labels, "names": names, "scores": scores}
+
+
+def _notes(logits_BK: Tensor, labels_B: Tensor) -> Iterator[dict[str, Any]]:
+    """Yield the label and the guess of each image, how confident that is, and the entropy of the probabilities."""
+    scores_BK = logits_BK.float().softmax(1)
+    entropies_B = torch.special.entr(scores_BK).sum(1)
+    best = scores_BK.max(1)
+    columns = (labels_B, best.indices, best.values, entropies_B)
+    for row in zip(*(column.tolist() for column in columns), strict=True):
+        yield dict(zip(("label", "guess", "confidence", "entropy"), row, strict=True))
 
 
 def build_classifier(

@@ -15,7 +15,7 @@ from torch import Tensor
 from globalvit.detectors.boxes import Size, clip
 from globalvit.detectors.cascade import CascadeHeads
 from globalvit.detectors.found import Found, limits_of
-from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
+from globalvit.detectors.limits import LEAST_SCORE, MOST_DETECTIONS, check_limit
 from globalvit.detectors.mask_rcnn import BoxLayers, MaskRCNNHeads
 from globalvit.detectors.masks import paste
 from globalvit.detectors.objects import Detections, Objects
@@ -33,8 +33,7 @@ from globalvit.tasks.inputs import sized
 from globalvit.tasks.reduce import over_step, world
 from globalvit.tasks.task import Batch, Preprocessing, Task
 
-# Of COCO's evaluation, which looks at all ranks: lower scores cost time and change nothing.
-SCORE_THRESHOLD = 0.05
+SCORE_THRESHOLD = LEAST_SCORE
 # RetinaNet looks at no finer map: GC ViT's of stride 4 is left out by the neck, GPViT's is not made.
 DENSE_FINEST = 8
 Maps = dict[str, list[Tensor]]
@@ -47,6 +46,8 @@ class Detector(Task):
         neck: the backbone's maps → a pyramid.
         needs_masks: whether it learns and predicts masks as well as boxes.
         max_detections: objects of an image, the best ones, that it is scored with and that `predict` answers.
+        score_thresholds: of each class, the score threshold that `predict` uses by default, as the run's evaluation
+            chose it; None where there is none.
     """
 
     kind = "detect"
@@ -64,6 +65,7 @@ class Detector(Task):
         super().__init__(spec, backbone, preprocessing, classes)
         self.neck = neck
         self.max_detections = MOST_DETECTIONS
+        self.score_thresholds: tuple[float | None, ...] | None = None
 
     def forward(self, images_BCHW: Tensor) -> Maps:
         """Raw maps of normalized images, which are padded to multiples of 32 right and below.
@@ -153,6 +155,8 @@ class Detector(Task):
         images = zip(batch["images"], batch["sizes"], strict=True)
         for position, answer in self._answers(images, len(batch["images"]), SCORE_THRESHOLD, self.max_detections):
             metric.update([answer], [batch["annotations"][position]])
+            if metric.noted is not None:
+                metric.noted[int(batch["indices"][position])] = int(batch["annotations"][position]["image_id"])
 
     def metric(self) -> CocoAP:
         """Return an empty `CocoAP` of boxes and, if the detector has them, masks."""
@@ -163,7 +167,7 @@ class Detector(Task):
         images: Any,
         *,
         batch_size: int = 8,
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: float | None = None,
         max_detections: int | None = None,
     ) -> list[dict[str, Any]]:
         """Detect the objects of each image.
@@ -172,7 +176,8 @@ class Detector(Task):
             images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
             batch_size: images in a forward pass at most; it holds only images of one padded size.
-            score_threshold: the score that a detection has to exceed.
+            score_threshold: the score that a detection has to exceed; None takes the threshold of each class in
+                `score_thresholds`, or 0.05 if there is none.
             max_detections: objects of an image at most, 1 to 1000; None takes the detector's own limit, 100.
 
         Returns:
@@ -184,13 +189,20 @@ class Detector(Task):
             ValueError: `score_threshold` is not in [0, 1), `max_detections` not in 1 … 1000, or an image is none of the
                 kinds above.
         """
-        if not 0.0 <= score_threshold < 1.0:
+        if score_threshold is not None and not 0.0 <= score_threshold < 1.0:
             raise ValueError(f"score_threshold={score_threshold} must be 0 or more and under 1")
         most = check_limit(self.max_detections if max_detections is None else max_detections)
         with self.predicting() as model:
-            found = model._answers(sized(images, self.preprocessing), batch_size, score_threshold, most)
-            answers = {position: self._named(answer) for position, answer in found}
+            thresholds_K = self.thresholds(score_threshold)
+            found = model._answers(sized(images, self.preprocessing), batch_size, float(thresholds_K.min()), most)
+            answers = {position: self._named(_above(answer, thresholds_K)) for position, answer in found}
         return [answers[position] for position in sorted(answers)]
+
+    def thresholds(self, score_threshold: float | None = None) -> Tensor:
+        """Return the score threshold of each class, float64 (K,); a number is that of all."""
+        own = self.score_thresholds if score_threshold is None else None
+        chosen = own or [score_threshold] * self.spec.num_classes
+        return torch.tensor([SCORE_THRESHOLD if one is None else one for one in chosen], dtype=torch.float64)
 
     def _named(self, answer: dict[str, Tensor]) -> dict[str, Any]:
         names = [self.class_names[label] for label in answer["labels"].tolist()]
@@ -329,6 +341,12 @@ def of_one_padded_size(
             yield _unzip(waiting.pop(padded))
     for group in waiting.values():
         yield _unzip(group)
+
+
+def _above(answer: dict[str, Tensor], thresholds_K: Tensor) -> dict[str, Tensor]:
+    """Return the detections whose scores exceed the threshold of their class."""
+    is_above = answer["scores"].cpu().double() > thresholds_K[answer["labels"].cpu()]
+    return answer if is_above.all() else {name: value[is_above.to(value.device)] for name, value in answer.items()}
 
 
 def _unzip(group: list[tuple[int, Tensor, Size]]) -> tuple[list[int], list[Tensor], list[Size]]:

@@ -139,6 +139,10 @@ class Segmenter(Task):
             sizes = [(labels[position].shape[0], labels[position].shape[1]) for position in positions]
             for position, mask_HW in zip(positions, self._masks(images_BCHW, sizes), strict=True):
                 metric.update(mask_HW, labels[position])
+                if metric.noted is not None and (labels[position] != IGNORE).any():
+                    alone = self.metric()
+                    alone.update(mask_HW, labels[position])
+                    metric.noted[int(batch["indices"][position])] = alone.compute()["miou"]
 
     def metric(self) -> MeanIoU:
         """Return an empty `MeanIoU`."""

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from globalvit.data.common.loading import Batch
+from globalvit.metrics.coco_ap import CocoAP
 from globalvit.metrics.metric import Metric
+from globalvit.tasks.detect import SCORE_THRESHOLD
 from globalvit.tasks.reduce import counted
 from globalvit.tasks.task import Task
 from globalvit.train import nonfinite
@@ -23,6 +25,8 @@ from globalvit.train.report import Reporter
 from globalvit.train.session import Session, keep_choices, prepare_session
 from globalvit.train.signals import SIGNALS, StopSignal
 from globalvit.train.state import seed_pass, take_snapshot, write_checkpoint, write_state
+from globalvit.weights.find import EMA_FILE, MODEL_FILE
+from globalvit.weights.thresholds import write_thresholds
 
 
 def train(
@@ -220,6 +224,7 @@ class Trainer:
             self._keep_best(judged)
         elif self.saved_step == self.state.step and self.engine.is_main:
             write_state(self.checkpoints.at(self.state.step), self.state, self.config)
+        self._keep_thresholds(judged)
         self.report.summarize(is_finished=False)
         self._notify("on_evaluate", scores=measured, is_best=is_best)
 
@@ -243,6 +248,12 @@ class Trainer:
             write_state(checkpoint, self.state, self.config)
             self.report.best(metric)
             self.checkpoints.mark_best(checkpoint)
+
+    def _keep_thresholds(self, metric: Metric) -> None:
+        """Store a detector's best score thresholds in the checkpoint that was evaluated, if it was saved."""
+        if isinstance(metric, CocoAP) and self.engine.is_main and self.saved_step == self.state.step:
+            file = EMA_FILE if self.ema else MODEL_FILE
+            write_thresholds(self.checkpoints.at(self.saved_step) / file, metric.score_thresholds(SCORE_THRESHOLD))
 
     def _save(self) -> None:
         """Save a checkpoint of the present step, unless there is one."""

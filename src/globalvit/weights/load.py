@@ -31,6 +31,7 @@ from globalvit.weights.heads import BACKBONE, CLASSIFIER, head_of
 from globalvit.weights.names import MOST_SHOWN, RefusedError, listed, say_nonfinite, shape, shown
 from globalvit.weights.read import METADATA_KEY, Opened, open_weights, read_metadata, unwrap
 from globalvit.weights.report import LoadReport
+from globalvit.weights.thresholds import KEY
 
 # The parts of this folder that other folders use, gathered here.
 __all__ = [
@@ -323,6 +324,7 @@ def save_weights(
     *,
     license: str | None = None,
     origin: str | None = None,
+    score_thresholds: Sequence[float | None] | None = None,
 ) -> None:
     """Write a safetensors file with a description of the model, atomically.
 
@@ -334,6 +336,7 @@ def save_weights(
         preprocessing: the evaluation transform, anything with the fields of `Preprocessing` or `Fit`.
         license: of the weights, where somebody else's stand behind them.
         origin: the file they come from.
+        score_thresholds: of a detector's classes, if they are known.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; a file that was there is kept.
@@ -346,6 +349,8 @@ def save_weights(
         "license": license,
         "origin": origin,
     }
+    if score_thresholds is not None:
+        metadata[KEY] = list(score_thresholds)
     write_tensors(path, state, {METADATA_KEY: json.dumps(metadata)})
 
 
