@@ -72,9 +72,7 @@ class CheckOptions:
     )
     format: str | None = field(
         default=None,
-        metadata={
-            "help": "format of the data: coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)"
-        },
+        metadata={"help": "coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)"},
     )
     train_annotations: str | None = field(
         default=None, metadata={"help": "COCO annotation file for training (default: detected)"}

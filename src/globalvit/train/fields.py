@@ -90,7 +90,7 @@ class TrainConfig:
     format: str | None = option(
         DATA,
         None,
-        "format of the data: coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)",
+        "coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)",
     )
     train_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for training; may be outside `data_dir` (default: detected)"
