@@ -1,5 +1,7 @@
 """Models by name."""
 
+import re
+
 import pytest
 import torch
 
@@ -47,6 +49,24 @@ def test_classes_give_their_number():
     assert model.class_names == ("cat", "dog")
     with pytest.raises(ValueError, match="num_classes=-1 must be at least 1"):
         gv.create_model("gcvit_xxtiny", num_classes=-1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "remedy"),
+    [
+        ("img_size", "Did you mean 'image_size'?"),
+        ("in_chans", "Did you mean 'in_channels'?"),
+        ("drop_path_rate", "Did you mean 'drop_path'?"),
+        ("pretrained", "Use weights=: a weight file, or for gcvit_xxtiny 'nvidia_in1k' or 'timm_in1k'"),
+        ("pretrained_cfg_overlay", "Use weights=: a weight file, or for gcvit_xxtiny 'nvidia_in1k' or 'timm_in1k'"),
+        ("clases", "Did you mean 'classes', 'num_classes'?"),
+        ("zzz", "Known: name, weights, num_classes"),
+    ],
+)
+def test_arguments_of_other_libraries_are_answered_by_ours(argument, remedy):
+    text = f"unknown argument '{argument}' of create_model(). {remedy}"
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}"):
+        gv.create_model("gcvit_xxtiny", **{argument: True})
 
 
 def test_a_saved_model_opens_as_it_was(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from globalvit.closest import suggest
+from globalvit.closest import name_here, suggest
 from globalvit.data.classification.imagenet import imagenet_names
 from globalvit.data.classification.transforms import EvalTransform
 from globalvit.data.common.transforms import FitTransform
@@ -59,6 +59,11 @@ BUILDERS: dict[str, Callable[..., Task]] = {
     "segment": build_segmenter,
     "detect": build_detector,
 }
+# Of `create_model`, for error messages.
+ARGUMENTS = (
+    *("name", "weights", "num_classes", "in_channels", "image_size", "window", "drop_path", "ablation", "classes"),
+    "preprocessing",
+)
 Source = str | PathLike[str] | Mapping[str, Any] | Weights
 
 
@@ -132,6 +137,7 @@ def create_model(
     ablation: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    **unknown: Any,
 ) -> Task:
     """Build a model for a task, with fresh weights or given ones.
 
@@ -150,15 +156,19 @@ def create_model(
         ablation: designs of the paper's ablations in place of GC ViT's own, words of `models.ablations`.
         classes: names of the labels 0 … num_classes − 1.
         preprocessing: evaluation transform in place of the weights' own.
+        **unknown: none; arguments of other libraries are refused with the name that they have here.
 
     Returns:
         The task module, in training mode.
 
     Raises:
+        TypeError: an argument is unknown; the message names the one to use.
         ValueError: a name is not known or a value does not fit; the text says what would.
         OSError: the weights cannot be fetched; the text names the address and a folder for a copy.
     """
     name = resolve_name(name)
+    for argument in unknown:
+        raise TypeError(f"unknown argument {argument!r} of create_model().{_right_name(argument, name)}")
     classes = _class_names(classes)
     spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path, ablation=check_ablation(ablation))
     spec = replace(
@@ -175,6 +185,15 @@ def create_model(
     if weights is not None:
         load_weights(task, record or weights)
     return task
+
+
+def _right_name(argument: str, model: str) -> str:
+    """Return a sentence that says which argument of `create_model` to use."""
+    if argument in ("pretrained", "pretrained_cfg_overlay", "pretrained_cfg", "checkpoint_path"):
+        published = [repr(record.weights) for record in catalog.records(split_name(model)[0])]
+        return f" Use weights=: a weight file, or for {model} {' or '.join(published)}"
+    right = name_here(argument, ARGUMENTS)
+    return f" Did you mean {right!r}?" if right else suggest(argument, ARGUMENTS) or f" Known: {', '.join(ARGUMENTS)}"
 
 
 def _class_names(classes: Sequence[str] | None) -> tuple[str, ...] | None:
