@@ -23,7 +23,7 @@ from globalvit.heads.classify import ClassifyHead
 from globalvit.models.backbone import Backbone
 from globalvit.models.gcvit import GCViT, GlobalQuery, WindowAttention
 from globalvit.models.gpvit import GPViT
-from globalvit.models.variants import GPVIT, VARIANTS, Window, as_size, choose_window
+from globalvit.models.variants import GPVIT, VARIANTS, GCViTConfig, Window, as_size, choose_window
 from globalvit.weights.adapt import adapt, resize_table
 from globalvit.weights.catalog import RECORDS, WeightRecord, find, records
 from globalvit.weights.load import download, read_weights, require_finite, require_match
@@ -199,7 +199,9 @@ class TimmModel(nn.Module):
         """
         backbone, size = self.backbone, None if img_size is None else as_size(img_size)
         if isinstance(backbone, GCViT) and (size or window_size):
-            chosen = choose_window(VARIANTS[self.spec.backbone], size, cast(Window | None, window_size))
+            chosen = choose_window(
+                cast(GCViTConfig, VARIANTS[self.spec.backbone]), size, cast(Window | None, window_size)
+            )
             for stage, side in zip(backbone.stages, chosen, strict=False):
                 _set_window(stage, side)
             backbone.config = replace(backbone.config, window=chosen)
