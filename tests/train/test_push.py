@@ -34,7 +34,8 @@ def test_a_pushed_folder_opens_as_the_run_and_its_card_is_parsed(straight, tmp_p
     opened = gv.open_checkpoint(tmp_path / "out")
     assert torch.equal(opened(images), gv.open_checkpoint(straight)(images))
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == ("mit", "globalvit", TAG)
+    about = card.data.to_dict()
+    assert [about[name] for name in ("license", "library_name", "pipeline_tag")] == ["mit", "globalvit", TAG]
     assert "3 classes: blue, green, red" in card.text
     hub = Hub()
     assert push(PushOptions(run=straight, repo="me/colors"), hub) == "https://huggingface.co/me/colors"
