@@ -75,7 +75,8 @@ def test_heads_are_listed_where_they_are_asked_for():
         ({"in_chans": 1}, "Did you mean 'in_channels'"),
         ({"nb_classes": 3}, "Did you mean 'num_classes'"),
         ({"num_clases": 3}, "Did you mean 'num_classes'"),
-        ({"pretrained": True}, "Use weights='published' for published weights, and leave it out for fresh ones"),
+        ({"pretrained": True}, r"Use weights='published' for published weights, or weights= with a name or file\."),
+        ({"pretrained_cfg_overlay": {}}, "Use weights='published'"),
     ],
 )
 def test_unknown_arguments_are_answered_with_the_right_name(given, text):

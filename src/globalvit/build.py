@@ -160,6 +160,7 @@ def create_model(
         The task module, in training mode.
 
     Raises:
+        TypeError: an argument is unknown; the message names the one to use.
         ValueError: a name is not known or a value does not fit; the text says what would.
         OSError: the weights cannot be fetched; the text names the address and a folder for a copy.
     """

@@ -60,6 +60,10 @@ OTHER_NAMES = {
 }
 
 
+# What timm calls the weights to start from.
+PRETRAINED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """Return `" Did you mean 'a', 'b'?"` with at most three of `choices` that resemble `name`, or an empty text."""
     near = get_close_matches(name, list(choices), n=3, cutoff=0.6)
@@ -87,8 +91,8 @@ def names_arguments(function: Callable[P, Result]) -> Callable[P, Result]:
             if name not in known:
                 meant = name_here(name, known)
                 near = f" Did you mean {meant!r}?" if meant else suggest(name, known)
-                if name == "pretrained" and meant:
-                    near = " Use weights='published' for published weights, and leave it out for fresh ones."
+                if name in PRETRAINED and "weights" in known:
+                    near = " Use weights='published' for published weights, or weights= with a name or file."
                 raise TypeError(f"unknown argument {name!r} of {function.__name__}().{near}")
         return function(*args, **given)
 

@@ -82,7 +82,7 @@ DATA_MAY_IMPORT = {
 PUBLIC_PACKAGES = ("keras", "explain", "export")
 # A library → the only files that may know it.
 KNOWN_BY = {
-    "accelerate": {"train/engine.py"},
+    "accelerate": {"train/engine.py", "train/trackers.py"},
     "jsonargparse": {"cli/flags.py"},
     "h5py": {"keras/files.py"},
     "gradio": {"demo/page.py", "demo/server.py"},

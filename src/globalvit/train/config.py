@@ -36,7 +36,7 @@ Layer = dict[str, Any]
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
     batch_size grad_accum_steps auto_batch kernels torch_operations torchcompile channels_last grad_checkpointing device
-    fsdp weights
+    fsdp weights log
     early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())

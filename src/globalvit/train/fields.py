@@ -23,6 +23,8 @@ SEGMENTATION, DETECTION = "segmentation", "detection"
 RUNNING, RUN = "device and precision", "run folder"
 
 
+# Experiment trackers that `log` takes.
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 PRECISION_HELP = (
     "compute precision; auto uses the fastest that the device supports natively; --amp is auto, --no-amp is fp32"
 )
@@ -274,9 +276,13 @@ class TrainConfig:
     checkpoint_interval: int = option(RUN, 1, "epochs between checkpoints")
     checkpoint_hist: int = option(RUN, 2, "checkpoints to keep in addition to the best")
     log_interval: int = option(RUN, 50, "steps between log records of the training loss")
+    log: tuple[str, ...] = option(RUN, (), f"experiment trackers to log to: any of {', '.join(TRACKERS)}")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ablation", check_ablation(self.ablation))
+        for tracker in self.log:
+            if tracker not in TRACKERS:
+                raise ValueError(f"log={tracker!r} is not a tracker; expected any of {', '.join(TRACKERS)}")
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

@@ -25,6 +25,7 @@ from globalvit.train.report import Reporter
 from globalvit.train.session import Session, keep_choices, prepare_session
 from globalvit.train.signals import SIGNALS, StopSignal
 from globalvit.train.state import seed_pass, take_snapshot, write_checkpoint, write_state
+from globalvit.train.trackers import require_trackers
 from globalvit.weights.find import EMA_FILE, MODEL_FILE
 from globalvit.weights.thresholds import write_thresholds
 
@@ -48,8 +49,10 @@ def train(
         FloatingPointError: a loss or gradient is not finite; the parameters are still those of the step before.
         MemoryError: a batch is too large.
         CallbackError: a callback failed.
+        ImportError: the package of a tracker in `log` is not installed.
     """
     calls = Callbacks(callbacks)
+    require_trackers(config.log)
     config = keep_choices(config)
     with ExitStack() as stack:
         stack.enter_context(explained(config, "outside of a step"))

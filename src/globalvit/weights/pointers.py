@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from globalvit import atomic
+from globalvit.weights.hub import PREFIX, fetch_folder
 
 POINTERS = ("best", "last")
 _MOST_BYTES = 256
@@ -15,10 +16,11 @@ _MOST_BYTES = 256
 def follow(path: str | PathLike[str]) -> Path:
     """Return the path with `best` and `last` replaced by the checkpoint that they name: `RUN/checkpoints/step-10/…`.
 
-    `~` is the home folder, and `file://` addresses are paths.
+    `~` is the home folder, `file://` addresses are paths, and `hf-hub:owner/name` is a downloaded folder.
 
     Raises:
-        ValueError: it is not a path, or an address on the network.
+        ValueError: it is not a path, or another address on the network.
+        OSError: a repository cannot be downloaded.
     """
     given = _local(path)
     for place in (given, *given.parents):
@@ -43,6 +45,8 @@ def _local(path: str | PathLike[str]) -> Path:
     scheme = re.match(r"(file|https?|ftp|s3|gs|hf|hf-hub):/{0,2}", given)
     if scheme and scheme[1] == "file":
         return Path(url2pathname(unquote(urlsplit(re.sub("^file:/+", "file:///", given)).path)))
+    if given.startswith(PREFIX):
+        return fetch_folder(given.removeprefix(PREFIX))
     if scheme:
         raise ValueError(f"{given} is an address; download the file, then give its path")
     try:
