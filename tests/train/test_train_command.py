@@ -51,6 +51,22 @@ def test_a_run_and_its_resumption_from_the_command_line(words, tmp_path, capsys,
 
 
 @pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("fresh", [[], ["--weights=none"]], ids=["", "fresh"])
+def test_resume_auto_goes_on_although_the_default_recipe_has_changed(words, tmp_path, capsys, monkeypatch, fresh):
+    old = tmp_path / "old.yaml"
+    old.write_text("min_lr: 0.0\nmixup: 0.2\nsmoothing: 0.2\nlayer_decay: 0.5\nbatch_size: 8\nepochs: 2\n")
+    line = [*words(tag="kept", resume="auto", epochs=1, warmup_epochs=0), *fresh]
+    assert main([*line, f"--config={old}", "--weights=none"]) == 0
+    run = tmp_path / "runs" / "kept"
+    before = (run / "config.yaml").read_text()
+    assert main(line) == 0
+    assert f"{run} resumes with its own settings; flags override them" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
+    assert main([*line, "--mixup=0.4"]) == 1
+    assert "cannot resume with other settings (mixup 0.2, now 0.4); leave those" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("toy")
 def test_config_and_resume_together_as_people_type_it(words, tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("epochs: 1\nwarmup_epochs: 0\n")

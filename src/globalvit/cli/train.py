@@ -13,7 +13,10 @@ DESCRIPTION = "Train a model with a recipe; every other flag overrides one of it
 RECIPES_LIST = "Recipes: " + ", ".join(available_recipes())
 
 
-CONFIG_HELP = "a shipped recipe or a YAML file (default: fine-tuning for the model's task)"
+CONFIG_HELP = (
+    "a shipped recipe or a YAML file (default: fine-tuning for the model's task, or training from scratch with "
+    "`--weights none`)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ def run(argv: list[str], prog: str) -> int:
     from globalvit.train.signals import StopSignal
 
     stop = StopSignal()
-    train(config, recipe_name(source, config.model), stop)
+    train(config, recipe_name(source, config), stop)
     return 0 if config.exit_0_on_signal else stop.exit_status
 
 

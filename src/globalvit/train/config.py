@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DEFAULT_RECIPES = {"classify": "finetune", "segment": "finetune_segmentation", "detect": "finetune_detection"}
+SCRATCH_RECIPES = {"classify": "scratch", "segment": "scratch_segmentation", "detect": "scratch_detection"}
 # Reading YAML takes a second per megabyte; a config has a few kilobytes.
 MOST_BYTES = 2**20
 # --resume auto: the run of --tag where it has saved something, else a new one.
@@ -56,7 +57,8 @@ def load_config(
     layer that changes `epochs` but names no warm-up or cooldown shortens or stretches them in proportion.
 
     Args:
-        source: name of a shipped recipe, or path of a YAML file; None is fine-tuning for the model's kind of task.
+        source: name of a shipped recipe, or path of a YAML file; None is the default of the model's kind of
+            task: training from scratch where the flags name no weights on purpose, fine-tuning otherwise.
         flags: what the command line named, field → value.
         origin: where the flags are from, for error messages.
 
@@ -65,7 +67,7 @@ def load_config(
         ValueError: no such recipe, a key that is not known, a value of the wrong type or out of its range.
     """
     flags = dict(flags or {})
-    layers = [*_read_chain(str(source or default_recipe(flags.get("model")))), (origin, flags)]
+    layers = [*_read_chain(str(source or _recipe_for(flags))), (origin, flags)]
     values: Layer = {}
     for origin, layer in layers:
         values = _lay_over(values, _typed(layer, origin), origin)
@@ -83,14 +85,14 @@ def to_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(config.to_dict(), sort_keys=False)
 
 
-def default_recipe(model: str | None) -> str:
-    """The recipe that is meant where none is named: fine-tuning for the model's kind of task."""
-    return DEFAULT_RECIPES[ModelSpec(model=model or TrainConfig.model).kind]
+def default_recipe(model: str | None, *, is_fresh: bool = False) -> str:
+    """The recipe that is meant where none is named: fine-tuning, or training fresh weights from scratch."""
+    return (SCRATCH_RECIPES if is_fresh else DEFAULT_RECIPES)[ModelSpec(model=model or TrainConfig.model).kind]
 
 
-def recipe_name(source: str | Path | None, model: str | None = None) -> str:
-    """The word that names runs of a recipe or YAML file, or of the default recipe of a model."""
-    return Path(source or default_recipe(model)).stem
+def recipe_name(source: str | Path | None, config: TrainConfig) -> str:
+    """The word that names runs of a recipe or YAML file, or of the default recipe of a config."""
+    return Path(source or default_recipe(config.model, is_fresh=config.weights is None)).stem
 
 
 def scale_lr(config: TrainConfig, processes: int) -> TrainConfig:
@@ -128,6 +130,16 @@ def check_resumable(config: TrainConfig, saved: TrainConfig) -> None:
             f"cannot resume with other settings ({'; '.join(differing)}); "
             "leave those flags out, or start a new run with --weights from this checkpoint"
         )
+
+
+def _recipe_for(flags: Mapping[str, Any]) -> str:
+    """The default recipe of a command; logs what was chosen and why."""
+    is_fresh = "weights" in flags and flags["weights"] in (None, "", "none")
+    name = default_recipe(flags.get("model"), is_fresh=is_fresh)
+    if is_fresh:
+        logger.info("recipe %s: --weights none starts from fresh weights, so every layer trains at the full rate", name)
+        logger.info("--config finetune or a file of your own chooses another recipe; flags override its settings")
+    return name
 
 
 def _read_chain(source: str) -> list[tuple[str, Layer]]:

@@ -139,7 +139,10 @@ class TrainConfig:
     momentum: float = option(OPTIMIZER, 0.9, "momentum of optimizers that have one")
     weight_decay: float = option(OPTIMIZER, 0.05, "weight decay; not applied to biases, norms and position tables")
     layer_decay: float | None = option(
-        OPTIMIZER, None, "layer-wise learning-rate decay: factor per block away from the head (default: none)"
+        OPTIMIZER,
+        None,
+        "layer-wise learning-rate decay: factor per group of blocks, of which there are at most 12, away from the head "
+        "(default: none)",
     )
     head_lr_scale: float = option(OPTIMIZER, 1.0, "learning-rate factor of everything but the backbone")
     clip_grad: float | None = option(OPTIMIZER, None, "maximum gradient norm (default: no clipping)")
