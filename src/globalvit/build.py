@@ -135,6 +135,7 @@ def create_model(
     ablation: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    multi_label: bool = False,
 ) -> Task:
     """Build a model for a task, with fresh weights or given ones.
 
@@ -153,6 +154,7 @@ def create_model(
         ablation: designs of the paper's ablations in place of GC ViT's own, words of `models.ablations`.
         classes: names of the labels 0 … num_classes − 1.
         preprocessing: evaluation transform in place of the weights' own.
+        multi_label: whether an image may have any number of a classifier's labels.
 
     Returns:
         The task module, in training mode.
@@ -163,7 +165,13 @@ def create_model(
     """
     name = resolve_name(name)
     classes = _class_names(classes)
-    spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path, ablation=check_ablation(ablation))
+    spec = ModelSpec(
+        model=name,
+        in_channels=in_channels,
+        drop_path=drop_path,
+        ablation=check_ablation(ablation),
+        multi_label=multi_label,
+    )
     spec = replace(
         spec,
         num_classes=_num_classes(num_classes, classes, spec),

@@ -50,7 +50,9 @@ class Visit:
         """Predict the image if there is one without a prediction; return the model."""
         task = models.open(self.key)
         if self.image is not None and self.prediction is None:
-            options: dict[str, Any] = {"top_k": TOP} if isinstance(task, Classifier) else {}
+            options: dict[str, Any] = (
+                {"top_k": TOP} if isinstance(task, Classifier) and not task.spec.multi_label else {}
+            )
             self.prediction = task.predict(self.image, **options)[0]
         return task
 
@@ -73,6 +75,12 @@ class Visit:
         if task.kind == "detect":
             return _objects(self.image, self.prediction, task.class_names, threshold)
         names, scores = readable(self.prediction["names"]), self.prediction["scores"]
+        if task.spec.multi_label:
+            bars = _bars(
+                "Labels and their scores", [(name, score, "") for name, score in zip(names, scores, strict=True)]
+            )
+            found = escape(", ".join(names) or "no label")
+            return enlarged(self.image), f"Your image, {self.name}", f"<h2>{found}</h2>{bars}"
         listed = _bars("Most likely classes", [(name, score, "") for name, score in zip(names, scores, strict=True)])
         return enlarged(self.image), f"Your image, {self.name}", f"<h2>{escape(names[0])}</h2>{listed}"
 
