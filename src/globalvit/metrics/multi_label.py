@@ -39,7 +39,8 @@ class MultiLabelScores(Metric):
         logits_BK, labels_BK = logits_BK.float().cpu(), labels_BK.cpu()
         losses_BK = F.binary_cross_entropy_with_logits(logits_BK.double(), labels_BK.double(), reduction="none")
         self._losses += losses_BK.mean(1).tolist()
-        self._scores.append(logits_BK.sigmoid())
+        # In float64 first: in float32 the last bit depends on an image's place in the batch.
+        self._scores.append(logits_BK.double().sigmoid().float())
         self._labels.append(labels_BK > 0.5)
 
     def state(self) -> State:
