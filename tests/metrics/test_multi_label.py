@@ -19,14 +19,14 @@ def test_scores_equal_those_of_torchmetrics(batch):
     logits, labels = batch
     metric = MultiLabelScores("abcd", (0.5,) * 4)
     metric.update(logits, labels)
-    scores, truth = metric.compute(), labels.long()
+    scores, expected_labels = metric.compute(), labels.long()
     probabilities = logits.sigmoid()
-    expected = multilabel_average_precision(probabilities, truth, 4, average=None)
+    expected = multilabel_average_precision(probabilities, expected_labels, 4, average=None)
     assert [row["ap"] for row in metric.report()["per_class"]] == pytest.approx((100 * expected).tolist(), rel=1e-6)
     assert scores["map"] == pytest.approx(100 * float(expected.mean()), rel=1e-6)
     for average in ("micro", "macro"):
         # A score of 0.5 counts here and not there.
-        wanted = multilabel_f1_score(probabilities + 1e-7, truth, 4, average=average)
+        wanted = multilabel_f1_score(probabilities + 1e-7, expected_labels, 4, average=average)
         assert scores[f"f1_{average}"] == pytest.approx(100 * float(wanted), rel=1e-6)
 
 
