@@ -165,15 +165,10 @@ def create_model(
     """
     name = resolve_name(name)
     classes = _class_names(classes)
-    spec = ModelSpec(
-        model=name,
-        in_channels=in_channels,
-        drop_path=drop_path,
-        ablation=check_ablation(ablation),
-        multi_label=multi_label,
-    )
+    spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path, ablation=check_ablation(ablation))
     spec = replace(
         spec,
+        multi_label=multi_label,
         num_classes=_num_classes(num_classes, classes, spec),
         image_size=None if image_size is None else as_size(image_size),
         window=None if window is None else _window(spec.backbone, image_size, window),

@@ -98,6 +98,29 @@ def test_the_user_decides_how_a_table_is_read(root):
     assert [source.label(at) for at in range(2)] == [0, 1]
 
 
+@pytest.mark.parametrize("header", ["file,label\n", ""])
+def test_commas_in_names_of_a_column_of_one_label_separate_nothing(root, header):
+    (root / "labels.csv").write_text(
+        header + 'a.png,"crane, bird"\nb.png,"crane, machine"\nc.png,bird\nd.png,machine\n'
+    )
+    assert open_split(root, "train").classes == ("bird", "crane, bird", "crane, machine", "machine")
+
+
+def test_all_splits_have_the_separator_of_one(root):
+    (root / "train.csv").write_text('file,labels\na.png,"crane, bird;dog"\nb.png,dog\n')
+    (root / "val.csv").write_text('file,labels\nc.png,"crane, bird"\n')
+    for choice in ("auto", True):
+        train = open_split(root, "train", multi_label=choice)
+        val = open_split(root, "val", train.classes, multi_label=choice)
+        assert (train.classes, val.labels(0)) == (("crane, bird", "dog"), [0])
+
+
+def test_a_damaged_table_of_another_split_does_not_matter(root):
+    (root / "train.csv").write_text("file,label\na.png,cat\nb.png,dog\n")
+    (root / "test.csv").write_text("file,label\nc.png,cat\nd.png\n")
+    assert open_split(root, "train").classes == ("cat", "dog")
+
+
 def test_class_folders_have_one_label(make_folder):
     with pytest.raises(
         ValueError, match=r"has one label per image; --multi-label true requires a table of labels, such"

@@ -48,18 +48,16 @@ def is_multi(rows: Sequence[Row], path: Path) -> bool:
             )
         return True
     cells = sorted({row.label for row in rows if isinstance(row.label, str)})
-    separator = _separator(cells)
-    if separator is None:
+    separator = separator_of(rows)
+    # Names of classes may have commas, such as those of ImageNet.
+    if separator in (None, ","):
         return False
     # A part that other cells have too is a label of its own, not a piece of a name.
     counts = Counter(part for cell in cells for part in _parts(cell, separator))
     joined = [cell for cell in cells if separator in cell]
     shared = [cell for cell in joined if all(counts[part] > 1 for part in _parts(cell, separator))]
-    is_any = any(counts[part] > 1 for cell in joined for part in _parts(cell, separator))
     if len(shared) == len(joined):
         return True
-    if separator == "," and not is_any:
-        return False
     raise ValueError(f"{path}: {joined[0]!r} may be one label or several, separated by {separator!r}; {REMEDY}")
 
 
@@ -84,13 +82,16 @@ def _one(row: Row) -> str:
     return str(label).strip()
 
 
-def all_labels(rows: Sequence[Row]) -> list[list[str]]:
+def all_labels(rows: Sequence[Row], separator: str | None) -> list[list[str]]:
     """Return the labels of each row, which may be none.
+
+    Args:
+        rows: of one split.
+        separator: what is between the labels of a cell, in all splits; see `separator_of`.
 
     Raises:
         ValueError: a cell does not hold labels.
     """
-    separator = _separator([row.label for row in rows if isinstance(row.label, str)])
     return [_all(row, separator) for row in rows]
 
 
@@ -113,7 +114,9 @@ def _hot(row: Row) -> list[str]:
     return [name for name, cell in row.label.items() if as_flag(cell)]
 
 
-def _separator(cells: Sequence[str]) -> str | None:
+def separator_of(rows: Sequence[Row]) -> str | None:
+    """Return what is between the labels of a cell; None where no cell has several."""
+    cells = [row.label for row in rows if isinstance(row.label, str)]
     return next((one for one in SEPARATORS if any(one in cell for cell in cells)), None)
 
 

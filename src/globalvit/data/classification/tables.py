@@ -11,12 +11,22 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from globalvit.data.classification.formats import match_classes, order_folders
-from globalvit.data.classification.label_cells import Many, MultiLabel, Row, all_labels, as_flag, is_multi, one_label
+from globalvit.data.classification.label_cells import (
+    Many,
+    MultiLabel,
+    Row,
+    all_labels,
+    as_flag,
+    is_multi,
+    one_label,
+    separator_of,
+)
 from globalvit.data.common.folders import leaves, listed, split_folders
 from globalvit.data.common.splits import role_of
 from globalvit.data.common.walk import is_image, search
@@ -213,16 +223,14 @@ def read_split(data_dir: Path, split: str, classes: Sequence[str] | None, multi_
     """
     files = table_files(data_dir)
     path = files.get(split) or files[""]
-    tables = {file: list(read_rows(file)) for file in (files.values() if multi_label == "auto" else [path])}
-    whole = tables[path]
+    whole = list(read_rows(path))
     rows = [row for row in whole if "" not in files or (row.split or "train") == split]
     if not rows:
         raise ValueError(f"{path} lists no images of the split {split!r}")
-    is_multi_label = multi_label
-    if multi_label == "auto":
-        is_multi_label = is_multi([row for one in tables.values() for row in one], path)
-    parts = all_labels if is_multi_label else one_label
-    labels_of = parts(rows)
+    # What a cell says depends on all splits.
+    every = [*whole, *_rows_of_others(files.values(), path)] if multi_label else whole
+    is_multi_label = is_multi(every, path) if multi_label == "auto" else multi_label
+    labels_of = all_labels(rows, separator_of(every)) if is_multi_label else one_label(rows)
     found = search(data_dir)
     found.warn()
     place_of = _Places(data_dir, path, split, found.images)
@@ -246,10 +254,7 @@ def read_split(data_dir: Path, split: str, classes: Sequence[str] | None, multi_
         logger.warning("%s: %d images do not exist, the first: %r", path, len(missing), missing[0].image)
     if len(labels) < len(rows) and not is_multi_label:
         logger.warning("%s: %d rows repeat an image and are left out", path, len(rows) - len(labels))
-    columns = whole[0].label if is_multi_label and isinstance(whole[0].label, dict) else ()
-    names = sorted({label for own in labels.values() for label in own} | {*columns})
-    if not names:
-        raise ValueError(f"{path}: expected labels, got none in {len(rows)} rows of the split {split!r}")
+    names = _names(rows, labels, is_multi_label=is_multi_label)
     present = order_folders(names, path)
     label_of = match_classes(present, classes or present, str(path))
     known = tuple(classes or present)
@@ -258,6 +263,25 @@ def read_split(data_dir: Path, split: str, classes: Sequence[str] | None, multi_
         return Listed(list(sets), list(sets.values()), known, is_multi_label=True)
     ordered = sorted((label_of[label], name) for name, own in labels.items() for label in own)
     return Listed([name for _, name in ordered], [label for label, _ in ordered], known)
+
+
+def _rows_of_others(files: Iterable[Path], path: Path) -> list[Row]:
+    """The rows of the other tables; one that cannot be read is reported where its split is opened."""
+    rows: list[Row] = []
+    for file in files:
+        if file != path:
+            with suppress(ValueError, OSError):
+                rows += read_rows(file)
+    return rows
+
+
+def _names(rows: Sequence[Row], labels: Mapping[str, set[str]], *, is_multi_label: bool) -> list[str]:
+    """Names of the classes of a split, also of columns of 0 and 1 without a 1."""
+    columns = rows[0].label if is_multi_label and isinstance(rows[0].label, dict) else ()
+    names = sorted({label for own in labels.values() for label in own} | {*columns})
+    if not names:
+        raise ValueError(f"{rows[0].where}: expected labels, got none in {len(rows)} rows of this split")
+    return names
 
 
 class _Places:
