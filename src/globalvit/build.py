@@ -137,6 +137,7 @@ def create_model(
     ablation: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    multi_label: bool = False,
 ) -> Task:
     """Build a model for a task, with fresh weights or given ones.
 
@@ -155,6 +156,7 @@ def create_model(
         ablation: designs of the paper's ablations in place of GC ViT's own, words of `models.ablations`.
         classes: names of the labels 0 … num_classes − 1.
         preprocessing: evaluation transform in place of the weights' own.
+        multi_label: whether an image may have any number of a classifier's labels.
 
     Returns:
         The task module, in training mode.
@@ -169,6 +171,7 @@ def create_model(
     spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path, ablation=check_ablation(ablation))
     spec = replace(
         spec,
+        multi_label=multi_label,
         num_classes=_num_classes(num_classes, classes, spec),
         image_size=None if image_size is None else as_size(image_size),
         window=None if window is None else _window(spec.backbone, image_size, window),

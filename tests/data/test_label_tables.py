@@ -173,8 +173,8 @@ WRONG_JSON = [
     ("3", r"labels\.json: expected a list of \{\"image\": …, \"label\": …\}, or an object of image and label$"),
     ('["a.png"]', r"labels\.json: row 1: expected an object \{\"image\": …, \"label\": …\}, got 'a\.png'$"),
     (
-        '[{"image": "a.png", "label": ["cat", "dog"]}]',
-        r"labels\.json: row 1: expected one label, got \['cat', 'dog'\]$",
+        '[{"image": "a.png", "label": ["cat", {}]}]',
+        r"labels\.json: row 1: expected labels, got \['cat', \{\}\]$",
     ),
     ('{"a.png": null}', r"labels\.json: 'a\.png': expected one label, got None$"),
     ('[{"label": "cat"}]', r"labels\.json: row 1: expected the name of an image, got None$"),

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.atomic import replace_with
 from globalvit.cli import data_lmdb, data_pack, data_shapes, data_split, tables
@@ -52,6 +52,9 @@ class CheckOptions:
         metadata={"help": "folder with one folder per split, or with images/SPLIT and annotations/SPLIT"}
     )
     split: str | None = field(default=None, metadata={"help": "split to check (default: all)"})
+    multi_label: bool | Literal["auto"] = field(
+        default="auto", metadata={"help": "whether images of a table may have any number of labels"}
+    )
     nested_classes: bool = field(
         default=False, metadata={"help": "treat every folder that directly contains images as a class, at any depth"}
     )
@@ -209,7 +212,11 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
             annotations=annotations,
             crowd_as_instances=options.crowd_as_instances,
         )
-    return checks or {"class folders": partial(check_folder, form=options.format, nested=options.nested_classes)}
+    return checks or {
+        "class folders": partial(
+            check_folder, form=options.format, nested=options.nested_classes, multi_label=options.multi_label
+        )
+    }
 
 
 def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":

@@ -26,6 +26,10 @@ EXAMPLES = {
         "globalvit export --checkpoint runs/photos --output photos.onnx",
         "globalvit export --model gcvit_tiny --output gcvit_tiny.onnx --image-size 224 --preprocessing nhwc",
     ),
+    "push": (
+        "globalvit push runs/photos me/photos --dry-run card",
+        "globalvit push runs/photos me/photos --public --license mit",
+    ),
     "data": ("globalvit data check --data-dir photos", "globalvit data preview --data-dir photos"),
     "data check": (
         "globalvit data check --data-dir photos",
@@ -38,6 +42,10 @@ EXAMPLES = {
     "data split": (
         "globalvit data split unsorted photos",
         "globalvit data split unsorted photos --way link --fraction 0.2",
+    ),
+    "data pack": (
+        "globalvit data pack photos photo_shards",
+        "globalvit data pack imagenet imagenet_shards --splits val",
     ),
     "data shapes": ("globalvit data shapes drawn", "globalvit data shapes drawn --train 100 --val 20"),
     "data lmdb": (

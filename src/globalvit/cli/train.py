@@ -59,6 +59,6 @@ def _show_help(argv: list[str], prog: str) -> NoReturn:
     for name in ("print_config", "resume"):
         given.pop(name, None)
     source, config = configure(given.pop("config", None), given)
-    name = recipe_name(source, config.model)
+    name = recipe_name(source, config)
     note = f"Defaults below are those of {name}; --config NAME --help shows those of another recipe."
     show_help(TrainOptions, prog, f"{DESCRIPTION}\n{note}\n\n{RECIPES_LIST}", defaults=vars(config))

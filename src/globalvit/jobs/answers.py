@@ -110,6 +110,15 @@ class Classes(Answers):
         return label_map(image, readable(prediction["names"]), prediction["scores"])
 
 
+class Labels(Classes):
+    """The labels of each image that reach their threshold, which may be none."""
+
+    def row(self, answer: Answer) -> dict[str, str]:
+        """Return the labels and their scores in one cell."""
+        pairs = zip(answer["names"], answer["scores"], strict=True)
+        return {"labels, %": ", ".join(f"{name} {100 * score:.1f}" for name, score in pairs) or "none"}
+
+
 class Areas(Answers):
     """The class of every pixel."""
 

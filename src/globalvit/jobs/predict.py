@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
 from globalvit.jobs import files
-from globalvit.jobs.answers import Answer, Answers, Areas, Classes, Objects, Read
+from globalvit.jobs.answers import Answer, Answers, Areas, Classes, Labels, Objects, Read
 from globalvit.jobs.images import Failure, Reader, Source, Writer
 from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, place, too_many
 
@@ -211,6 +211,13 @@ def _presenter(task: "Task", options: PredictOptions) -> Answers:
         return Areas(task)
     if task.kind == "detect":
         return Objects(task, options.score_threshold, options.max_detections)
+    if task.spec.multi_label:
+        if options.top_k != PredictOptions.top_k:
+            raise ValueError(
+                f"--top-k {options.top_k} requires a single-label classifier; {task.spec.model} is a multi-label "
+                "model, which reports each label that reaches its threshold; leave --top-k out"
+            )
+        return Labels(task, task.spec.num_classes)
     return Classes(task, options.top_k)
 
 

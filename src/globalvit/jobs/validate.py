@@ -199,10 +199,12 @@ class Result:
         """Draw the confusion matrix, or in detection the AP of each class."""
         from globalvit.train.plots import confusion_figure, row_figure, to_image
 
-        if self.kind != "detect":
+        if self.kind != "detect" and self.confusion_matrix is not None:
             return to_image(confusion_figure(self.confusion_matrix, self.matrix_names))
-        keys = [key for key in ("ap_box", "ap_mask") if key in self.rows[0]]
-        return to_image(row_figure(self.rows, {key.replace("ap_", "") + " AP": key for key in keys}))
+        keys = [key for key in ("ap", "ap_box", "ap_mask") if key in self.rows[0]]
+        return to_image(
+            row_figure(self.rows, {key.replace("ap_", "").replace("ap", "image") + " AP": key for key in keys})
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
@@ -230,7 +232,7 @@ def validate(options: ValidateOptions) -> Result:
             limit(task, options.max_detections)
         make_metric = None
         if options.suite is None:
-            source = open_source(task, settings)
+            source = open_source(task, replace(settings, multi_label=task.spec.multi_label))
         else:
             source, make_metric = open_suite(task, options)
         is_reported = options.report and options.output is not None
@@ -310,8 +312,8 @@ def open_suite(task: "Task", options: ValidateOptions) -> "tuple[SuiteImages, Ca
     assert options.suite is not None
     assert options.data_dir is not None
     suite = SUITES[options.suite]
-    if task.kind != "classify":
-        raise ValueError(f"--suite {options.suite} requires a classifier; {task.spec.model} is not one")
+    if task.kind != "classify" or task.spec.multi_label:
+        raise ValueError(f"--suite {options.suite} requires a single-label classifier; {task.spec.model} is not one")
     outputs = match_outputs(task.classes, task.spec.num_classes, suite.title)
     source = open_suite(options.suite, Path(options.data_dir), options.real_labels)
     allowed = source.allowed

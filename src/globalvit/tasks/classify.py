@@ -1,4 +1,4 @@
-"""Image classification: one label per image.
+"""Image classification: one label per image, or any number.
 
 Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
@@ -15,6 +15,7 @@ from globalvit.heads.classify import ClassifyHead, GroupPool, MeanPool
 from globalvit.metrics.accuracy import Accuracy
 from globalvit.metrics.labels import check_labels
 from globalvit.metrics.metric import Metric
+from globalvit.metrics.multi_label import MultiLabelScores
 from globalvit.models.backbone import Backbone
 from globalvit.models.variants import ModelSpec
 from globalvit.tasks.inputs import batches
@@ -44,6 +45,10 @@ class Classifier(Task):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, K)."""
         return self.head(self.backbone(images_BCHW)[-1])
+
+    def probabilities(self, logits_BK: Tensor) -> Tensor:
+        """Logits → probabilities (B, K)."""
+        return logits_BK.softmax(1)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean cross-entropy with soft `targets` (B, K) if the batch has them, else with `labels` (B,).
@@ -96,7 +101,7 @@ class Classifier(Task):
             for positions, images_BCHW in batches(images, self.preprocessing, batch_size):
                 logits_BK = model(images_BCHW.to(self.device)).float()
                 self.check_outputs(logits_BK.shape[1])
-                scores, labels = logits_BK.softmax(1).topk(min(top_k, logits_BK.shape[1]))
+                scores, labels = self.probabilities(logits_BK).topk(min(top_k, logits_BK.shape[1]))
                 rows = zip(positions, labels.tolist(), scores.tolist(), strict=True)
                 answers.update((position, self._answer(*row)) for position, *row in rows)
         return [answers[position] for position in sorted(answers)]
@@ -104,6 +109,66 @@ class Classifier(Task):
     def _answer(self, labels: list[int], scores: list[float]) -> dict[str, Any]:
         names = [self.class_names[label] for label in labels]
         return {"labels": labels, "names": names, "scores": scores}
+
+
+class MultiLabelClassifier(Classifier):
+    """A classifier of images that have any number of labels: (B, C, H, W) float → logits (B, K)."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The probability from which on each label is reported."""
+        return self.spec.thresholds or (0.5,) * self.spec.num_classes
+
+    def probabilities(self, logits_BK: Tensor) -> Tensor:
+        """Logits → a probability for each label by itself (B, K)."""
+        return logits_BK.sigmoid()
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean binary cross-entropy against `targets` (B, K) where the batch has them, else `labels` (B, K).
+
+        Raises:
+            ValueError: they are of another shape.
+        """
+        targets_BK, logits_BK = batch.get("targets", batch["labels"]), self(batch["images"])
+        if targets_BK.shape != logits_BK.shape:
+            raise ValueError(
+                f"expected targets {tuple(logits_BK.shape)}, one column per class, got {tuple(targets_BK.shape)}"
+            )
+        return {"loss": F.binary_cross_entropy_with_logits(logits_BK.float(), targets_BK.float())}
+
+    def evaluate(self, batch: Batch, metric: Metric) -> None:
+        """Add a batch with `images` and `labels` (B, K) to a `MultiLabelScores`."""
+        assert isinstance(metric, MultiLabelScores)
+        logits_BK = self(batch["images"])
+        self.check_outputs(logits_BK.shape[1])
+        metric.update(logits_BK, batch["labels"])
+
+    def metric(self) -> MultiLabelScores:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Empty scores, at this model's thresholds."""
+        return MultiLabelScores(self.class_names, self.thresholds)
+
+    def predict(self, images: Any, *, batch_size: int = 32, top_k: int | None = None) -> list[dict[str, Any]]:
+        """The labels of each image whose probability reaches their threshold; there may be none.
+
+        Args:
+            images: as in `Classifier.predict`.
+            batch_size: images in a forward pass at most.
+            top_k: labels to name at most; None names all.
+
+        Returns:
+            For each image `labels` (ints), `names` and `scores` (probabilities), best first.
+        """
+        everything = super().predict(images, batch_size=batch_size, top_k=self.spec.num_classes)
+        return [self._above(answer, top_k) for answer in everything]
+
+    def _above(self, answer: dict[str, Any], top_k: int | None) -> dict[str, Any]:
+        thresholds = self.thresholds
+        kept = [
+            (label, score)
+            for label, score in zip(answer["labels"], answer["scores"], strict=True)
+            if score >= thresholds[label]
+        ]
+        return self._answer([label for label, _ in kept[:top_k]], [score for _, score in kept[:top_k]])
 
 
 def _notes(logits_BK: Tensor, labels_B: Tensor) -> Iterator[dict[str, Any]]:
@@ -124,4 +189,5 @@ def build_classifier(
     pool = GroupPool(channels) if backbone.pooling == "group" else MeanPool()
     head = ClassifyHead(pool, channels, spec.num_classes)
     head.init_weights()
-    return Classifier(spec, backbone, head, preprocessing, classes)
+    kind = MultiLabelClassifier if spec.multi_label else Classifier
+    return kind(spec, backbone, head, preprocessing, classes)

@@ -1,4 +1,4 @@
-"""How classifiers are fed: images with one label each."""
+"""How classifiers are fed: images with one label each, or in multi-label sets with any number."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from PIL import Image
 
 from globalvit.data.classification.dataset import open_split
 from globalvit.data.classification.imagenet import readable
-from globalvit.data.classification.mixing import Mixing
+from globalvit.data.classification.mixing import Mixing, MultiLabelMixing
 from globalvit.data.classification.transforms import EvalTransform, TrainTransform
 from globalvit.data.common.images import RGB
 from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
@@ -31,7 +31,15 @@ class ClassifyFeed(Feed[EvalTransform]):
         assert config.data_dir is not None
         exact = self.is_named(split)
         nested = config.nested_classes
-        return open_split(config.data_dir, split, classes, form=config.format, exact=exact, nested=nested)
+        return open_split(
+            config.data_dir,
+            split,
+            classes,
+            form=config.format,
+            exact=exact,
+            nested=nested,
+            multi_label=config.multi_label,
+        )
 
     def augmentation(self, transform: EvalTransform) -> TrainTransform:
         """The augmentation of the config, at the size of the evaluation transform."""
@@ -56,7 +64,8 @@ class ClassifyFeed(Feed[EvalTransform]):
     def train_loader(self, source: Any, augmentation: TrainTransform, **share: Any) -> TrainLoader:
         """Batches of one size, to be mixed."""
         config = self.config
-        self._mixing = Mixing(
+        kind = MultiLabelMixing if getattr(source, "is_multi_label", False) else Mixing
+        self._mixing = kind(
             len(source.classes),
             mixup=config.mixup,
             cutmix=config.cutmix,

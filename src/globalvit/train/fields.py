@@ -100,6 +100,9 @@ class TrainConfig:
     val_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for evaluation; may be outside `data_dir` (default: detected)"
     )
+    multi_label: bool | Literal["auto"] = option(
+        DATA, "auto", "whether images may have any number of labels, in classification by tables (auto: by the table)"
+    )
     nested_classes: bool = option(
         DATA,
         False,

@@ -47,6 +47,11 @@ class Splits:
         """Names of the labels 0 … K−1."""
         return self.train.classes
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether images may have any number of labels."""
+        return getattr(self.train, "is_multi_label", False)
+
 
 def open_splits(config: TrainConfig) -> Splits:
     """Open the split to train on and the one to evaluate on, or hold images out for the latter.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from globalvit.data.common.loading import Batch
 from globalvit.metrics.coco_ap import CocoAP
 from globalvit.metrics.metric import Metric
+from globalvit.metrics.multi_label import MultiLabelScores
 from globalvit.tasks.detect import SCORE_THRESHOLD
 from globalvit.tasks.reduce import counted
 from globalvit.tasks.task import Task
@@ -244,7 +246,13 @@ class Trainer:
             )
 
     def _keep_best(self, metric: Metric) -> None:
+        spec = self.task.spec
+        if isinstance(metric, MultiLabelScores):
+            # The best checkpoint has the thresholds, also where it was saved before the evaluation.
+            self.task.spec = replace(spec, thresholds=metric.best_thresholds())
+            self.saved_step = -1
         self._save()
+        self.task.spec = spec
         if self.engine.is_main:
             checkpoint = self.checkpoints.at(self.state.step)
             # It may have been saved before the evaluation, and must know of it.

@@ -47,6 +47,7 @@ def _plots(records: Sequence[Record]) -> list[tuple[str, str, dict[str, list[tup
 _SCORES = {
     "top-1": "top1",
     "top-5": "top5",
+    "mAP": "map",
     "mIoU": "miou",
     "mean accuracy": "macc",
     "pixel accuracy": "pacc",

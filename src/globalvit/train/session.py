@@ -200,6 +200,7 @@ def build_task(config: TrainConfig, weights: str | None, splits: Splits, transfo
         ablation=config.ablation,
         classes=splits.classes,
         preprocessing=transform,
+        multi_label=splits.is_multi_label,
     )
     if config.grad_checkpointing:
         task.backbone.set_checkpointing(True)

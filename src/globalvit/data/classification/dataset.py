@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from globalvit.data.built_in.shapes import ClassifyShapes
 from globalvit.data.classification.formats import alike, match_classes, question_folders, scan_classes, similar_folders
 from globalvit.data.classification.imagenet import is_devkit
 from globalvit.data.classification.imagenet_devkit import open_devkit
-from globalvit.data.classification.labeled_files import LabeledFiles
+from globalvit.data.classification.label_cells import MultiLabel
+from globalvit.data.classification.labeled_files import LabeledFiles, MultiLabelFiles
 from globalvit.data.classification.tables import read_split, splits_of, table_files
 from globalvit.data.common.folders import BUILT_IN, DIGITS, is_built_in, is_database, listed, other_level, split_folders
 from globalvit.data.common.formats import Format, choose_format
@@ -74,7 +75,15 @@ class ClassificationFormat(Format, Protocol):
         """Names of the splits in a folder that matches."""
         ...
 
-    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, *, nested: bool = False) -> Source:
+    def open(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        nested: bool = False,
+        multi_label: MultiLabel = "auto",
+    ) -> Source:
         """Open one split; see `open_split`.
 
         Raises:
@@ -102,8 +111,17 @@ class FolderFormat:
         """Names of the folders."""
         return split_folders(folder)
 
-    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, *, nested: bool = False) -> Source:
+    def open(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        nested: bool = False,
+        multi_label: MultiLabel = "auto",
+    ) -> Source:
         """Open a folder, a database, or ImageNet's validation images without class folders."""
+        _refuse_multi_label(folder, multi_label)
         root = folder / split
         if is_database(root):
             # Imported here, since the package lmdb is an extra.
@@ -139,11 +157,14 @@ class TableFormat:
         classes: Sequence[str] | None = None,
         *,
         nested: bool = False,  # noqa: ARG002 - labels are not folders
-    ) -> Source:
+        multi_label: MultiLabel = "auto",
+    ) -> Any:
         """Read the rows of one split."""
-        listed_images = read_split(folder, split, classes)
-        logger.info("%s (format %s): %d images of %r", folder, self.name, len(listed_images.names), split)
-        return LabeledFiles(folder, listed_images.classes, listed_images.names, listed_images.labels)
+        found = read_split(folder, split, classes, multi_label)
+        form = f"{self.name}, multi-label" if found.is_multi_label else self.name
+        logger.info("%s (format %s): %d images of %r", folder, form, len(found.names), split)
+        kind = MultiLabelFiles if found.is_multi_label else LabeledFiles
+        return kind(folder, found.classes, found.names, found.labels)
 
 
 class ShardFormat:
@@ -170,8 +191,10 @@ class ShardFormat:
         classes: Sequence[str] | None = None,
         *,
         nested: bool = False,  # noqa: ARG002 - labels are not folders
+        multi_label: MultiLabel = "auto",
     ) -> Source:
         """Open the shards of one split."""
+        _refuse_multi_label(folder, multi_label)
         return open_shards(shard_splits(folder)[split], folder / split, classes)
 
 
@@ -186,6 +209,7 @@ def open_split(
     form: str | None = None,
     exact: bool = False,
     nested: bool = False,
+    multi_label: MultiLabel = "auto",
 ) -> Source:
     """Open one split of a data set.
 
@@ -197,6 +221,7 @@ def open_split(
         form: name of the format; None finds it.
         exact: the user named this folder, so that it is taken though others may be meant too.
         nested: as in `ImageFolder`.
+        multi_label: whether images may have any number of labels, which a table states; `auto` decides by the table.
 
     Raises:
         NoSplitError: no such folder; the text says which there are.
@@ -204,6 +229,7 @@ def open_split(
             used, or a database that is not complete.
     """
     if is_built_in(data_dir, *BUILT_IN):
+        _refuse_multi_label(data_dir, multi_label)
         source = Digits(split) if str(data_dir) == DIGITS else ClassifyShapes(split)
         match_classes(source.classes, classes or source.classes, f"{data_dir}/{split}")
         return source
@@ -214,7 +240,14 @@ def open_split(
     name = choose_split(split, chosen.splits(root), root, exact=exact)
     if name is None:
         raise _no_split(root, split, chosen)
-    return chosen.open(root, name, classes, nested=nested)
+    return chosen.open(root, name, classes, nested=nested, multi_label=multi_label)
+
+
+def _refuse_multi_label(data_dir: str | PathLike[str], multi_label: MultiLabel) -> None:
+    if multi_label is True:
+        raise ValueError(
+            f"{data_dir} has one label per image; --multi-label true requires a table of labels, such as labels.csv"
+        )
 
 
 def _no_split(data_dir: Path, split: str, chosen: ClassificationFormat) -> FileNotFoundError:

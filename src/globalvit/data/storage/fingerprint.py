@@ -70,6 +70,8 @@ def fingerprint(source: Any) -> Fingerprint:
         label = labels(index) if labels else 0
         digest = blake2b(f"{name}\0{size}".encode(errors="surrogateescape"), digest_size=8).digest()
         ordered.update(digest + label.to_bytes(4, "little"))
+        if getattr(source, "is_multi_label", False):
+            ordered.update(repr(source.labels(index)).encode())
         counts[label] += 1
         sums[label] = (sums[label] + int.from_bytes(digest, "little")) % _WRAP
     groups = {name: (count, f"{total:016x}") for name, count, total in zip(names, counts, sums, strict=True)}
