@@ -1,5 +1,6 @@
 """`globalvit train`: train or fine-tune a model, in one process or under torchrun."""
 
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -27,6 +28,13 @@ class TrainOptions(TrainConfig):
     print_config: bool = field(
         default=False, metadata={"help": "print the settings as YAML and exit", "group": "recipe"}
     )
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "train a step, evaluate a batch, print speed, memory and an estimate of the run's time, and exit",
+            "group": "recipe",
+        },
+    )
 
 
 def run(argv: list[str], prog: str) -> int:
@@ -35,6 +43,7 @@ def run(argv: list[str], prog: str) -> int:
         _show_help(argv, prog)
     given = parse_flags(TrainOptions, argv, prog, DESCRIPTION)
     source, is_print = given.pop("config", None), given.pop("print_config", False)
+    is_dry = given.pop("dry_run", False)
     source, config = configure(source, given)
     if is_print:
         sys.stdout.write(to_yaml(config))
@@ -42,6 +51,13 @@ def run(argv: list[str], prog: str) -> int:
     if config.data_dir is None:
         raise UsageError(f"{prog} {needed_data(config)}; see {prog} --help")
     # Imported here: PyTorch takes seconds to import, and --help does not need it.
+    if is_dry:
+        from globalvit.train.rehearsal import rehearse
+
+        rehearsal = rehearse(config, recipe_name(source, config))
+        if os.environ.get("RANK", "0") == "0":
+            sys.stdout.write(f"{rehearsal}\n")
+        return 0
     from globalvit.train.loop import train
     from globalvit.train.signals import StopSignal
 

@@ -36,11 +36,12 @@ Layer = dict[str, Any]
 # What a resumed run may change: where things lie, what is written, and how the same steps are computed.
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
-    batch_size grad_accum_steps auto_batch kernels torch_operations torchcompile channels_last grad_checkpointing device
-    fsdp weights log
+    batch_size grad_accum_steps auto_batch small_set kernels torch_operations torchcompile channels_last
+    grad_checkpointing device fsdp weights log
     early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())
+BATCH_SETTINGS = frozenset(["batch_size", "global_batch", "grad_accum_steps", "auto_batch"])
 
 
 def available_recipes() -> list[str]:
@@ -54,7 +55,8 @@ def load_config(
     """Read a recipe or YAML file and lay `flags` over it.
 
     A layer that names `lr` without `global_batch` means that lr as it stands: it is then not scaled with the batch. A
-    layer that changes `epochs` but names no warm-up or cooldown shortens or stretches them in proportion.
+    layer that changes `epochs` but names no warm-up or cooldown shortens or stretches them in proportion. A layer that
+    names a batch turns `small_set` off.
 
     Args:
         source: name of a shipped recipe, or path of a YAML file; None is the default of the model's kind of
@@ -138,7 +140,8 @@ def _recipe_for(flags: Mapping[str, Any]) -> str:
     name = default_recipe(flags.get("model"), is_fresh=is_fresh)
     if is_fresh:
         logger.info("recipe %s: --weights none starts from fresh weights, so every layer trains at the full rate", name)
-        logger.info("--config finetune or a file of your own chooses another recipe; flags override its settings")
+        other = default_recipe(flags.get("model"))
+        logger.info("--config %s or a file of your own chooses another recipe; flags override its settings", other)
     return name
 
 
@@ -221,6 +224,9 @@ def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:
     values = {**below, **above}
     if "lr" in above and "global_batch" not in above:
         values["global_batch"] = None
+    if BATCH_SETTINGS & above.keys() and "small_set" not in above:
+        # Whoever names a batch wants that one.
+        values["small_set"] = False
     if "epochs" in above and "steps" not in above and below.get("steps"):
         # Whoever names epochs wants no run that is counted in steps.
         values |= {key: None for key in ("steps", "val_steps", "warmup_steps") if key not in above}

@@ -116,6 +116,11 @@ class TrainConfig:
     )
     grad_accum_steps: int = option(BATCH, 1, "forward and backward passes per optimizer step")
     auto_batch: bool = option(BATCH, False, "use the largest `batch_size` that fits into memory")
+    small_set: bool = option(
+        BATCH,
+        False,
+        "lower `batch_size` to a 20th of the training images, but not below 8; off if the batch is given in other ways",
+    )
 
     epochs: int = option(
         SCHEDULE, 50, "length of the learning-rate schedule in epochs, with warm-up but without cooldown"

@@ -105,6 +105,10 @@ class Trainer:
         finished = "early stopping" if self.session.is_stale else "finished"
         self._notify("on_end", scores=dict(self.state.scores), reason=stopped_by or finished)
 
+    def try_step(self, batches: list[Batch]) -> None:
+        """Do a step of the first epoch that leaves no record."""
+        self._step(batches, epoch=0)
+
     def _notify(self, name: str, **values: Any) -> None:
         """Call a method of the callbacks on rank 0; every process then knows whether the run is to stop."""
         if name not in self.called:

@@ -16,6 +16,7 @@ from globalvit.data.common.loading import Batch
 from globalvit.data.common.transforms import FitTransform
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.task import Preprocessing
+from globalvit.train.advice import warn_of_chance
 from globalvit.train.engine import Engine
 from globalvit.train.integrity import read_json
 from globalvit.train.plots import confusion_figure, plot_confusion, plot_run, to_image
@@ -144,6 +145,9 @@ class Reporter:
             return
         if self.session.is_stale:
             logger.info("early stopping: no better score in %d evaluations", state.stale)
+        if "top1" in state.scores:
+            val, data_dir = self.session.inputs.splits.val, self.session.config.data_dir
+            warn_of_chance(read_metrics(folder), state.scores["top1"], val, data_dir)
         logger.info("done in %.0f s: %s; run folder %s", state.seconds, _in_words(state.scores), folder)
 
     def _show(self, title: str, image: Image.Image | Callable[[], Image.Image]) -> None:
