@@ -206,6 +206,16 @@ def test_mistakes_are_one_line(words, status, text, digits, monkeypatch, capsys)
     assert shown.count("\n") == 1
 
 
+def test_mirror_images_are_averaged_by_the_option(run_folder, digits, tmp_path):
+    from globalvit.build import open_checkpoint
+
+    words = ["--checkpoint", str(run_folder), "--precision", "fp32", "--json", str(tmp_path / "a.json")]
+    assert main(["predict", str(digits / "a.png"), *words, "--eval-flip"]) == 0
+    (answer,) = json.loads((tmp_path / "a.json").read_text())["predictions"]
+    (expected,) = open_checkpoint(run_folder).predict(digits / "a.png", flip=True)
+    assert answer["scores"] == pytest.approx(expected["scores"], rel=1e-4)
+
+
 def test_only_detectors_see_images_in_tiles(run_folder, digits, capsys):
     assert main(["predict", str(digits / "a.png"), "--checkpoint", str(run_folder), "--tile", "64"]) == 1
     assert "globalvit: error: --tile requires a detector; gcvit_" in (shown := capsys.readouterr().err)

@@ -89,7 +89,7 @@ def test_tiles_find_small_objects_once_each(scene, flip):
     assert np.array_equal(tiled["boxes"].numpy(), boxes)
     assert tiled["names"] == ["odd", "even"] * 24
     assert tiled["masks"].shape == (48, *SIZE)
-    assert np.array_equal(masks_to_boxes(tiled["masks"]).numpy() + [0, 0, 1, 1], boxes)
+    assert np.array_equal(masks_to_boxes(tiled["masks"]).numpy() + np.array([0, 0, 1, 1]), boxes)
     assert max(stub.passes) == 8
     (best,) = stub.predict(image, tile=160, overlap=0.25, max_detections=7, flip=flip)
     assert np.array_equal(best["boxes"].numpy(), boxes[:7])

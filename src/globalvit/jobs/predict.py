@@ -13,7 +13,7 @@ from globalvit.detectors.limits import MOST_DETECTIONS, TILE_OVERLAP, check_limi
 from globalvit.jobs import files
 from globalvit.jobs.answers import Answer, Answers, Areas, Classes, Objects, Read, Tiles
 from globalvit.jobs.images import Failure, Reader, Source, Writer
-from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, place, too_many
+from globalvit.jobs.opening import RUNNING, ModelOptions, about, explained_memory, open_model, place, too_many
 
 if TYPE_CHECKING:
     from globalvit.tasks.task import Task
@@ -51,6 +51,9 @@ class PredictOptions(ModelOptions):
     )
     max_detections: int = field(
         default=MOST_DETECTIONS, metadata=about(ANSWERS, "maximum objects per image, best first, in detection")
+    )
+    eval_flip: bool | None = field(
+        default=None, metadata=about(RUNNING, "average predictions with those of the flipped image")
     )
     tile: int | None = field(
         default=None,

@@ -4,6 +4,7 @@ Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
 
 from collections.abc import Iterator
+from math import log
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Classifier(Task):
 
     Attributes:
         head: the last map → logits.
+        flip: whether evaluation and prediction average the probabilities with those of the mirror image.
     """
 
     kind = "classify"
@@ -40,6 +42,7 @@ class Classifier(Task):
     ) -> None:
         super().__init__(spec, backbone, preprocessing, classes)
         self.head = head
+        self.flip = False
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, K)."""
@@ -63,7 +66,7 @@ class Classifier(Task):
     def evaluate(self, batch: Batch, metric: Metric) -> None:
         """Add a batch with `images` and `labels` to an `Accuracy`."""
         assert isinstance(metric, Accuracy)
-        logits_BK = self(batch["images"])
+        logits_BK = self._logits(batch["images"], flip=self.flip)
         self.check_outputs(logits_BK.shape[1])
         metric.update(logits_BK, batch["labels"])
         if metric.noted is not None:
@@ -73,7 +76,9 @@ class Classifier(Task):
         """An empty count of hits."""
         return Accuracy(self.class_names)
 
-    def predict(self, images: Any, *, batch_size: int = 32, top_k: int = 5) -> list[dict[str, Any]]:
+    def predict(
+        self, images: Any, *, batch_size: int = 32, top_k: int = 5, flip: bool | None = None
+    ) -> list[dict[str, Any]]:
         """The likeliest classes of each image.
 
         Args:
@@ -81,6 +86,8 @@ class Classifier(Task):
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
             batch_size: images in a forward pass at most.
             top_k: classes to name, at most all of them.
+            flip: whether to average the probabilities with those of the mirror image; None takes the model's own
+                `flip`.
 
         Returns:
             For each image `labels` (ints), `names` and `scores` (probabilities), best first.
@@ -94,12 +101,21 @@ class Classifier(Task):
         answers: dict[int, dict[str, Any]] = {}
         with self.predicting() as model:
             for positions, images_BCHW in batches(images, self.preprocessing, batch_size):
-                logits_BK = model(images_BCHW.to(self.device)).float()
+                views = self.flip if flip is None else flip
+                logits_BK = model._logits(images_BCHW.to(self.device), flip=views).float()
                 self.check_outputs(logits_BK.shape[1])
                 scores, labels = logits_BK.softmax(1).topk(min(top_k, logits_BK.shape[1]))
                 rows = zip(positions, labels.tolist(), scores.tolist(), strict=True)
                 answers.update((position, self._answer(*row)) for position, *row in rows)
         return [answers[position] for position in sorted(answers)]
+
+    def _logits(self, images_BCHW: Tensor, *, flip: bool) -> Tensor:
+        """Return logits (B, K); with `flip`, logarithms of the mean probabilities of each image and its mirror."""
+        logits_BK = self(images_BCHW)
+        if not flip:
+            return logits_BK
+        both = [one.float().log_softmax(1) for one in (logits_BK, self(images_BCHW.flip(-1)))]
+        return torch.logaddexp(*both) - log(2)
 
     def _answer(self, labels: list[int], scores: list[float]) -> dict[str, Any]:
         names = [self.class_names[label] for label in labels]
