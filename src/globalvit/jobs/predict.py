@@ -116,7 +116,7 @@ class Predictor:
         self.options = options
         settings = replace(options.settings(), model=task.spec.model)
         set_up(task, settings)
-        self.tiles_at_once = options.batch_size or min(settings.batch_size, Objects.most_at_once)
+        self.tiles_at_once = options.batch_size or min(settings.batch_size, Objects.most_at_once or settings.batch_size)
         self.made = _presenter(task, options, self.tiles_at_once)
         self.autocast: Callable[[], AbstractContextManager[Any]] = place(task, settings)
         self.batch_size = min(settings.batch_size, self.made.most_at_once or settings.batch_size)
