@@ -130,3 +130,17 @@ def test_targets_of_another_number_of_classes_are_refused(model):
     batch = {"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1]), "targets": torch.rand(2, 5)}
     with pytest.raises(ValueError, match=r"expected targets \(B, 6\), one column per class, got \(2, 5\)"):
         model.losses(batch)
+
+
+def test_probabilities_are_averaged_with_those_of_the_mirror_image(model):
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    with torch.inference_mode():
+        mean_BK = (model.eval()(images).softmax(1) + model(images.flip(-1)).softmax(1)) / 2
+    for answer, expected in zip(model.predict(images, top_k=6, flip=True), mean_BK, strict=True):
+        assert answer["scores"] == pytest.approx(expected.sort(descending=True).values.tolist(), abs=1e-6)
+    model.flip = True
+    assert model.predict(images) == model.predict(images, flip=True)
+    metric = model.metric()
+    with torch.inference_mode():
+        model.evaluate({"images": images, "labels": labels}, metric)
+    assert metric.compute()["loss"] == pytest.approx(float(-mean_BK[range(4), labels].log().mean()), rel=1e-4)

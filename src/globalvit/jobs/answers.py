@@ -165,26 +165,38 @@ class Areas(Answers):
         return raster
 
 
+class Tiles(NamedTuple):
+    """How images are cut: the side of the tiles in pixels, the fraction that neighbors share, tiles per pass."""
+
+    side: int
+    overlap: float
+    batch_size: int
+
+
 class Objects(Answers):
     """Boxes and masks."""
 
     columns = ("image", "rank", "label", "name", "score", "left", "top", "right", "bottom")
     most_at_once = 4
 
-    def __init__(self, task: "Task", score_threshold: float | None, max_detections: int) -> None:
+    def __init__(
+        self, task: "Task", score_threshold: float | None, max_detections: int, tiles: Tiles | None = None
+    ) -> None:
         super().__init__(task)
-        self.score_threshold, self.max_detections = score_threshold, max_detections
+        self.score_threshold, self.max_detections, self.tiles = score_threshold, max_detections, tiles
 
     def predict(self, images: Sequence[Any]) -> list[Answer]:
         """See `Detector.predict`."""
         from globalvit.tasks.detect import Detector
 
         assert isinstance(self.task, Detector)
+        tiles = self.tiles
         return self.task.predict(
             list(images),
-            batch_size=len(images),
+            batch_size=tiles.batch_size if tiles else len(images),
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,
+            **({"tile": tiles.side, "overlap": tiles.overlap} if tiles else {}),
         )
 
     def to_json(self, prediction: Answer) -> Answer:

@@ -12,7 +12,7 @@ from globalvit.console import Progress
 from globalvit.data.classification.imagenet import readable
 from globalvit.detectors.limits import LEAST_SCORE, check_limit
 from globalvit.jobs import files
-from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, too_many
+from globalvit.jobs.opening import RUNNING, ModelOptions, about, explained_memory, open_model, too_many
 from globalvit.models.variants import Kind, ModelSpec
 from globalvit.train.fields import TrainConfig
 
@@ -125,7 +125,7 @@ class ValidateOptions(ModelOptions):
         default=None, metadata=about(SEGMENTATION, "scale factors to average predictions over")
     )
     eval_flip: bool | None = field(
-        default=None, metadata=about(SEGMENTATION, "average predictions with those of the flipped image")
+        default=None, metadata=about(RUNNING, "average predictions with those of the flipped image")
     )
 
     def __post_init__(self) -> None:

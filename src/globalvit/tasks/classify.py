@@ -4,6 +4,7 @@ Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
 
 from collections.abc import Iterator
+from math import log
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class Classifier(Task):
 
     Attributes:
         head: the last map → logits.
+        flip: whether evaluation and prediction average the probabilities with those of the mirror image.
     """
 
     kind = "classify"
@@ -41,6 +43,7 @@ class Classifier(Task):
     ) -> None:
         super().__init__(spec, backbone, preprocessing, classes)
         self.head = head
+        self.flip = False
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) → (B, K)."""
@@ -68,7 +71,7 @@ class Classifier(Task):
     def evaluate(self, batch: Batch, metric: Metric) -> None:
         """Add a batch with `images` and `labels` to an `Accuracy`."""
         assert isinstance(metric, Accuracy)
-        logits_BK = self(batch["images"])
+        logits_BK = self._logits(batch["images"], flip=self.flip)
         self.check_outputs(logits_BK.shape[1])
         metric.update(logits_BK, batch["labels"])
         if metric.noted is not None:
@@ -78,7 +81,9 @@ class Classifier(Task):
         """Return an empty `Accuracy`."""
         return Accuracy(self.class_names)
 
-    def predict(self, images: Any, *, batch_size: int = 32, top_k: int = 5) -> list[dict[str, Any]]:
+    def predict(
+        self, images: Any, *, batch_size: int = 32, top_k: int = 5, flip: bool | None = None
+    ) -> list[dict[str, Any]]:
         """Predict the most likely classes of each image.
 
         Args:
@@ -86,6 +91,8 @@ class Classifier(Task):
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
             batch_size: images in a forward pass at most.
             top_k: classes to name, at most all of them.
+            flip: whether to average the probabilities with those of the mirror image; None takes the model's own
+                `flip`.
 
         Returns:
             For each image `labels` (ints), `names` and `scores` (probabilities), best first.
@@ -99,12 +106,22 @@ class Classifier(Task):
         answers: dict[int, dict[str, Any]] = {}
         with self.predicting() as model:
             for positions, images_BCHW in batches(images, self.preprocessing, batch_size):
-                logits_BK = model(images_BCHW.to(self.device)).float()
+                views = self.flip if flip is None else flip
+                logits_BK = model._logits(images_BCHW.to(self.device), flip=views).float()
                 self.check_outputs(logits_BK.shape[1])
                 scores, labels = self.probabilities(logits_BK).topk(min(top_k, logits_BK.shape[1]))
                 rows = zip(positions, labels.tolist(), scores.tolist(), strict=True)
                 answers.update((position, self._answer(*row)) for position, *row in rows)
         return [answers[position] for position in sorted(answers)]
+
+    def _logits(self, images_BCHW: Tensor, *, flip: bool) -> Tensor:
+        """Return logits (B, K); with `flip`, those of the mean probabilities of each image and its mirror image."""
+        logits_BK = self(images_BCHW)
+        return self._mean(logits_BK.float(), self(images_BCHW.flip(-1)).float()) if flip else logits_BK
+
+    def _mean(self, one_BK: Tensor, other_BK: Tensor) -> Tensor:
+        """Return the logits of the mean of two probabilities."""
+        return torch.logaddexp(one_BK.log_softmax(1), other_BK.log_softmax(1)) - log(2)
 
     def _answer(self, labels: list[int], scores: list[float]) -> dict[str, Any]:
         names = [self.class_names[label] for label in labels]
@@ -139,7 +156,7 @@ class MultiLabelClassifier(Classifier):
     def evaluate(self, batch: Batch, metric: Metric) -> None:
         """Add a batch with `images` and `labels` (B, K) to a `MultiLabelScores`."""
         assert isinstance(metric, MultiLabelScores)
-        logits_BK = self(batch["images"])
+        logits_BK = self._logits(batch["images"], flip=self.flip)
         self.check_outputs(logits_BK.shape[1])
         metric.update(logits_BK, batch["labels"])
 
@@ -147,18 +164,24 @@ class MultiLabelClassifier(Classifier):
         """Empty scores, at this model's thresholds."""
         return MultiLabelScores(self.class_names, self.thresholds)
 
-    def predict(self, images: Any, *, batch_size: int = 32, top_k: int | None = None) -> list[dict[str, Any]]:
+    def _mean(self, one_BK: Tensor, other_BK: Tensor) -> Tensor:
+        return torch.logit((one_BK.sigmoid() + other_BK.sigmoid()) / 2)
+
+    def predict(
+        self, images: Any, *, batch_size: int = 32, top_k: int | None = None, flip: bool | None = None
+    ) -> list[dict[str, Any]]:
         """The labels of each image whose probability reaches their threshold; there may be none.
 
         Args:
             images: as in `Classifier.predict`.
             batch_size: images in a forward pass at most.
             top_k: labels to name at most; None names all.
+            flip: as in `Classifier.predict`.
 
         Returns:
             For each image `labels` (ints), `names` and `scores` (probabilities), best first.
         """
-        everything = super().predict(images, batch_size=batch_size, top_k=self.spec.num_classes)
+        everything = super().predict(images, batch_size=batch_size, top_k=self.spec.num_classes, flip=flip)
         return [self._above(answer, top_k) for answer in everything]
 
     def _above(self, answer: dict[str, Any], top_k: int | None) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from globalvit.data.classification.transforms import EvalTransform, TrainTransfo
 from globalvit.data.common.images import RGB
 from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.drawing.samples import sample_sheet
+from globalvit.tasks.classify import Classifier
+from globalvit.tasks.task import Task
 from globalvit.train.feed import Feed
 from globalvit.train.fields import TrainConfig
 
@@ -85,6 +87,11 @@ class ClassifyFeed(Feed[EvalTransform]):
         """Mix images and labels."""
         assert self._mixing is not None
         return self._mixing(batch, number, is_on=is_on)
+
+    def set_up(self, task: Task) -> None:
+        """Choose whether to average with the mirror image."""
+        assert isinstance(task, Classifier)
+        task.flip = self.config.eval_flip
 
     def sheet(self, batch: Batch, classes: Sequence[str], transform: EvalTransform) -> Image.Image:
         """Rows of images, each with its classes below."""

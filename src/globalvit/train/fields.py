@@ -232,7 +232,7 @@ class TrainConfig:
         SEGMENTATION, None, "stride of the sliding window in pixels (default: two thirds of its side)"
     )
     eval_scales: tuple[float, ...] = option(SEGMENTATION, (1.0,), "scale factors to average predictions over")
-    eval_flip: bool = option(SEGMENTATION, False, "average predictions with those of the flipped image")
+    eval_flip: bool = option(EVALUATION, False, "average predictions with those of the flipped image")
 
     det_augment: Literal["resize", "detr", "jitter"] = option(
         DETECTION, "resize", "resize to one size, to several sizes with crops as in DETR, or large-scale jitter"
