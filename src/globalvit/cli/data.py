@@ -72,7 +72,7 @@ class CheckOptions:
     )
     format: str | None = field(
         default=None,
-        metadata={"help": "format of the data: coco, yolo, voc, folders, table or shards (default: detected)"},
+        metadata={"help": "data format: coco, yolo, voc, folders, table, shards or huggingface (default: detected)"},
     )
     train_annotations: str | None = field(
         default=None, metadata={"help": "COCO annotation file for training (default: detected)"}

@@ -53,7 +53,7 @@ class ValidateOptions(ModelOptions):
     )
     format: str | None = field(
         default=None,
-        metadata=about(DATA, "format of the data: coco, yolo, voc, folders, table or shards (default: detected)"),
+        metadata=about(DATA, "data format: coco, yolo, voc, folders, table, shards or huggingface (default: detected)"),
     )
     val_annotations: str | None = field(
         default=None,

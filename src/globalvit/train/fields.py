@@ -76,7 +76,9 @@ class TrainConfig:
     freeze_bn: bool = option(MODEL, False, "freeze batch norm statistics")
 
     data_dir: str | None = option(
-        DATA, None, "folder with one folder per split, or a built-in data set: `digits` or `shapes`"
+        DATA,
+        None,
+        "folder with one folder per split, built-in data (`digits`, `shapes`), or `hf:NAME` of the Hugging Face Hub",
     )
     train_split: str = option(DATA, "train", "name of the folder to train on")
     val_split: str | None = option(
@@ -88,7 +90,7 @@ class TrainConfig:
         "fraction of the training images to hold out for evaluation (default: 0.1 if there is no evaluation folder)",
     )
     format: str | None = option(
-        DATA, None, "format of the data: coco, yolo, voc, folders, table or shards (default: detected)"
+        DATA, None, "data format: coco, yolo, voc, folders, table, shards or huggingface (default: detected)"
     )
     train_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for training; may be outside `data_dir` (default: detected)"
