@@ -109,7 +109,7 @@ def _labels(rows: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:
     values: list[Any] = rows[LABEL][:]
     names = getattr(rows.features[LABEL], "names", None)
     kind = int if names or type(next(iter(values), "")) is int else str
-    wrong = [at for at, one in enumerate(values) if type(one) is not kind or (names and not 0 <= one < len(names))]
+    wrong = [at for at, one in enumerate(values) if type(one) is not kind or (names and one not in range(len(names)))]
     if wrong or not values:
         first = f", the first is row {wrong[0]} with {values[wrong[0]]!r}" if wrong else ""
         raise ValueError(
