@@ -208,4 +208,5 @@ def test_data_check_reads_tables(images, capsys):
     assert main(["data", "check", "--data-dir", str(root), "--workers", "0"]) == 1
     assert "labels.csv:2: expected 2 columns or more, got 1" in capsys.readouterr().err
     assert main(["data", "check", "--data-dir", str(root), "--format", "csv"]) == 1
-    assert "unknown format 'csv'; expected one of folders, table, shards, coco, yolo, voc" in capsys.readouterr().err
+    names = "folders, table, shards, huggingface, coco, yolo, voc"
+    assert f"unknown format 'csv'; expected one of {names}" in capsys.readouterr().err

@@ -303,11 +303,6 @@ def test_the_command(packed, tmp_path, capsys):
     assert "--shard-size 0 must be 1 or more" in capsys.readouterr().err
 
 
-def test_objects_are_not_packed(write, content, tmp_path, capsys):
-    assert main(["data", "pack", str(write(content)), str(tmp_path / "out")]) == 1
-    assert "holds boxes for detection, and shards hold classes or label maps" in capsys.readouterr().err
-
-
 def test_a_failed_build_leaves_nothing(packed, tmp_path):
     data, _ = packed
     (data / "train" / "9" / "gone.png").symlink_to(tmp_path / "gone")

@@ -74,8 +74,8 @@ DATA_MAY_IMPORT = {
     "built_in": ("common", "detection"),
     "classification": ("common", "built_in", "storage"),
     "segmentation": ("common", "built_in", "storage", "detection"),
-    "detection": ("common", "built_in"),
-    "storage": ("common", "classification", "segmentation"),
+    "detection": ("common", "built_in", "storage"),
+    "storage": ("common", "classification", "segmentation", "detection"),
     "split_folder": ("common", "classification", "segmentation", "detection"),
 }
 # Packages that users import from: their names stand in `__init__`.

@@ -75,7 +75,9 @@ class CheckOptions:
     )
     format: str | None = field(
         default=None,
-        metadata={"help": "coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)"},
+        metadata={
+            "help": "coco, yolo, voc, folders, table, masks, class-masks, shards or huggingface (default: detected)"
+        },
     )
     train_annotations: str | None = field(
         default=None, metadata={"help": "COCO annotation file for training (default: detected)"}

@@ -10,7 +10,7 @@ from globalvit.cli import tables
 from globalvit.cli.options import parse
 from globalvit.console import Progress
 
-SUMMARY = "Pack class folders, or images with label maps, into tar shards; use the result as --data-dir"
+SUMMARY = "Pack images with classes, label maps or boxes into tar shards; use the result as --data-dir"
 MEBIBYTE = 2**20
 
 
@@ -24,7 +24,7 @@ class PackOptions:
 
     src: Path = field(
         metadata={
-            "help": "data set with SPLIT/CLASS/IMAGE, a label table, or images/SPLIT and annotations/SPLIT",
+            "help": "data set: class folders, a label table, images with label maps, or COCO, YOLO or Pascal VOC",
             "metavar": "SRC",
         }
     )
@@ -34,6 +34,9 @@ class PackOptions:
     )
     splits: tuple[str, ...] | None = field(
         default=None, metadata={"help": "splits to pack, such as train,val (default: all)"}
+    )
+    format: str | None = field(
+        default=None, metadata={"help": "format of images with boxes: coco, yolo or voc (default: detected)"}
     )
     shard_size: int = field(default=500, metadata={"help": "size in MiB at which a new shard begins"})
 
@@ -45,19 +48,15 @@ class PackOptions:
 def run(argv: Sequence[str], prog: str) -> int:
     """Pack a data set; return the exit status."""
     options = parse(PackOptions, argv, prog, SUMMARY, positional=("src", "dst"))
-    from globalvit.data.detection.registry import holds_objects
     from globalvit.data.storage.shard_build import pack
 
-    if options.src.is_dir() and holds_objects(options.src):
-        raise ValueError(
-            f"{options.src} holds boxes for detection, and shards hold classes or label maps; train on the folder"
-        )
     with ExitStack() as stack:
         bars: list[Progress] = []
         packed = pack(
             options.src,
             options.dst,
             splits=options.splits,
+            form=options.format,
             shard_size=options.shard_size,
             on_start=lambda total: bars.append(stack.enter_context(Progress(total, "packing"))),
             on_image=lambda: bars[0].advance(),

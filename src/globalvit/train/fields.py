@@ -78,7 +78,9 @@ class TrainConfig:
     freeze_bn: bool = option(MODEL, False, "freeze batch norm statistics")
 
     data_dir: str | None = option(
-        DATA, None, "folder with one folder per split, or a built-in data set: `digits` or `shapes`"
+        DATA,
+        None,
+        "folder with one folder per split, built-in data (`digits`, `shapes`), or `hf:NAME` of the Hugging Face Hub",
     )
     train_split: str = option(DATA, "train", "name of the folder to train on")
     val_split: str | None = option(
@@ -92,7 +94,7 @@ class TrainConfig:
     format: str | None = option(
         DATA,
         None,
-        "coco, yolo, voc, folders, table, masks, class-masks or shards (default: detected)",
+        "coco, yolo, voc, folders, table, masks, class-masks, shards or huggingface (default: detected)",
     )
     train_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for training; may be outside `data_dir` (default: detected)"

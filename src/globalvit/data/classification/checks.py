@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from globalvit.data.classification.dataset import FORMATS, ClassificationFormat, FolderFormat
+from globalvit.data.classification.dataset import FORMATS, HUGGING_FACE, ClassificationFormat, FolderFormat
 from globalvit.data.classification.formats import (
     alike,
     match_classes,
@@ -14,6 +14,7 @@ from globalvit.data.classification.formats import (
     scan_classes,
     similar_folders,
 )
+from globalvit.data.classification.hugging_face import HuggingFaceImages, is_hub
 from globalvit.data.classification.imagenet import is_devkit
 from globalvit.data.classification.imagenet_devkit import open_devkit
 from globalvit.data.classification.label_cells import MultiLabel
@@ -57,7 +58,9 @@ def check_folder(
     if str(data_dir) in BUILT_IN and not data_dir.exists():
         raise ValueError(f"the built-in {data_dir} need no check; give a folder with a folder for each split")
     report = Report()
-    chosen = choose_format(FORMATS, data_dir, form) if form or data_dir.is_dir() else None
+    chosen = HUGGING_FACE if is_hub(data_dir) else None
+    if form or data_dir.is_dir():
+        chosen = choose_format(FORMATS, data_dir, form)
     if chosen is None or isinstance(chosen, FolderFormat):
         folders, hint = split_folders(data_dir), other_level(data_dir)
         names = chosen_splits(folders, split, data_dir, report)
@@ -105,6 +108,8 @@ def _look_into_format(
     if isinstance(source, ShardImages):
         members = source.members
         images = [Image(split, name, members.place(at), span=members.span(at)) for at, name in enumerate(names)]
+    elif isinstance(source, HuggingFaceImages):
+        images = [Image(split, name, source.name(at), reader=source.reader(at)) for at, name in enumerate(names)]
     else:
         images = [Image(split, name, source.name(at)) for at, name in enumerate(names)]
     return list(source.classes), images

@@ -11,6 +11,7 @@ import numpy as np
 from globalvit.data.built_in.digits import Digits
 from globalvit.data.built_in.shapes import ClassifyShapes
 from globalvit.data.classification.formats import alike, match_classes, question_folders, scan_classes, similar_folders
+from globalvit.data.classification.hugging_face import HuggingFaceFormat, is_hub
 from globalvit.data.classification.imagenet import is_devkit
 from globalvit.data.classification.imagenet_devkit import open_devkit
 from globalvit.data.classification.label_cells import MultiLabel
@@ -198,7 +199,8 @@ class ShardFormat:
         return open_shards(shard_splits(folder)[split], folder / split, classes)
 
 
-FORMATS: list[ClassificationFormat] = [FolderFormat(), TableFormat(), ShardFormat()]
+HUGGING_FACE = HuggingFaceFormat()
+FORMATS: list[ClassificationFormat] = [FolderFormat(), TableFormat(), ShardFormat(), HUGGING_FACE]
 
 
 def open_split(
@@ -214,7 +216,7 @@ def open_split(
     """Open one split of a data set.
 
     Args:
-        data_dir: a folder in one of `FORMATS`, or `digits` or `shapes`.
+        data_dir: a folder in one of `FORMATS`, or `digits`, `shapes` or `hf:NAME`.
         split: the split's name; `train`, `val` and `test` also stand for the other names in `splits.ROLES`. Or a list
             of tar shards below `data_dir`, such as `train-{000..003}.tar`.
         classes: the classes expected, such as those of the training split.
@@ -236,7 +238,7 @@ def open_split(
     root = Path(data_dir)
     if is_shard_list(split):
         return open_shards(listed_shards(root, split), root / split.rpartition("/")[0], classes)
-    chosen = choose_format(FORMATS, root, form) or FORMATS[0]
+    chosen = HUGGING_FACE if is_hub(data_dir) else choose_format(FORMATS, root, form) or FORMATS[0]
     name = choose_split(split, chosen.splits(root), root, exact=exact)
     if name is None:
         raise _no_split(root, split, chosen)

@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Where an image lies: in a file, under a key of a database, or in a shard."""
+    """Where an image lies: in a file, under a key of a database, in a shard, or where a reader finds it."""
 
     split: str
     class_name: str
@@ -38,9 +38,12 @@ class Image:
     database: str = ""
     key: bytes = b""
     span: "Span | None" = None
+    reader: Callable[[], bytes] | None = None
 
     def data(self) -> bytes:
         """The file's bytes; raises OSError."""
+        if self.reader:
+            return self.reader()
         if self.span:
             from globalvit.data.storage.tar_index import read_span
 

@@ -1,6 +1,7 @@
-"""Packs images with classes or label maps into tar shards as WebDataset reads them; the files' bytes stay as they are.
+"""Packs images with labels into tar shards as WebDataset reads them; the files' bytes stay as they are.
 
-    DST/SPLIT/000000.tar    DST/classes.json
+    DST/SPLIT/000000.tar    DST/classes.json                            classes, or label maps
+    DST/SPLIT/000000.tar    DST/annotations/instances_SPLIT.json        objects, in COCO's form
 
 Nothing appears under its name before all shards are on the disk; what a killed build leaves is removed by the next.
 """
@@ -16,15 +17,21 @@ from pathlib import Path
 
 from globalvit import atomic
 from globalvit.data.classification.dataset import open_split
-from globalvit.data.common.folders import is_database, listed, split_folders
+from globalvit.data.common.folders import is_database, listed, placed, split_folders
+from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import SUFFIXES
 from globalvit.data.common.samples import Source
 from globalvit.data.common.splits import role_of
+from globalvit.data.detection.coco import ANNOTATIONS
+from globalvit.data.detection.coco_json import CocoTable
+from globalvit.data.detection.dataset import find_format
+from globalvit.data.detection.registry import FORMATS
 from globalvit.data.segmentation import dataset as masks
 from globalvit.data.segmentation.class_table import find_class_file
 from globalvit.data.segmentation.dataset import MaskListing, find_folders
 from globalvit.data.storage.shard_masks import MASK, PNG
 from globalvit.data.storage.shards import ShardImages
+from globalvit.data.storage.tar_files import shards_in
 from globalvit.data.storage.tar_index import FILE_NAME, LABEL_FILE_NAME
 from globalvit.regular import check_regular
 
@@ -46,6 +53,8 @@ class Packed:
 
 # Suffixes of a sample's members with what they hold: a file, or the bytes themselves.
 Sample = dict[str, str | bytes]
+# Names below the target folder with their content.
+Files = dict[str, bytes]
 
 
 def pack(
@@ -53,6 +62,7 @@ def pack(
     dst: Path,
     *,
     splits: Sequence[str] | None = None,
+    form: str | None = None,
     shard_size: int = 500,
     on_start: Callable[[int], None] = lambda _: None,
     on_image: Callable[[], None] = lambda: None,
@@ -60,9 +70,10 @@ def pack(
     """Pack the splits of a folder.
 
     Args:
-        src: the data set: class folders, a table of labels, or images with label maps.
+        src: the data set: class folders, a table of labels, images with label maps, or images with objects.
         dst: a new or an empty folder.
         splits: the splits to pack; None takes all.
+        form: name of the format of images with objects; None finds it.
         shard_size: MiB after which a shard is closed.
         on_start: called with the number of images before the first is packed.
         on_image: called after each image.
@@ -72,8 +83,9 @@ def pack(
         ValueError: labels that cannot be used, or a target that is part of the source or not empty.
         OSError: a file cannot be read, or the disk is full.
     """
-    labeled = masks.find_splits(src)
-    names = list(dict.fromkeys(splits or labeled or filter(role_of, split_folders(src))))
+    chosen = choose_format(FORMATS, src, form) if form or src.is_dir() else None
+    there = chosen.splits(src) if chosen else masks.find_splits(src)
+    names = list(dict.fromkeys(splits or there or filter(role_of, split_folders(src))))
     if not names:
         raise FileNotFoundError(f"{src} has no split to pack; expected {src}/train, or its name by --splits NAME")
     if dst.resolve().is_relative_to(src.resolve()):
@@ -81,15 +93,19 @@ def pack(
     atomic.remove_leftovers(dst)
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise ValueError(f"{dst} is not an empty folder; give a new or an empty one")
-    class_file, data, contents = _mask_set(src, names) if labeled else _class_set(src, names)
+    if chosen:
+        files, contents = _object_set(src, names, chosen.name)
+    else:
+        files, contents = (_mask_set if there else _class_set)(src, names)
     on_start(sum(map(len, contents.values())))
     dst.mkdir(parents=True, exist_ok=True)
     folder = atomic.temporary_folder(dst)
     try:
         most = shard_size * MEBIBYTE
         packed = [_write(samples, folder / name, most, on_image) for name, samples in contents.items()]
-        if class_file:
-            atomic.write_bytes(folder / class_file, data)
+        for name, data in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            atomic.write_bytes(folder / name, data)
         for path in sorted(folder.iterdir()):
             path.rename(dst / path.name)
     finally:
@@ -98,24 +114,44 @@ def pack(
     return packed
 
 
-def _class_set(src: Path, names: Sequence[str]) -> tuple[str, bytes, dict[str, list[Sample]]]:
-    """Name and content of the class file, and the samples of each split; labels are those of the training split."""
+def _class_set(src: Path, names: Sequence[str]) -> tuple[Files, dict[str, list[Sample]]]:
+    """The class file, and the samples of each split; labels are those of the training split."""
     sources: dict[str, Source] = {}
     classes: tuple[str, ...] | None = None
     for name in sorted(names, key=lambda name: role_of(name) != "train"):
         source = open_split(src, name, classes, exact=True)
         if is_database(src / name) or isinstance(source, ShardImages):
-            raise ValueError(f"{src}: {name} is packed already; give the folder of images")
+            raise _packed_already(src, name)
         sources[name], classes = source, classes or source.classes
     samples = {name: list(_class_samples(src / name, source)) for name, source in sources.items()}
-    return CLASS_FILE, json.dumps(classes, indent=0).encode(), samples
+    return {CLASS_FILE: json.dumps(classes, indent=0).encode()}, samples
 
 
-def _mask_set(src: Path, names: Sequence[str]) -> tuple[str, bytes, dict[str, list[Sample]]]:
-    """Name and content of the class file, both empty where there is none, and the samples of each split."""
+def _mask_set(src: Path, names: Sequence[str]) -> tuple[Files, dict[str, list[Sample]]]:
+    """The class file, if there is one, and the samples of each split."""
     file = find_class_file(src)
     samples = {name: list(_mask_samples(src, name)) for name in names}
-    return (file.name, file.read_bytes(), samples) if file else ("", b"", samples)
+    return {file.name: file.read_bytes()} if file else {}, samples
+
+
+def _object_set(src: Path, names: Sequence[str], form: str) -> tuple[Files, dict[str, list[Sample]]]:
+    """COCO's annotations, and the samples of each split; files of COCO stay as they are."""
+    files: Files = {}
+    samples: dict[str, list[Sample]] = {}
+    for asked in names:
+        chosen, name = find_format(src, asked, form, exact=True)
+        table, find_root, labels = chosen.open(src, name)
+        root = find_root()
+        if shards_in(root):
+            raise _packed_already(src, name)
+        content = table.path.read_bytes() if labels is None else json.dumps(labels.content()).encode()
+        files[f"{ANNOTATIONS}/instances_{name}.json"] = content
+        samples[name] = list(_object_samples(root, table))
+    return files, samples
+
+
+def _packed_already(src: Path, split: str) -> ValueError:
+    return ValueError(f"{src}: {split} is packed already; give the folder of images")
 
 
 def _class_samples(root: Path, source: Source) -> Iterator[Sample]:
@@ -134,6 +170,12 @@ def _mask_samples(src: Path, split: str) -> Iterator[Sample]:
         notes = json.dumps({FILE_NAME: image.replace(os.sep, "/"), LABEL_FILE_NAME: label.replace(os.sep, "/")})
         kind = MASK if suffix == PNG else PNG
         yield {suffix: str(folders.images / image), kind: str(folders.labels / label), "json": notes.encode()}
+
+
+def _object_samples(root: Path, table: CocoTable) -> Iterator[Sample]:
+    for name, number in zip(table.names, table.image_ids.tolist(), strict=True):
+        notes = {FILE_NAME: name, "image_id": number}
+        yield {_suffix(name): str(placed(root, name)), "json": json.dumps(notes).encode()}
 
 
 def _below(path: str, root: Path) -> str:

@@ -39,10 +39,10 @@ def shard_splits(data_dir: Path) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {}
     for name in split_folders(data_dir):
-        inner = _shards_in(data_dir / name)
+        inner = shards_in(data_dir / name)
         if inner:
             found[name] = [data_dir / name / one for one in inner]
-    for one in _shards_in(data_dir):
+    for one in shards_in(data_dir):
         role = _role_in(one)
         if role:
             found.setdefault(role, []).append(data_dir / one)
@@ -73,7 +73,7 @@ def check_shards(paths: list[Path]) -> None:
                 raise compressed(path, kind)
 
 
-def _shards_in(folder: Path) -> list[str]:
+def shards_in(folder: Path) -> list[str]:
     """Names of the shards in a folder, also of those that are compressed, sorted; none beside folders or images."""
     names: list[str] = []
     try:
