@@ -134,6 +134,34 @@ def test_data_check_counts_labels_per_class(root, capsys):
     assert "multi-label: train: images per class: bird 2, cat 2, dog 3; without a label: 1" in capsys.readouterr().out
 
 
+def test_data_check_reports_an_image_with_two_sets_of_labels(root, capsys):
+    (root / "f.png").write_bytes((root / "a.png").read_bytes())
+    (root / "labels.csv").write_text(joined(";")[1] + "f.png,dog\n")
+    assert main(["data", "check", "--data-dir", str(root), "--workers", "0"]) == 1
+    assert "the same image is in class 'cat; dog', 'dog'" in " ".join(capsys.readouterr().out.split())
+
+
+def test_data_check_reads_a_table_as_it_is_told(root, capsys):
+    (root / "labels.csv").write_text("file,cat,dog\na.png,0,1\nb.png,1,0\n")
+    words = ["data", "check", "--data-dir", str(root), "--workers", "0"]
+    assert main(words) == 1
+    assert "use --multi-label true or --multi-label false" in " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--multi-label", "false"]) == 0
+    assert "multi-label:" not in capsys.readouterr().out
+    assert main([*words, "--multi-label", "true"]) == 0
+    assert "images per class: cat 1, dog 1" in capsys.readouterr().out
+
+
+def test_lmdb_databases_are_not_built_of_tables(root, tmp_path, capsys):
+    (root / "images").mkdir()
+    (root / "a.png").rename(root / "images" / "a.png")
+    (root / "labels.csv").write_text(columns()[1])
+    assert main(["data", "lmdb", "build", str(root), str(tmp_path / "packed")]) == 1
+    error = capsys.readouterr().err
+    assert f"{root} has its labels in the table labels.csv; LMDB databases are built of class folders or" in error
+    assert len(error.strip().splitlines()) == 1
+
+
 def test_mixing_combines_the_labels_of_both_images():
     images, labels = torch.rand(4, 3, 8, 8), torch.tensor([[1.0, 1], [0, 0], [0, 1], [1, 0]])
     mixed = MultiLabelMixing(2, mixup=1.0, seed=3)({"images": images.clone(), "labels": labels}, 0)

@@ -102,7 +102,7 @@ def _look_into_format(
         shown = ", ".join(f"{name} {counts[name]}" for name in source.classes)
         empty = sum(not own for own in labels)
         report.notes.append(Problem("multi-label", f"{split}: images per class: {shown}; without a label: {empty}"))
-        names = ["; ".join(source.classes[label] for label in own) for own in labels]
+        names = ["; ".join(source.classes[label] for label in own) or "no label" for own in labels]
         return list(source.classes), [Image(split, name, source.name(at)) for at, name in enumerate(names)]
     names = [source.classes[source.label(at)] for at in range(len(source))]
     if isinstance(source, ShardImages):
