@@ -76,7 +76,7 @@ class CheckOptions:
     format: str | None = field(
         default=None,
         metadata={
-            "help": "coco, yolo, voc, folders, table, masks, class-masks, shards or huggingface (default: detected)"
+            "help": "coco, yolo, voc, folders, table, masks, class-masks, shards, huggingface (default: detected)"
         },
     )
     train_annotations: str | None = field(

@@ -56,7 +56,7 @@ class ValidateOptions(ModelOptions):
         default=None,
         metadata=about(
             DATA,
-            "coco, yolo, voc, folders, table, masks, class-masks, shards or huggingface (default: detected)",
+            "coco, yolo, voc, folders, table, masks, class-masks, shards, huggingface (default: detected)",
         ),
     )
     val_annotations: str | None = field(

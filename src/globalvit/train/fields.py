@@ -94,7 +94,7 @@ class TrainConfig:
     format: str | None = option(
         DATA,
         None,
-        "coco, yolo, voc, folders, table, masks, class-masks, shards or huggingface (default: detected)",
+        "coco, yolo, voc, folders, table, masks, class-masks, shards, huggingface (default: detected)",
     )
     train_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for training; may be outside `data_dir` (default: detected)"

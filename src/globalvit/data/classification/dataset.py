@@ -119,10 +119,9 @@ class FolderFormat:
         classes: Sequence[str] | None = None,
         *,
         nested: bool = False,
-        multi_label: MultiLabel = "auto",
+        multi_label: MultiLabel = "auto",  # noqa: ARG002 - one label each
     ) -> Source:
         """Open a folder, a database, or ImageNet's validation images without class folders."""
-        _refuse_multi_label(folder, multi_label)
         root = folder / split
         if is_database(root):
             # Imported here, since the package lmdb is an extra.
@@ -192,10 +191,9 @@ class ShardFormat:
         classes: Sequence[str] | None = None,
         *,
         nested: bool = False,  # noqa: ARG002 - labels are not folders
-        multi_label: MultiLabel = "auto",
+        multi_label: MultiLabel = "auto",  # noqa: ARG002 - one label each
     ) -> Source:
         """Open the shards of one split."""
-        _refuse_multi_label(folder, multi_label)
         return open_shards(shard_splits(folder)[split], folder / split, classes)
 
 
@@ -242,6 +240,8 @@ def open_split(
     name = choose_split(split, chosen.splits(root), root, exact=exact)
     if name is None:
         raise _no_split(root, split, chosen)
+    if not isinstance(chosen, TableFormat):
+        _refuse_multi_label(data_dir, multi_label)
     return chosen.open(root, name, classes, nested=nested, multi_label=multi_label)
 
 

@@ -66,7 +66,7 @@ class HuggingFaceFormat:
         """Names of its splits; raises what `open` raises."""
         return list(_load(folder))
 
-    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, **_: bool) -> HuggingFaceImages:
+    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, **_: Any) -> HuggingFaceImages:
         """Open one split; raises ImportError without `datasets`, and ValueError for columns that cannot be used."""
         rows, where = _load(folder)[split].with_format(None), f"{folder}, split {split!r}"
         kinds = {name: type(feature).__name__ for name, feature in rows.features.items()}
