@@ -33,6 +33,9 @@ class PushOptions:
     dry_run: Path | None = field(
         default=None, metadata=about(REPOSITORY, "write the files to this folder and upload nothing")
     )
+    force: bool = field(
+        default=False, metadata=about(REPOSITORY, "replace the files of a repository that holds something else")
+    )
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.repo):
@@ -49,6 +52,8 @@ def push(options: PushOptions, api: Any = None) -> str:
     Raises:
         FileNotFoundError: the run does not exist.
         ValueError: the license differs from that of non-commercial weights.
+        PermissionError: no Hugging Face token is stored.
+        FileExistsError: the repository holds something else.
         OSError: the folder cannot be written, or the upload failed.
     """
     run = Run(options.run)
@@ -57,15 +62,28 @@ def push(options: PushOptions, api: Any = None) -> str:
         return str(options.dry_run)
     import tempfile
 
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+    if api is None and get_token() is None:
+        raise PermissionError(
+            f"expected a Hugging Face token to upload {options.repo}, got none; log in with `hf auth login`"
+        )
     with tempfile.TemporaryDirectory() as folder:
         write_folder(run, Path(folder), options.repo, options.license)
         client = HfApi() if api is None else api
         try:
             client.create_repo(options.repo, private=not options.public, exist_ok=True)
-            client.upload_folder(repo_id=options.repo, folder_path=folder, commit_message="Push a globalvit run")
+            if not options.force:
+                _require_own(client.model_info(options.repo), options.repo)
+            client.upload_folder(
+                repo_id=options.repo,
+                folder_path=folder,
+                commit_message="Push a globalvit run",
+                delete_patterns="*" if options.force else None,
+            )
+        except FileExistsError:
+            raise
         except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise OSError(
@@ -73,6 +91,16 @@ def push(options: PushOptions, api: Any = None) -> str:
                 f"name, or write the files with --dry-run FOLDER"
             ) from error
     return f"https://huggingface.co/{options.repo}"
+
+
+def _require_own(info: Any, repo: str) -> None:
+    """Refuse a repository with files that `push` did not write; `info` is a `huggingface_hub.ModelInfo`."""
+    files = sorted(file.rfilename for file in info.siblings or () if file.rfilename != ".gitattributes")
+    if files and "globalvit" not in (info.tags or ()):
+        raise FileExistsError(
+            f"expected a new repository or one written by globalvit push, got {repo} with {len(files)} other files, "
+            f"such as {files[0]}; choose another name, or replace them with --force"
+        )
 
 
 def write_folder(run: Run, folder: Path, repo: str, license: str | None = None) -> None:
