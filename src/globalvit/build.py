@@ -39,7 +39,7 @@ from globalvit.models.variants import (
 )
 from globalvit.necks.gpvit_adapter import AdaptedGPViT
 from globalvit.tasks.classify import Classifier, build_classifier
-from globalvit.tasks.detect import Detector, build_detector
+from globalvit.tasks.detect import build_detector
 from globalvit.tasks.segment import build_segmenter
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.weights import catalog, load
@@ -403,7 +403,7 @@ def save_weights(model: Task, path: str | PathLike[str]) -> None:
         spec,
         load.fitting_classes(model.classes, spec, "the model"),
         model.preprocessing,
-        score_thresholds=model.score_thresholds if isinstance(model, Detector) else None,
+        score_thresholds=model.score_thresholds,
     )
 
 
@@ -460,8 +460,7 @@ def open_checkpoint(
         task = build_task(found.spec, transform, classes)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{found.file} describes no model that can be built: {error}; fetch it again") from error
-    if isinstance(task, Detector):
-        task.score_thresholds = read_thresholds(found.file, found.spec.num_classes)
+    task.score_thresholds = read_thresholds(found.file, found.spec.num_classes)
     report = load_weights(task, found.weights, allow_nonfinite=allow_nonfinite)
     if report.fresh:
         raise ValueError(

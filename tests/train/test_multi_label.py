@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -89,7 +88,7 @@ def test_a_run_stores_its_thresholds_and_predicts_with_them(config, toy, tmp_pat
 def nothing(toy):
     """A model whose every answer is that the image has no label."""
     task = gv.create_model("gcvit_xxtiny", classes=("bar", "circle", "square"), image_size=32, multi_label=True)
-    task.spec = replace(task.spec, thresholds=(1.0, 1.0, 1.0))
+    task.score_thresholds = (1.0, 1.0, 1.0)
     return task.eval()
 
 

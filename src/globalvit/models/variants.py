@@ -297,9 +297,6 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-MULTI_LABEL_FIELDS = ("multi_label", "thresholds")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """What `create_model` was asked for: enough to build the same module again.
@@ -313,7 +310,6 @@ class ModelSpec:
         drop_path: drop-path rate where it was chosen; None is the variant's own.
         ablation: designs in place of GC ViT's own, words of `models.ablations`.
         multi_label: whether an image may have any number of a classifier's labels.
-        thresholds: in multi-label classification, the probability from which on each label is reported; None is 0.5.
     """
 
     model: str
@@ -324,7 +320,6 @@ class ModelSpec:
     drop_path: float | None = None
     ablation: tuple[str, ...] = ()
     multi_label: bool = False
-    thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels"):
@@ -335,8 +330,6 @@ class ModelSpec:
             raise ValueError(f"drop_path={self.drop_path!r} must be a number in [0, 1)")
         if self.multi_label and self.kind != "classify":
             raise ValueError(f"multi_label requires a classifier; {self.model} is not one")
-        if self.thresholds is not None and len(self.thresholds) != self.num_classes:
-            raise ValueError(f"expected {self.num_classes} thresholds, one per class, got {len(self.thresholds)}")
 
     @property
     def backbone(self) -> str:
@@ -357,7 +350,7 @@ class ModelSpec:
         """Plain values for JSON and YAML."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         # Files of single-label models stay as earlier versions read them.
-        return values if self.multi_label else {k: v for k, v in values.items() if k not in MULTI_LABEL_FIELDS}
+        return values if self.multi_label else {key: value for key, value in values.items() if key != "multi_label"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":

@@ -22,6 +22,9 @@ from globalvit.models.variants import ModelSpec
 from globalvit.tasks.inputs import batches
 from globalvit.tasks.task import Batch, Task
 
+# The probability from which on a label is reported where no evaluation has chosen one.
+DEFAULT_THRESHOLD = 0.5
+
 
 class Classifier(Task):
     """`model(images)`: (B, C, H, W) float → logits (B, K), for any H and W.
@@ -134,7 +137,13 @@ class MultiLabelClassifier(Classifier):
     @property
     def thresholds(self) -> tuple[float, ...]:
         """The probability from which on each label is reported."""
-        return self.spec.thresholds or (0.5,) * self.spec.num_classes
+        chosen = self.score_thresholds or (None,) * self.spec.num_classes
+        return tuple(DEFAULT_THRESHOLD if one is None else one for one in chosen)
+
+    def best_thresholds(self, metric: Metric) -> tuple[float, ...]:
+        """See `Task`."""
+        assert isinstance(metric, MultiLabelScores)
+        return metric.best_thresholds()
 
     def probabilities(self, logits_BK: Tensor) -> Tensor:
         """Logits → a probability for each label by itself (B, K)."""

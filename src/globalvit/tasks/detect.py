@@ -48,8 +48,6 @@ class Detector(Task):
         needs_masks: whether it learns and predicts masks as well as boxes.
         max_detections: objects of an image, the best ones, that it is scored with and that `predict` answers.
         flip: whether evaluation and prediction also look at the mirror image of each image and merge the boxes.
-        score_thresholds: of each class, the score threshold that `predict` uses by default, as the run's evaluation
-            chose it; None where there is none.
     """
 
     kind = "detect"
@@ -68,7 +66,6 @@ class Detector(Task):
         self.neck = neck
         self.max_detections = MOST_DETECTIONS
         self.flip = False
-        self.score_thresholds: tuple[float | None, ...] | None = None
 
     def forward(self, images_BCHW: Tensor) -> Maps:
         """Raw maps of normalized images, which are padded to multiples of 32 right and below.
@@ -212,6 +209,11 @@ class Detector(Task):
             found = model._answers(views, batch_size, self.thresholds(score_threshold), most)
             answers = {position: self._named(answer) for position, answer in found}
         return [answers[position] for position in sorted(answers)]
+
+    def best_thresholds(self, metric: Metric) -> list[float | None]:
+        """See `Task`."""
+        assert isinstance(metric, CocoAP)
+        return metric.score_thresholds(SCORE_THRESHOLD)
 
     def thresholds(self, score_threshold: float | None = None) -> Tensor:
         """Return the score threshold of each class, float64 (K,); a number is that of all."""

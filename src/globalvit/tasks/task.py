@@ -1,7 +1,7 @@
 """A task: a model with its losses, predictions and metric. Return types never depend on `training`."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -44,6 +44,8 @@ class Task(nn.Module):
         backbone: images → feature maps.
         classes: names of the labels 0 … K−1, None where they are not known.
         preprocessing: from an image to the tensor the model expects.
+        score_thresholds: of each class, the score from which on `predict` reports it by default, as the evaluation of a
+            run chose it; None where there is none.
         has_frozen_norms: whether batch norms keep their statistics in training.
         is_counted: losses are divided by what a step counts, which differs from pass to pass (`tasks.reduce`); all
             others are means over images.
@@ -66,6 +68,7 @@ class Task(nn.Module):
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.classes = classes
+        self.score_thresholds: tuple[float | None, ...] | None = None
         self.has_frozen_norms = False
 
     @property
@@ -102,6 +105,10 @@ class Task(nn.Module):
     @abstractmethod
     def metric(self) -> Metric:
         """An empty metric of this task."""
+
+    def best_thresholds(self, metric: Metric) -> Sequence[float | None] | None:  # noqa: ARG002 - not every task has some
+        """Return the score of each class from which on its F1 in an evaluation is highest; None without scores."""
+        return None
 
     @abstractmethod
     def predict(self, images: Any, *, batch_size: int = 32) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,7 @@ from typing import Any
 import torch
 
 from globalvit.data.common.loading import Batch
-from globalvit.metrics.coco_ap import CocoAP
 from globalvit.metrics.metric import Metric
-from globalvit.metrics.multi_label import MultiLabelScores
-from globalvit.tasks.detect import SCORE_THRESHOLD
 from globalvit.tasks.reduce import counted
 from globalvit.tasks.task import Task
 from globalvit.train import nonfinite
@@ -250,13 +246,7 @@ class Trainer:
             )
 
     def _keep_best(self, metric: Metric) -> None:
-        spec = self.task.spec
-        if isinstance(metric, MultiLabelScores):
-            # The best checkpoint has the thresholds, also where it was saved before the evaluation.
-            self.task.spec = replace(spec, thresholds=metric.best_thresholds())
-            self.saved_step = -1
         self._save()
-        self.task.spec = spec
         if self.engine.is_main:
             checkpoint = self.checkpoints.at(self.state.step)
             # It may have been saved before the evaluation, and must know of it.
@@ -265,10 +255,11 @@ class Trainer:
             self.checkpoints.mark_best(checkpoint)
 
     def _keep_thresholds(self, metric: Metric) -> None:
-        """Store a detector's best score thresholds in the checkpoint that was evaluated, if it was saved."""
-        if isinstance(metric, CocoAP) and self.engine.is_main and self.saved_step == self.state.step:
+        """Store the best score thresholds in the checkpoint that was evaluated, if it was saved."""
+        thresholds = self.task.best_thresholds(metric)
+        if thresholds is not None and self.engine.is_main and self.saved_step == self.state.step:
             file = EMA_FILE if self.ema else MODEL_FILE
-            write_thresholds(self.checkpoints.at(self.saved_step) / file, metric.score_thresholds(SCORE_THRESHOLD))
+            write_thresholds(self.checkpoints.at(self.saved_step) / file, thresholds)
 
     def _save(self) -> None:
         """Save a checkpoint of the present step, unless there is one."""

@@ -336,7 +336,7 @@ def save_weights(
         preprocessing: the evaluation transform, anything with the fields of `Preprocessing` or `Fit`.
         license: of the weights, where somebody else's stand behind them.
         origin: the file they come from.
-        score_thresholds: of a detector's classes, if they are known.
+        score_thresholds: of the classes, if they are known.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; a file that was there is kept.

@@ -1,4 +1,4 @@
-"""Score thresholds of a detector's classes, as the evaluation of its run chose them."""
+"""Score thresholds of the classes of a detector or multi-label classifier, as the evaluation of a run chose them."""
 
 import json
 from collections.abc import Sequence
@@ -49,4 +49,4 @@ def _read(path: Path) -> Any:
 
 
 def _is_threshold(value: Any) -> bool:
-    return value is None or (isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < 1)
+    return value is None or (isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1)
