@@ -1,4 +1,7 @@
-"""Compiles the C kernels into wheels for Linux, once for every instruction set that the local compiler knows."""
+"""Compiles the C kernels into wheels for Linux, once for every instruction set that the local compiler knows.
+
+Also makes the package index's page from README.md.
+"""
 
 import importlib.util
 import json
@@ -12,11 +15,24 @@ from types import ModuleType
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 PACKAGE = Path("src", "globalvit", "kernels", "cpu")
 INSTALLED = "globalvit/kernels/cpu/libraries"
 # A library that needs a newer C library than this runs only on systems like the one that built it.
 PORTABLE_GLIBC = (2, 28)
+
+
+class ReadmeHook(MetadataHookInterface):
+    """Makes README.md's relative links absolute, since the package index has none of the files they lead to."""
+
+    PLUGIN_NAME = "custom"
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the readme."""
+        text = Path(self.root, "README.md").read_text(encoding="utf-8")
+        text = absolute_links(text, metadata["urls"]["Repository"])
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
 class KernelsHook(BuildHookInterface):
@@ -45,6 +61,14 @@ class KernelsHook(BuildHookInterface):
         """Remove the compiled libraries; the wheel has its copy."""
         if hasattr(self, "folder"):
             self.folder.cleanup()
+
+
+def absolute_links(text: str, repository: str) -> str:
+    """Return Markdown whose links and images within the repository are addresses of its main branch."""
+    page = re.compile(r"(?P<image>!?)\[(?P<label>[^\]]*)\]\((?!https?:|#)(?P<path>[^)\s]+)\)")
+    return page.sub(
+        lambda m: f"{m['image']}[{m['label']}]({repository}/{'raw' if m['image'] else 'blob'}/main/{m['path']})", text
+    )
 
 
 def compile_all(variants: ModuleType, folder: Path, warn: Any) -> list[Path]:

@@ -1,8 +1,10 @@
 """How many images per second the training input gives by itself: reading, decoding, augmenting, batching.
 
     python benchmarks/input_pipeline.py DATA_DIR|generated [--model gcvit_tiny] [--batch-size 64] [--workers 0,1,2]
+        [--storage folder,lmdb,shards]
 
-The data go through the model's fine-tuning recipe, once for each number of workers. `generated` writes JPEGs of 500×375
+The data go through the model's fine-tuning recipe, once for each number of workers and each form of storage; LMDB and
+shards are packed into a temporary folder first. `generated` writes JPEGs of 500×375
 pixels and about 110 kB, the size of ImageNet's, into a temporary folder.
 """
 
@@ -23,6 +25,8 @@ from globalvit.benchmark.networks import own_size
 from globalvit.build import preprocessing
 from globalvit.data.common.loading import TrainLoader
 from globalvit.data.common.samples import Batch
+from globalvit.data.storage.lmdb_build import build
+from globalvit.data.storage.shard_build import pack
 from globalvit.models.variants import ModelSpec
 from globalvit.train.config import load_config
 from globalvit.train.feeds import feed_for
@@ -69,6 +73,14 @@ def endless(loader: TrainLoader) -> Iterator[Batch]:
         epoch += 1
 
 
+def stored(data: str, storage: str, target: Path) -> str:
+    """The data folder, or the same data packed into `target`."""
+    if storage == "folder":
+        return data
+    (build if storage == "lmdb" else pack)(Path(data), target / storage)
+    return str(target / storage)
+
+
 @contextmanager
 def data_folder(data: str, model: str, batch_size: int) -> Iterator[str]:
     """The data folder, for `generated` a temporary one."""
@@ -110,16 +122,19 @@ def main() -> None:
     parser.add_argument("--model", default="gcvit_tiny")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", default=None, help="numbers of workers (default: 0 to the number of processors)")
+    parser.add_argument("--storage", default="folder", help="any of folder,lmdb,shards (default: folder)")
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
     counts = [0, *(2**n for n in range(6) if 2**n <= (os.cpu_count() or 1))]
     counts = [int(word) for word in options.workers.split(",")] if options.workers else counts
-    print("| workers | images/s | first batch s |\n|---:|---:|---:|")
-    with data_folder(options.data, options.model, options.batch_size) as folder:
-        for workers in counts:
-            loader = open_loader(folder, options.model, options.batch_size, workers)
-            speed, first = measure(loader, workers, options.seconds)
-            print(f"| {workers} | {speed:.0f} | {first:.2f} |", flush=True)
+    print("| storage | workers | images/s | first batch s |\n|---|---:|---:|---:|")
+    with data_folder(options.data, options.model, options.batch_size) as folder, TemporaryDirectory() as temporary:
+        for storage in options.storage.split(","):
+            data = stored(folder, storage, Path(temporary))
+            for workers in counts:
+                loader = open_loader(data, options.model, options.batch_size, workers)
+                speed, first = measure(loader, workers, options.seconds)
+                print(f"| {storage} | {workers} | {speed:.0f} | {first:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+
 from kill_resume import RUN, SECONDS_A_RUN, TOY, differences, write_images
 
 STEPS = "--steps=200"

@@ -66,3 +66,19 @@ def test_heads_are_listed_where_they_are_asked_for():
     assert len(gv.list_models("*_upernet")) == 14
     assert gv.list_models("gpvit_l1_*mask_rcnn") == ["gpvit_l1_mask_rcnn", "gpvit_l1_cascade_mask_rcnn"]
     assert gv.list_models("gpvit_l1*", kind="segment") == ["gpvit_l1_upernet", "gpvit_l1_segformer"]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"img_size": 64}, r"unknown argument 'img_size' of create_model\(\)\. Did you mean 'image_size'\?"),
+        ({"in_chans": 1}, "Did you mean 'in_channels'"),
+        ({"nb_classes": 3}, "Did you mean 'num_classes'"),
+        ({"num_clases": 3}, "Did you mean 'num_classes'"),
+        ({"pretrained": True}, r"Use weights='published' for published weights, or weights= with a name or file\."),
+        ({"pretrained_cfg_overlay": {}}, "Use weights='published'"),
+    ],
+)
+def test_unknown_arguments_are_answered_with_the_right_name(given, text):
+    with pytest.raises(TypeError, match=text):
+        gv.create_model("gcvit_xxtiny", **given)

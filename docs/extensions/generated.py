@@ -147,7 +147,7 @@ def recipes() -> str:
 
 def section(name: str) -> str:
     """A key of `SECTIONS`: what a recipe is for."""
-    if name.startswith(("finetune", "digits", "shapes")):
+    if name.startswith(("finetune", "scratch", "digits", "shapes")):
         return "start"
     config = load_config(name)
     return "ablate" if config.ablation else ModelSpec(model=config.model).kind

@@ -85,7 +85,7 @@ def train(
     from globalvit.train.signals import StopSignal
 
     stop = StopSignal()
-    folder = loop.train(chosen, recipe_name(source, chosen.model), stop, callbacks)
+    folder = loop.train(chosen, recipe_name(source, chosen), stop, callbacks)
     if stop.ended_by and not chosen.exit_0_on_signal:
         # The signal was only deferred: without it, code after this call would take the run for a finished one.
         signal.raise_signal(stop.ended_by)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from globalvit import extensions
-from globalvit.closest import suggest
+from globalvit.closest import names_arguments, suggest
 from globalvit.data.classification.imagenet import imagenet_names
 from globalvit.data.classification.transforms import EvalTransform
 from globalvit.data.common.transforms import FitTransform
@@ -46,6 +46,7 @@ from globalvit.weights import catalog, load
 from globalvit.weights.heads import head_of
 from globalvit.weights.load import LoadReport, Weights
 from globalvit.weights.names import listed
+from globalvit.weights.thresholds import read_thresholds
 
 IMAGENET_CLASSES = 1000
 # Classes where none are asked for: those of ImageNet, ADE20K and COCO.
@@ -123,6 +124,7 @@ def resolve_name(name: str) -> str:
     return resolved
 
 
+@names_arguments
 def create_model(
     name: str,
     weights: Source | None = None,
@@ -135,6 +137,7 @@ def create_model(
     ablation: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    multi_label: bool = False,
 ) -> Task:
     """Build a model for a task, with fresh weights or given ones.
 
@@ -153,11 +156,13 @@ def create_model(
         ablation: designs of the paper's ablations in place of GC ViT's own, words of `models.ablations`.
         classes: names of the labels 0 … num_classes − 1.
         preprocessing: evaluation transform in place of the weights' own.
+        multi_label: whether an image may have any number of a classifier's labels.
 
     Returns:
         The task module, in training mode.
 
     Raises:
+        TypeError: an argument is unknown; the message names the one to use.
         ValueError: a name is not known or a value does not fit; the text says what would.
         OSError: the weights cannot be fetched; the text names the address and a folder for a copy.
     """
@@ -166,6 +171,7 @@ def create_model(
     spec = ModelSpec(model=name, in_channels=in_channels, drop_path=drop_path, ablation=check_ablation(ablation))
     spec = replace(
         spec,
+        multi_label=multi_label,
         num_classes=_num_classes(num_classes, classes, spec),
         image_size=None if image_size is None else as_size(image_size),
         window=None if window is None else _window(spec.backbone, image_size, window),
@@ -215,6 +221,7 @@ def build_task(spec: ModelSpec, preprocessing: Preprocessing, classes: tuple[str
     return build(spec, backbone, preprocessing, classes)
 
 
+@names_arguments
 def create_backbone(
     name: str,
     *,
@@ -390,7 +397,14 @@ def save_weights(model: Task, path: str | PathLike[str]) -> None:
         )
     state = model.state_dict()
     spec = load.matching_spec(model.spec, state, "the model")
-    load.save_weights(path, state, spec, load.fitting_classes(model.classes, spec, "the model"), model.preprocessing)
+    load.save_weights(
+        path,
+        state,
+        spec,
+        load.fitting_classes(model.classes, spec, "the model"),
+        model.preprocessing,
+        score_thresholds=model.score_thresholds,
+    )
 
 
 def preprocessing(
@@ -446,6 +460,7 @@ def open_checkpoint(
         task = build_task(found.spec, transform, classes)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{found.file} describes no model that can be built: {error}; fetch it again") from error
+    task.score_thresholds = read_thresholds(found.file, found.spec.num_classes)
     report = load_weights(task, found.weights, allow_nonfinite=allow_nonfinite)
     if report.fresh:
         raise ValueError(

@@ -2,27 +2,29 @@
 
 timm's own arguments work: `pretrained` (also with a tag, `globalvit_gcvit_tiny.timm_in1k`, or a file in
 `pretrained_cfg_overlay`), `num_classes`, `in_chans`, `img_size` (chooses windows, restricts nothing), `drop_rate`,
-`drop_path_rate`, `global_pool`, `features_only` with `out_indices`. The names in a state dict are those of our tasks,
-so that a checkpoint of either opens in the other.
+`drop_path_rate`, `device`, `dtype`, `global_pool`, `features_only` with `out_indices`. The names in a state dict are
+those of our tasks, so that a checkpoint of either opens in the other.
 
 Legend: `B` images · `H W` grid · `C` channels · `K` classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from globalvit.build import create_model, load_weights
 from globalvit.heads.classify import ClassifyHead
 from globalvit.models.backbone import Backbone
-from globalvit.models.gcvit import GCViT
+from globalvit.models.gcvit import GCViT, GlobalQuery, WindowAttention
 from globalvit.models.gpvit import GPViT
-from globalvit.models.variants import GPVIT
-from globalvit.weights.adapt import adapt
+from globalvit.models.variants import GPVIT, VARIANTS, GCViTConfig, Window, as_size, choose_window
+from globalvit.weights.adapt import adapt, resize_table
 from globalvit.weights.catalog import RECORDS, WeightRecord, find, records
 from globalvit.weights.load import download, read_weights, require_finite, require_match
 
@@ -41,8 +43,13 @@ class TimmHead(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.reset(num_classes, global_pool)
 
-    def reset(self, num_classes: int, global_pool: str) -> None:
+    def reset(self, num_classes: int, global_pool: str, **kept: Any) -> None:
         """Put a fresh linear layer for `num_classes` (0: none) behind the pooling `global_pool`.
+
+        Args:
+            num_classes: outputs.
+            global_pool: one of `POOLS`.
+            **kept: device and dtype of the linear layer.
 
         Raises:
             ValueError: the pooling is not known, or there is none and yet there are classes.
@@ -52,7 +59,7 @@ class TimmHead(nn.Module):
         if num_classes and not global_pool:
             raise ValueError(f"global_pool='' leaves a map; num_classes={num_classes} requires global_pool='avg'")
         self.global_pool = global_pool
-        self.linear = nn.Linear(self.channels, num_classes) if num_classes else nn.Identity()
+        self.linear = nn.Linear(self.channels, num_classes, **kept) if num_classes else nn.Identity()
         if isinstance(self.linear, nn.Linear):
             nn.init.trunc_normal_(self.linear.weight, std=0.02)
             nn.init.zeros_(self.linear.bias)
@@ -84,6 +91,8 @@ class TimmModel(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         task = create_model(model, in_channels=in_chans, image_size=img_size, drop_path=drop_path_rate)
@@ -100,6 +109,7 @@ class TimmModel(nn.Module):
                 _modules(self.backbone), self.backbone.channels, self.backbone.strides, strict=True
             )
         ]
+        self.to(device=device, dtype=dtype)
 
     @property
     def global_pool(self) -> str:
@@ -167,9 +177,36 @@ class TimmModel(nn.Module):
         return self.head.linear
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh linear layer for another number of classes; 0 takes it away."""
+        """Put a fresh linear layer for another number of classes; 0 removes it. Device and dtype stay."""
         self.num_classes = num_classes
-        self.head.reset(num_classes, self.global_pool if global_pool is None else global_pool)
+        like = next(self.backbone.parameters())
+        pool = self.global_pool if global_pool is None else global_pool
+        self.head.reset(num_classes, pool, device=like.device, dtype=like.dtype)
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, window_size: Sequence[int] | None = None
+    ) -> None:
+        """Choose the attention windows for another image size; tables of relative positions are resized.
+
+        Only GC ViT has such windows. Neither model restricts the size of the images.
+
+        Args:
+            img_size: side or (height, width) in pixels.
+            window_size: tokens per side of the windows in the four stages, instead of those for `img_size`.
+
+        Raises:
+            ValueError: a value is invalid.
+        """
+        backbone, size = self.backbone, None if img_size is None else as_size(img_size)
+        if isinstance(backbone, GCViT) and (size or window_size):
+            chosen = choose_window(
+                cast(GCViTConfig, VARIANTS[self.spec.backbone]), size, cast(Window | None, window_size)
+            )
+            for stage, side in zip(backbone.stages, chosen, strict=False):
+                _set_window(stage, side)
+            backbone.config = replace(backbone.config, window=chosen)
+        elif window_size is not None:
+            raise ValueError(f"window_size={window_size!r} chooses the windows of GC ViT; GPViT has stripes instead")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
@@ -203,6 +240,17 @@ def _counted(indices: int | Sequence[int] | None, maps: int) -> list[int]:
     if not given or not all(-maps <= index < maps for index in given):
         raise ValueError(f"out_indices={indices} is out of range: there are {maps} maps, 0 to {maps - 1}")
     return [index % maps for index in given]
+
+
+def _set_window(stage: nn.Module, side: int) -> None:
+    """Give a stage of GC ViT windows of `side` tokens per side."""
+    for module in stage.modules():
+        if isinstance(module, GlobalQuery | WindowAttention):
+            module.window = side
+        if isinstance(module, WindowAttention) and len(module.bias_table) != (2 * side - 1) ** 2:
+            table = module.bias_table
+            resized = resize_table(table.detach(), (2 * side - 1) ** 2)
+            module.bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
 
 
 def _modules(backbone: Backbone) -> list[str]:

@@ -58,7 +58,11 @@ def test_a_run_becomes_a_file_with_its_classes(run_folder, tmp_path, capsys):
             2,
             "precision='bf16' is refused for",
         ),
-        (["--model", "gcvit_xxtiny", "--output", "a.txt"], 2, "a.txt must end in .onnx or .pt2"),
+        (
+            ["--model", "gcvit_xxtiny", "--output", "a.txt"],
+            2,
+            "ending in .onnx (ONNX) or .pt2 (torch.export), got a.txt",
+        ),
         (
             ["--model", "gcvit_xxtiny", "--output", "a.pt2", "--opset", "20"],
             2,

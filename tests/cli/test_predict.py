@@ -175,6 +175,17 @@ def test_running_out_of_memory_says_what_to_lower(run_folder, digits, monkeypatc
             2,
             "expected --max-detections from 1 to 1000, got 0",
         ),
+        (["x.png", "--model", "gcvit_tiny", "--tile", "8"], 2, "expected --tile of 32 pixels or more, got 8"),
+        (
+            ["x.png", "--model", "gcvit_tiny", "--tile", "64", "--overlap", "1"],
+            2,
+            "expected --overlap from 0 to 0.9, got 1.0",
+        ),
+        (
+            ["x.png", "--model", "gcvit_tiny", "--overlap", "0.1"],
+            2,
+            "--overlap requires --tile, the side of the tiles in pixels",
+        ),
         (["x.png", "--checkpoint", "a", "--weights", "b"], 2, "--checkpoint and --weights were both given"),
         (
             ["x.png", "--model", "gcvit_tiny", "--weights", "none"],
@@ -193,6 +204,22 @@ def test_mistakes_are_one_line(words, status, text, digits, monkeypatch, capsys)
     shown = capsys.readouterr().err
     assert text in shown
     assert shown.count("\n") == 1
+
+
+def test_mirror_images_are_averaged_by_the_option(run_folder, digits, tmp_path):
+    from globalvit.build import open_checkpoint
+
+    words = ["--checkpoint", str(run_folder), "--precision", "fp32", "--json", str(tmp_path / "a.json")]
+    assert main(["predict", str(digits / "a.png"), *words, "--eval-flip"]) == 0
+    (answer,) = json.loads((tmp_path / "a.json").read_text())["predictions"]
+    (expected,) = open_checkpoint(run_folder).predict(digits / "a.png", flip=True)
+    assert answer["scores"] == pytest.approx(expected["scores"], rel=1e-4)
+
+
+def test_only_detectors_see_images_in_tiles(run_folder, digits, capsys):
+    assert main(["predict", str(digits / "a.png"), "--checkpoint", str(run_folder), "--tile", "64"]) == 1
+    assert "globalvit: error: --tile requires a detector; gcvit_" in (shown := capsys.readouterr().err)
+    assert shown.splitlines()[-1].endswith(" is not one")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -252,3 +254,36 @@ def test_words_of_other_tools_are_those_of_the_kind_of_task_or_refused(model, wo
     options = parse(ValidateOptions, ["--model", model, *words], "validate", "")
     with pytest.raises(ValueError, match=text) if text else nullcontext():
         check_words(options.eval, ModelSpec(model=model))
+
+
+def test_the_report_is_one_file_with_the_worst_images(measured):
+    page = (measured / "report.html").read_text()
+    assert "Most confident mistakes" in page
+    assert "Most uncertain" in page
+    assert "Most confused pairs" in page
+    assert "<script" not in page
+    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
+    images = re.findall(r"<img [^>]*>", page)
+    assert len(images) > 12
+    assert all(re.search(r'alt="[^"]+"', image) for image in images)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_every_figure_of_the_report(measured, width):
+    from playwright.sync_api import sync_playwright
+
+    complaints = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme="dark", offline=True)
+        page.on("console", lambda one: complaints.append(one.text) if one.type == "error" else None)
+        page.on("pageerror", lambda one: complaints.append(str(one)))
+        page.goto((measured / "report.html").resolve().as_uri())
+        shown = page.evaluate("[...document.images].map(one => one.complete && one.naturalWidth > 0)")
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        browser.close()
+    assert len(shown) > 12
+    assert all(shown)
+    assert overflow <= 0
+    assert complaints == []

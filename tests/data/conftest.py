@@ -66,11 +66,14 @@ def make_masks(tmp_path):
         for split, number in splits.items():
             images, labels = (root / part.format(split) for part in layout)
             images.mkdir(parents=True)
-            labels.mkdir(parents=True)
+            labels.mkdir(parents=True, exist_ok=True)
+            # Beside their images, label maps have a mark.
+            mark = "_mask" if images == labels else ""
             for index in range(number):
                 values = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
                 Image.fromarray(values).save(images / f"{index:03}.jpg")
-                Image.fromarray(random.integers(0, classes, (20, 24), dtype=np.uint8)).save(labels / f"{index:03}.png")
+                label_map = Image.fromarray(random.integers(0, classes, (20, 24), dtype=np.uint8))
+                label_map.save(labels / f"{index:03}{mark}.png")
         if names:
             (root / "classes.json").write_text(json.dumps([f"class {number}" for number in range(classes)]))
         return root

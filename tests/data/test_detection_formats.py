@@ -454,9 +454,9 @@ def test_nested_xml_of_any_depth(voc):
     assert len(open_detection(voc("<annotation>" + "<a>" * 200_000 + "</a>" * 200_000 + "</annotation>"), "train")) == 4
 
 
-def test_label_maps_have_no_format_to_choose(tmp_path):
+def test_the_format_of_label_maps_must_fit(yolo, tmp_path):
     config = TrainConfig(model="gcvit_xxtiny_segformer", data_dir=str(tmp_path), format="coco")
-    with pytest.raises(ValueError, match=r"--format coco requires a classifier or a detector; leave it out for label"):
+    with pytest.raises(ValueError, match=r"does not hold data in the format coco; it fits yolo \("):
         open_splits(config)
 
 

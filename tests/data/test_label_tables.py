@@ -173,8 +173,8 @@ WRONG_JSON = [
     ("3", r"labels\.json: expected a list of \{\"image\": …, \"label\": …\}, or an object of image and label$"),
     ('["a.png"]', r"labels\.json: row 1: expected an object \{\"image\": …, \"label\": …\}, got 'a\.png'$"),
     (
-        '[{"image": "a.png", "label": ["cat", "dog"]}]',
-        r"labels\.json: row 1: expected one label, got \['cat', 'dog'\]$",
+        '[{"image": "a.png", "label": ["cat", {}]}]',
+        r"labels\.json: row 1: expected labels, got \['cat', \{\}\]$",
     ),
     ('{"a.png": null}', r"labels\.json: 'a\.png': expected one label, got None$"),
     ('[{"label": "cat"}]', r"labels\.json: row 1: expected the name of an image, got None$"),
@@ -208,4 +208,5 @@ def test_data_check_reads_tables(images, capsys):
     assert main(["data", "check", "--data-dir", str(root), "--workers", "0"]) == 1
     assert "labels.csv:2: expected 2 columns or more, got 1" in capsys.readouterr().err
     assert main(["data", "check", "--data-dir", str(root), "--format", "csv"]) == 1
-    assert "unknown format 'csv'; expected one of folders, table, coco, yolo, voc" in capsys.readouterr().err
+    names = "folders, table, shards, huggingface, coco, yolo, voc"
+    assert f"unknown format 'csv'; expected one of {names}" in capsys.readouterr().err

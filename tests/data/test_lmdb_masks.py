@@ -39,6 +39,17 @@ def test_a_database_gives_the_samples_of_its_folder(make_masks, dst, layout):
     assert verify(dst, data).equal == 14
 
 
+def test_void_of_a_color_table_is_packed(make_masks, dst):
+    data = make_masks({"train": 2}, names=False)
+    (data / "class_dict.csv").write_text("name,r,g,b\nsky,1,2,3\nVoid,0,0,0\nroad,4,5,6\n")
+    build(data, dst)
+    (data / "class_dict.csv").rename(data / "else.csv")
+    folder, packed = open_masks(data, "train", class_file=str(data / "else.csv")), open_masks(dst, "train")
+    assert packed.classes == ("sky", "road")
+    np.testing.assert_array_equal(folder.read(1)[1], packed.read(1)[1])
+    assert set(np.unique(packed.read(1)[1])) == {0, 1, 255}
+
+
 def test_options_of_labels_are_chosen_when_it_is_opened(make_masks, dst):
     build(make_masks({"train": 1}, classes=4, names=False), dst)
     options = {"num_classes": 3, "reduce_zero_label": True}

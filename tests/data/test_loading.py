@@ -222,9 +222,9 @@ def test_too_few_images_for_a_batch(toys):
 
 
 def test_what_files_cannot_give_is_refused_before_the_first_batch(toys):
-    four = EvalTransform().for_channels(4)
-    with pytest.raises(ValueError, match="image files give 3 channels, or 1 as gray, not 4"):
-        eval_loader(toys(5), four, batch_size=1)
+    five = EvalTransform().for_channels(5)
+    with pytest.raises(ValueError, match="image files give 3 channels, 1 as gray or 4 as RGBA, not 5"):
+        eval_loader(toys(5), five, batch_size=1)
     with pytest.raises(ValueError, match="not understood"):
         train_loader(toys(5), TrainTransform(aa="bogus"), batch_size=1, seed=0)
 

@@ -170,8 +170,8 @@ def test_a_jpeg_called_png_is_refused(tmp_path):
     ("old", "new", "message"),
     [
         ("0.png", "0.jpg", r"save the label maps as PNG, not as '0\.jpg' \(JPEG changes class numbers"),
-        ("0.png", "0.bmp", r"save the label maps as PNG, not as '0\.bmp'"),
-        ("0.png", "0_mask.png", r"rename label maps such as '0_mask\.png'"),
+        ("0.png", "0.gif", r"save the label maps as PNG, not as '0\.gif'"),
+        ("0.png", "0_other.png", r"rename label maps such as '0_other\.png'"),
         ("0.png", "0.txt", "the files there are not images, as of boxes in text files"),
     ],
 )

@@ -44,6 +44,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
         ("commands", ["usage: globalvit train", "usage: globalvit data lmdb build", "--checkpoint-every"]),
         ("speed", ["GC ViT and GPViT beside timm", "Cost of a pixel"]),
         ("api", ["create_model", "list_models", "MeanIoU", "decode_predictions"]),
+        ("networks", ["query generator", "@inproceedings{yang2023gpvit"]),
         ("finetune", ["gv.train(", "gv.explain("]),
     ],
 )

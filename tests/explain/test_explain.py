@@ -234,3 +234,24 @@ def test_maps_of_a_rotated_photograph_lie_on_the_upright_image(gcvit, photo, tmp
         found = explain(gcvit, image, "grad_cam")
         np.testing.assert_array_equal(np.asarray(found.values), np.asarray(expected.values))
         np.testing.assert_array_equal(np.asarray(overlay(image, found)), drawn)
+
+
+@pytest.mark.parametrize("values", [(0.99, 1.01), (0.1, 1.9)])
+def test_nearly_uniform_attention_is_not_drawn_over_all_colors(values):
+    found = explain_map(values)
+    drawn = np.asarray(overlay(np.zeros((64, 64, 3), np.uint8), found, opacity=1), int).sum(-1)
+    loud = np.asarray(overlay(np.zeros((64, 64, 3), np.uint8), explain_map((0.0, 2.0)), opacity=1), int).sum(-1)
+    share = (drawn.max() - drawn.min()) / (loud.max() - loud.min())
+    assert (share < 0.3) == (values == (0.99, 1.01))
+
+
+def test_a_window_of_one_token_is_noted():
+    assert explain_map((1.0, 1.0), window=(1, 1)).note == "one token per window"
+    assert explain_map((0.5, 1.5)).note == "0.5–1.5× mean"
+
+
+def explain_map(values, window=None):
+    """A made-up look at an image of 64×64 pixels: two rows of values."""
+    grid = np.repeat(np.array(values, np.float32)[:, None], 2, 1)
+    sizes = {"input_size": (64, 64), "original_size": (64, 64), "crop": (0, 0, 64, 64)}
+    return Explanation(kind="local", title="", values=grid, stride=32, offset=15.5, window=window, **sizes)

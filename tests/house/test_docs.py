@@ -4,6 +4,8 @@ What runs the code is in tests/docs.
 """
 
 import ast
+import re
+import shlex
 import sys
 from importlib import import_module
 from urllib.parse import urlparse
@@ -12,6 +14,7 @@ import pytest
 from pages import anchors, block_commands, blocks, links, pages, span_commands
 
 from globalvit.cli import options
+from globalvit.cli.examples import EXAMPLES
 from globalvit.cli.main import COMMANDS, main
 from globalvit.models.variants import PUBLISHED
 from globalvit.weights import catalog
@@ -56,6 +59,50 @@ def test_commands_are_understood(found, root, tmp_path, monkeypatch, capsys):
         status, said = understand(words, capsys)
         is_cut_short = found is span_commands and " requires " in said
         assert status != 2 or is_cut_short, f"{place}: {' '.join(words)}: {said}"
+
+
+@pytest.mark.usefixtures("parse_only")
+def test_examples_of_help_are_understood(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command, examples in EXAMPLES.items():
+        assert len(examples) == 2, command
+        for example in examples:
+            words = shlex.split(example)
+            assert example.startswith(f"globalvit {command}"), example
+            status, said = understand(words[1:], capsys)
+            assert status != 2, f"{example}: {said}"
+
+
+def help_pages(capsys, words=()):
+    """Every command, and its help page."""
+    assert main([*words, "--help"]) == 0
+    page = capsys.readouterr().out
+    yield words, page
+    listed = page.partition("\ncommands:\n")[2].partition("\n\n")[0]
+    for name in re.findall(r"^  (\w+) ", listed, re.M):
+        yield from help_pages(capsys, (*words, name))
+
+
+def test_every_help_page_starts_with_examples(capsys):
+    pages = dict(help_pages(capsys))
+    assert {" ".join(words) for words in pages if words} == set(EXAMPLES)
+    for words, page in pages.items():
+        assert not words or re.search(
+            r"^usage: [^\n]+\n\n(?:.+\n)+\nexamples:\n  globalvit .+\n  globalvit .+\n\n", page
+        )
+
+
+def test_help_of_train_shows_the_defaults_of_the_recipe(capsys):
+    main(["train", "--help"])
+    page = capsys.readouterr().out
+    assert "Defaults below are those of finetune; --config NAME --help shows" in page
+    assert re.search(r"--layer-decay X [^(]+\(default: 0\.7\)", page)
+    main(["train", "--config", "gcvit_tiny", "-h"])
+    page = capsys.readouterr().out
+    assert "Defaults below are those of gcvit_tiny;" in page
+    assert re.search(r"--lr X +peak learning rate \(default: 0\.005\)", page)
+    assert main(["train", "--lrr", "3", "--help"]) == 0
+    assert "those of finetune" in capsys.readouterr().out
 
 
 def test_links_lead_somewhere(root):

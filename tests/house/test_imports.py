@@ -73,16 +73,16 @@ DATA_MAY_IMPORT = {
     "common": ("storage",),  # looked up lazily, for images in databases
     "built_in": ("common", "detection"),
     "classification": ("common", "built_in", "storage"),
-    "segmentation": ("common", "built_in", "storage"),
-    "detection": ("common", "built_in"),
-    "storage": ("common", "classification", "segmentation"),
+    "segmentation": ("common", "built_in", "storage", "detection"),
+    "detection": ("common", "built_in", "storage"),
+    "storage": ("common", "classification", "segmentation", "detection"),
     "split_folder": ("common", "classification", "segmentation", "detection"),
 }
 # Packages that users import from: their names stand in `__init__`.
 PUBLIC_PACKAGES = ("keras", "explain", "export")
 # A library → the only files that may know it.
 KNOWN_BY = {
-    "accelerate": {"train/engine.py"},
+    "accelerate": {"train/engine.py", "train/trackers.py"},
     "jsonargparse": {"cli/flags.py"},
     "h5py": {"keras/files.py"},
     "gradio": {"demo/page.py", "demo/server.py"},

@@ -70,10 +70,13 @@ def test_top_k_is_bounded_by_the_classes(model):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.zeros(3, 32, 32, dtype=torch.uint8), r"a torch.uint8 tensor of shape \(3, 32, 32\) came"),
-        (np.zeros((32, 32), np.uint8), r"an image came as uint8 array of shape \(32, 32\)"),
-        (np.zeros((32, 32, 3)), "an image came as float64 array"),
-        (7, "an image came as int; give a path, a PIL image or an RGB uint8 array"),
+        (
+            torch.zeros(3, 32, 32, dtype=torch.uint8),
+            r"float tensor \(channels, height, width\), got torch.uint8 of shape \(3, 32, 32\); ",
+        ),
+        (np.zeros((32, 32), np.uint8), r"got uint8 array of shape \(32, 32\)"),
+        (np.zeros((32, 32, 3)), "got float64 array"),
+        (7, r"expected a path, a PIL image or an RGB uint8 array \(height, width, 3\), got int"),
     ],
 )
 def test_other_images_are_refused(model, image, message):
@@ -127,3 +130,17 @@ def test_targets_of_another_number_of_classes_are_refused(model):
     batch = {"images": torch.randn(2, 3, 32, 32), "labels": torch.tensor([0, 1]), "targets": torch.rand(2, 5)}
     with pytest.raises(ValueError, match=r"expected targets \(B, 6\), one column per class, got \(2, 5\)"):
         model.losses(batch)
+
+
+def test_probabilities_are_averaged_with_those_of_the_mirror_image(model):
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    with torch.inference_mode():
+        mean_BK = (model.eval()(images).softmax(1) + model(images.flip(-1)).softmax(1)) / 2
+    for answer, expected in zip(model.predict(images, top_k=6, flip=True), mean_BK, strict=True):
+        assert answer["scores"] == pytest.approx(expected.sort(descending=True).values.tolist(), abs=1e-6)
+    model.flip = True
+    assert model.predict(images) == model.predict(images, flip=True)
+    metric = model.metric()
+    with torch.inference_mode():
+        model.evaluate({"images": images, "labels": labels}, metric)
+    assert metric.compute()["loss"] == pytest.approx(float(-mean_BK[range(4), labels].log().mean()), rel=1e-4)

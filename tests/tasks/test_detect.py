@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import batched_nms
 
 import globalvit as gv
+from globalvit.build import open_checkpoint, save_weights
 from globalvit.data.built_in.shapes import draw_scene
 from globalvit.data.common.loading import eval_loader
 from globalvit.data.common.transforms import FitTransform
@@ -220,6 +222,38 @@ def test_as_many_objects_as_are_asked_for(lively):
     lively.max_detections = 110
     assert len(lively.predict(image, score_threshold=0.0)[0]["labels"]) == 110
     assert lively.metric().limits == [1, 10, 110]
+
+
+def test_one_tile_is_the_whole_image(lively):
+    image = make_image()
+    whole, tiled = (lively.predict(image, score_threshold=0.0, **options)[0] for options in ({}, {"tile": 100}))
+    assert whole.keys() == tiled.keys()
+    assert all(torch.equal(whole[name], tiled[name]) for name in whole if name != "names")
+
+
+def test_the_mirror_images_boxes_are_merged(lively):
+    tensor = torch.randn(3, 64, 90)
+    both = lively.predict([tensor, tensor.flip(-1)], score_threshold=0.0)
+    left, top, right, bottom = both[1]["boxes"].unbind(1)
+    boxes = torch.cat([both[0]["boxes"], torch.stack([90 - right, top, 90 - left, bottom], 1)])
+    scores, labels = (torch.cat([one[name] for one in both]) for name in ("scores", "labels"))
+    kept = batched_nms(boxes, scores, labels, 0.5)[:100]
+    (merged,) = lively.predict(tensor, score_threshold=0.0, flip=True)
+    torch.testing.assert_close(merged["scores"], scores[kept], rtol=0, atol=1e-5)
+    torch.testing.assert_close(merged["boxes"], boxes[kept], rtol=0, atol=1e-3)
+    assert torch.equal(merged["labels"], labels[kept])
+    if lively.needs_masks:
+        masks = torch.cat([both[0]["masks"], both[1]["masks"].flip(-1)])[kept]
+        assert (merged["masks"] != masks).float().mean() < 1e-3
+    lively.flip = True
+    close(lively.predict(tensor, score_threshold=0.0)[0], merged)
+    empty = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "crowd": np.zeros(0, bool), "areas": np.zeros(0)}
+    metric = lively.metric()
+    ground_truth = {"image_id": 0, "size": (64, 90), "masks": [], **empty}
+    with torch.inference_mode():
+        lively.evaluate({"images": [tensor], "sizes": [(64, 90)], "annotations": [ground_truth]}, metric)
+    found = [row["score"] for row in metric.results(range(3))]
+    assert sorted(found, reverse=True) == pytest.approx(merged["scores"][merged["scores"] > 0.05].tolist(), abs=1e-5)
 
 
 def test_evaluation_scores_what_predict_answers(lively):
@@ -450,3 +484,24 @@ def test_validation_and_prediction_agree_on_upright_boxes(tmp_path, frame):
         boxes[:, 2:] += boxes[:, :2]
         assert len(boxes) == len(answer["boxes"]) > 0
         torch.testing.assert_close(boxes, answer["boxes"], rtol=0, atol=1e-2)
+
+
+def test_the_thresholds_of_the_classes_are_the_default_and_are_saved(lively, tmp_path):
+    image = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    (everything,) = lively.predict(image, score_threshold=0.0)
+    highest = max(everything["scores"].tolist())
+    label = int(everything["labels"][0])
+    thresholds: list[float | None] = [0.0] * lively.spec.num_classes
+    thresholds[label] = min(0.999, highest)
+    before = lively.score_thresholds
+    try:
+        lively.score_thresholds = tuple(thresholds)
+        (found,) = lively.predict(image)
+        save_weights(lively, tmp_path / "detector.safetensors")
+    finally:
+        lively.score_thresholds = before
+    assert label not in found["labels"].tolist()
+    assert len(found["labels"]) == int((everything["labels"] != label).sum())
+    assert open_checkpoint(tmp_path / "detector.safetensors").score_thresholds == tuple(thresholds)
+    (known,) = lively.predict(image)
+    assert (known["scores"] > 0.05).all()

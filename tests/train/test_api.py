@@ -177,7 +177,7 @@ def test_an_image_that_cannot_be_read_is_an_error_or_left_out(run, digits, caplo
     assert len(gv.predict([digits, "gone.png"], checkpoint=run, skip_unreadable=True)) == 3
     assert "skipped: gone.png does not exist" in caplog.text
     for given, kind in (([3], "int"), (io.BytesIO(b"no image\n"), "BytesIO")):
-        with pytest.raises(ValueError, match=rf"images\[0\]: an image came as {kind}"):
+        with pytest.raises(ValueError, match=rf"images\[0\]: expected a path, a PIL image .*, got {kind}"):
             gv.predict(given, checkpoint=run)
 
 
@@ -311,7 +311,12 @@ def test_another_name_of_a_setting_is_answered_by_the_right_one(name, right):
             FileNotFoundError,
             "gone does not exist; give a weigh",
         ),
-        (gv.export, {"output": "a.tflite", "checkpoint": "gone"}, ValueError, "a.tflite must end in .onnx or .pt2"),
+        (
+            gv.export,
+            {"output": "a.tflite", "checkpoint": "gone"},
+            ValueError,
+            "expected a file name ending in .onnx (ONNX) or .pt2 (torch.export), got a",
+        ),
     ],
 )
 def test_mistakes_are_exceptions_of_one_line(function, settings, kind, text, tmp_path, monkeypatch):

@@ -45,6 +45,22 @@ def test_without_a_source_it_is_finetune():
     assert load_config() == load_config("finetune")
 
 
+@pytest.mark.parametrize(
+    ("model", "ending"),
+    [("gcvit_tiny", ""), ("gcvit_tiny_segformer", "_segmentation"), ("gcvit_tiny_mask_rcnn", "_detection")],
+)
+def test_fresh_weights_train_by_a_recipe_of_their_own(model, ending, caplog):
+    with caplog.at_level(logging.INFO):
+        config = load_config(None, {"model": model, "weights": None})
+    assert config == load_config(f"scratch{ending}", {"model": model})
+    assert caplog.messages[0].startswith(f"recipe scratch{ending}: --weights none starts from fresh weights")
+    assert len(caplog.messages) == 2
+    own = load_config(None, {"model": model, "weights": "own.pth"})
+    assert own == load_config(f"finetune{ending}", {"model": model, "weights": "own.pth"})
+    named = load_config("finetune", {"model": model, "weights": None, "lr": 0.2})
+    assert (named.lr, named.layer_decay) == (0.2, 0.7)
+
+
 @pytest.mark.parametrize("name", available_recipes())
 def test_every_recipe_round_trips_through_its_yaml(name, file):
     config = load_config(name)

@@ -10,6 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from globalvit.cli.main import main
 from globalvit.data.built_in.shapes_files import write_shapes
+from globalvit.data.storage.shard_build import pack
 from globalvit.train.loop import train
 
 # Nothing that depends on the process: float32, SGD, no drop path, frozen batch norms.
@@ -37,11 +38,19 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
     assert summary["finished"]
     assert (run / "samples" / "train_batch.png").exists()
     assert json.loads((run / "classes.json").read_text()) == ["circle", "square", "triangle"]
+    (stored,) = (run / "checkpoints").glob("step-*/thresholds.json")
+    assert len(json.loads(stored.read_text())["score_thresholds"]) == 3
 
     assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path / "scores")]) == 0
     measured = json.loads((tmp_path / "scores" / "summary.json").read_text())
     scores = {key: value for key, value in summary.items() if key.startswith(("ap_", "ar_"))}
     assert {key: measured[key] for key in scores} == scores
+    page = (tmp_path / "scores" / "report.html").read_text()
+    assert "Precision, recall and F1" in page
+    assert "background" in page
+    assert page.count("<img") >= 2
+    assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path / "bare"), "--no-report"]) == 0
+    assert not (tmp_path / "bare" / "report.html").exists()
     assert f"ap_box {summary['ap_box']:.3f} %" in capsys.readouterr().out
 
     image = tmp_path / "odd.png"
@@ -53,6 +62,16 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
     assert all(item["mask"]["size"] == [67, 101] and sum(item["mask"]["counts"]) == 6767 for item in answer["objects"])
     with Image.open(answer["drawn"]) as drawn:
         assert drawn.width >= 101
+
+
+@pytest.mark.slow
+def test_shards_give_the_losses_of_the_folder(config, toy, shapes, metrics, tmp_path):
+    pack(shapes, tmp_path / "shards")
+    given = SIZES | {"model": "gcvit_xxtiny_retinanet", "epochs": 1}
+    runs = [train(config(**given, tag=data.name, data_dir=str(data))) for data in (shapes, tmp_path / "shards")]
+    one, other = map(metrics, runs)
+    assert one
+    assert one == other
 
 
 def test_the_results_file_has_the_file_own_ids_and_scores_as_it_says(config, toy, tmp_path, shapes):

@@ -10,6 +10,7 @@ import yaml
 from globalvit.data.common import loading
 from globalvit.tasks.classify import Classifier
 from globalvit.train import evaluate as evaluation
+from globalvit.train.callbacks import CallbackError
 from globalvit.train.config import load_config
 from globalvit.train.loop import Trainer, train
 
@@ -43,7 +44,6 @@ def test_a_run_leaves_everything_in_its_folder(config, losses):
         *("checkpoints/step-12/ema.safetensors", "checkpoints/step-12/state.json"),
     ):
         assert (folder / name).stat().st_size > 0, name
-    assert list((folder / "tensorboard").iterdir())
     assert json.loads((folder / "classes.json").read_text()) == ["blue", "green", "red"]
     summary = json.loads((folder / "summary.json").read_text())
     assert 0 <= summary["top1"] <= summary["top5"] == 100
@@ -266,3 +266,18 @@ def test_elsewhere_there_are_lines(config, caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         train(config(epochs=1))
     assert "step 6/6, epoch 1.0, loss" in caplog.text
+
+
+class Failing:
+    """A callback that fails in the second step, before anything is saved."""
+
+    def on_step(self, step):
+        assert step.step < 2, "broken"
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_can_be_started_again(config, tmp_path, caplog):
+    with caplog.at_level(logging.INFO), pytest.raises(CallbackError, match="no checkpoint was saved yet"):
+        train(config(epochs=1), callbacks=[Failing()])
+    assert not (tmp_path / "runs" / "run").exists()
+    assert "classes: 'blue', 'green', 'red'" in caplog.text
+    assert train(config(epochs=1)) == tmp_path / "runs" / "run"

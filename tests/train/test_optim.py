@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from globalvit.build import create_model
+from globalvit.build import create_backbone, create_model
+from globalvit.models.variants import VARIANTS
+from globalvit.train.config import load_config
 from globalvit.train.fields import TrainConfig
 from globalvit.train.optim import Schedule, create_ema, create_optimizer, gradient_norm, parameter_groups
 
@@ -42,6 +45,21 @@ def test_layer_decay_shrinks_the_rate_with_the_distance_from_the_head(task):
     assert "backbone.norm.weight" in names_of(task, groups, lr_scale=0.5)
     assert "backbone.stem.conv.weight" in names_of(task, groups, lr_scale=0.5**depths)
     assert "backbone.stages.3.blocks.0.mlp.fc1.weight" in names_of(task, groups, lr_scale=0.25)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_stem_stands_still_at_the_default_layer_decay(name):
+    task = nn.Module()
+    with torch.device("meta"):
+        task.backbone = create_backbone(name)
+    groups = parameter_groups(task, 0.05, load_config("finetune").layer_decay)
+    scales = {}
+    for group in groups:
+        for key in names_of(task, [group]):
+            scales[task.backbone.depth_of(key.removeprefix("backbone."))] = group["lr_scale"]
+    ordered = [scales[depth] for depth in range(task.backbone.num_depths)]
+    assert ordered == sorted(ordered)
+    assert sorted(set(ordered)) == pytest.approx([0.7**distance for distance in range(12, 0, -1)])
 
 
 def test_the_schedule_is_warm_up_cosine_and_cooldown_by_step(task):

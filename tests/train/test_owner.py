@@ -81,6 +81,19 @@ def test_a_folder_that_cannot_be_written_is_an_error(folder, monkeypatch):
         owner.take(folder)
 
 
+@pytest.mark.parametrize("has_saved", [False, True])
+def test_a_new_run_that_ends_before_its_first_checkpoint_leaves_no_folder(folder, caplog, has_saved):
+    caplog.set_level("INFO")
+    with Owner(0.0) as owner:
+        owner.take(folder, is_new=True)
+        (folder / "log.txt").write_text("a line")
+        (folder / "checkpoints").mkdir()
+        if has_saved:
+            (folder / "checkpoints" / "step-1").mkdir()
+    assert folder.exists() == has_saved
+    assert (f"no checkpoint was saved, so run folder {folder} was removed" in caplog.text) != has_saved
+
+
 def test_a_run_that_failed_before_it_wrote_anything_leaves_no_folder(folder):
     with Owner(0.0) as owner:
         owner.take(folder)

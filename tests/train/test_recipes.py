@@ -20,7 +20,14 @@ DETECTORS = [
 GCVIT_DETECTORS = ["gcvit_tiny_mask_rcnn", *(f"gcvit_{size}_cascade_mask_rcnn" for size in ("tiny", "small", "base"))]
 ABLATIONS = [f"gcvit_tiny_{word}" for word in CHOICES]
 STARTS = ["gcvit_large_21k", "digits", "shapes_segmentation", "shapes_detection"]
-TUNING = ["finetune", "finetune_segmentation", "finetune_detection"]
+TUNING = [
+    "finetune",
+    "finetune_segmentation",
+    "finetune_detection",
+    "scratch",
+    "scratch_segmentation",
+    "scratch_detection",
+]
 
 
 def test_every_published_training_has_a_recipe_and_there_are_quick_starts():

@@ -41,6 +41,7 @@ def test_a_run_is_scored_and_used_as_it_was_trained(config, toy, tmp_path, capsy
     assert json.loads((run / "classes.json").read_text()) == ["background", "circle", "square", "triangle"]
 
     assert main(["validate", "--checkpoint", str(run), "--output", str(tmp_path / "scores")]) == 0
+    assert "ground truth, prediction, difference" in (tmp_path / "scores" / "report.html").read_text()
     measured = json.loads((tmp_path / "scores" / "summary.json").read_text())
     assert {key: measured[key] for key in ("miou", "macc", "pacc", "count")} == {
         key: summary[key] for key in ("miou", "macc", "pacc", "count")

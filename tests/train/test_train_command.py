@@ -1,6 +1,7 @@
 """`globalvit train` as it is typed: flags, files, messages and exit statuses."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -48,6 +49,21 @@ def test_a_run_and_its_resumption_from_the_command_line(words, tmp_path, capsys,
     error = capsys.readouterr().err
     assert "globalvit: error: cannot resume with other settings (" in error
     assert "now 0.5" in error
+
+
+@pytest.mark.usefixtures("toy")
+def test_resume_auto_goes_on_although_the_default_recipe_has_changed(words, tmp_path, capsys):
+    old = tmp_path / "old.yaml"
+    old.write_text("min_lr: 0.0\nmixup: 0.2\nsmoothing: 0.2\nlayer_decay: 0.5\nbatch_size: 8\nepochs: 2\n")
+    line = words(tag="kept", resume="auto", epochs=1, warmup_epochs=0, weights="none")
+    assert main([*line, f"--config={old}"]) == 0
+    run = tmp_path / "runs" / "kept"
+    before = (run / "config.yaml").read_text()
+    assert main(line) == 0
+    assert f"{run} resumes with its own settings; flags override them" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
+    assert main([*line, "--mixup=0.4"]) == 1
+    assert "cannot resume with other settings (mixup 0.2, now 0.4); leave those" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("toy")
@@ -146,3 +162,21 @@ def test_the_exit_status_says_whether_a_signal_ended_the_run_early(words, tmp_pa
     assert '"finished": false' in (tmp_path / "runs" / "job" / "summary.json").read_text()
     assert main(command) == 0
     assert '"finished": true' in (tmp_path / "runs" / "job" / "summary.json").read_text()
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("model", ["gcvit_xxtiny", "gcvit_xxtiny_segformer"])
+def test_a_dry_run_measures_and_leaves_nothing(words, tmp_path, capsys, model):
+    data = ["--data-dir=shapes", "--short-side=32", "--long-side=32"] if "segformer" in model else []
+    assert main([*words(model=model, model_ema="true", weights="none"), *data, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    steps = "400" if data else "12"
+    pattern = (
+        r"dry run: a step of 4 images and an evaluation work; [\d.e+]+ images/s, \d+ MiB on cpu; about \d+ "
+        rf"(seconds|minutes) for {steps} steps and 2 evaluations, "
+        r"if reading images keeps up; no run folder was written\n"
+    )
+    assert re.fullmatch(pattern, shown), shown
+    assert not (tmp_path / "runs").exists()
+    assert main([*words(weights="none", lr=1e30, clip_grad=1e30), "--dry-run", "--val-split=lost"]) == 1
+    assert "lost" in capsys.readouterr().err

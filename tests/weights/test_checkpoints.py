@@ -107,6 +107,12 @@ def test_a_published_file_is_known_by_its_name(official_file):
     assert found.preprocessing == found.record.preprocessing
 
 
+def test_a_run_without_an_evaluation_opens_its_last_checkpoint(run, caplog):
+    (run / "checkpoints" / "best").unlink()
+    assert resolve_checkpoint(run).file.parent.name == "step-20"
+    assert "has no evaluation yet, so its last checkpoint, step-20, is used" in caplog.text
+
+
 def test_another_model_than_the_file_says_is_an_error(tmp_path, task):
     path = write(tmp_path / "model.safetensors", task)
     with pytest.raises(

@@ -112,6 +112,43 @@ def test_the_classifier_can_be_replaced(images):
         model.reset_classifier(4, "sum")
 
 
+@pytest.mark.parametrize("kept", [{"dtype": torch.bfloat16}, {"device": "meta"}, {"dtype": torch.float64}])
+def test_a_replaced_classifier_keeps_device_and_dtype(kept):
+    for model in (timm.create_model(NAME).to(**kept), timm.create_model(NAME, **kept)):
+        like = model.head.linear.weight
+        model.reset_classifier(0)
+        model.reset_classifier(5)
+        assert (model.head.linear.weight.dtype, model.head.linear.bias.device) == (like.dtype, like.device)
+        assert all(getattr(like, name) == torch.empty(0, **kept).__getattribute__(name) for name in kept)
+
+
+def test_another_input_size_chooses_the_windows_that_a_new_model_would_have(official, images):
+    overlay = {"state_dict": official}
+    model = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    made = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay, img_size=64).eval()
+    model.backbone.stages[0].requires_grad_(False)
+    model.set_input_size(img_size=64)
+    assert model.backbone.config.window == made.backbone.config.window == (2, 2, 4, 2)
+    assert [p.requires_grad for p in model.backbone.stages[0].parameters()].count(True) == 0
+    with torch.inference_mode():
+        assert torch.equal(model(images), made(images))
+    before = list(model.parameters())
+    model.set_input_size()
+    model.set_input_size((64, 64))
+    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
+    model.set_input_size(window_size=[7, 7, 14, 7])
+    assert model.backbone.stages[2].global_query.window == 14
+
+
+def test_input_sizes_that_do_not_fit_are_told():
+    with pytest.raises(ValueError, match=r"window=\[7\] must be four whole numbers from 1 up, one for each stage"):
+        timm.create_model(NAME).set_input_size(window_size=[7])
+    gpvit = timm.create_model("globalvit_gpvit_l1", device="meta")
+    gpvit.set_input_size(img_size=448)
+    with pytest.raises(ValueError, match=r"window_size=7 chooses the windows of GC ViT; GPViT has stripes instead"):
+        gpvit.set_input_size(window_size=7)
+
+
 def test_intermediates(images):
     model = timm.create_model(NAME).eval()
     with torch.inference_mode():

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.atomic import replace_with
-from globalvit.cli import data_lmdb, data_shapes, data_split, tables
+from globalvit.cli import data_lmdb, data_pack, data_shapes, data_split, tables
 from globalvit.cli.options import UsageError, choose, parse, parse_flags
 from globalvit.closest import suggest
 from globalvit.console import Progress
@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "Find unreadable images, empty or differing classes, and images that occur in two splits",
     "preview": "Draw a sheet of training images, augmented as a recipe does it",
     "split": data_split.SUMMARY,
+    "pack": data_pack.SUMMARY,
     "lmdb": data_lmdb.SUMMARY,
     "shapes": data_shapes.SUMMARY,
 }
@@ -51,6 +52,9 @@ class CheckOptions:
         metadata={"help": "folder with one folder per split, or with images/SPLIT and annotations/SPLIT"}
     )
     split: str | None = field(default=None, metadata={"help": "split to check (default: all)"})
+    multi_label: bool | Literal["auto"] = field(
+        default="auto", metadata={"help": "whether images of a table may have any number of labels"}
+    )
     nested_classes: bool = field(
         default=False, metadata={"help": "treat every folder that directly contains images as a class, at any depth"}
     )
@@ -71,7 +75,9 @@ class CheckOptions:
     )
     format: str | None = field(
         default=None,
-        metadata={"help": "format of the data: coco, yolo, voc, folders or table (default: detected)"},
+        metadata={
+            "help": "coco, yolo, voc, folders, table, masks, class-masks, shards, huggingface (default: detected)"
+        },
     )
     train_annotations: str | None = field(
         default=None, metadata={"help": "COCO annotation file for training (default: detected)"}
@@ -113,6 +119,7 @@ def run(argv: Sequence[str], prog: str) -> int:
         "check": run_check,
         "preview": run_preview,
         "split": data_split.run,
+        "pack": data_pack.run,
         "lmdb": data_lmdb.run,
         "shapes": data_shapes.run,
     }
@@ -182,12 +189,16 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
     from globalvit.data.detection.registry import FORMATS as OBJECT_FORMATS
     from globalvit.data.detection.registry import holds_objects
     from globalvit.data.segmentation.checks import check_masks, is_mask_set
+    from globalvit.data.segmentation.registry import FORMATS as MASK_FORMATS
 
     checks: dict[str, Callable[..., Report]] = {}
-    if options.format is None and options.data_dir.is_dir() and is_mask_set(options.data_dir):
+    # Objects that are drawn as label maps are checked as objects.
+    of_masks = [one.name for one in MASK_FORMATS if one.is_automatic]
+    if options.format in (None, *of_masks) and options.data_dir.is_dir() and is_mask_set(options.data_dir):
         names = ("num_classes", "reduce_zero_label", "class_file", "ignore_label")
-        checks["label maps"] = partial(check_masks, **{name: getattr(options, name) for name in names})
-    names = [one.name for one in (*FORMATS, *OBJECT_FORMATS)]
+        given_options = {name: getattr(options, name) for name in names}
+        checks["label maps"] = partial(check_masks, form=options.format, **given_options)
+    names = [*(one.name for one in (*FORMATS, *OBJECT_FORMATS)), *of_masks]
     if options.format is not None and options.format not in names:
         raise ValueError(
             f"unknown format {options.format!r};{suggest(options.format, names)} expected one of {', '.join(names)}"
@@ -203,7 +214,11 @@ def _checks(options: CheckOptions) -> dict[str, "Callable[..., Report]"]:
             annotations=annotations,
             crowd_as_instances=options.crowd_as_instances,
         )
-    return checks or {"class folders": partial(check_folder, form=options.format, nested=options.nested_classes)}
+    return checks or {
+        "class folders": partial(
+            check_folder, form=options.format, nested=options.nested_classes, multi_label=options.multi_label
+        )
+    }
 
 
 def _run_check(check: "Callable[..., Report]", options: CheckOptions) -> "Report":

@@ -1,27 +1,51 @@
-"""Text of `--help`: one line per flag if it fits, defaults at the end, at most 100 columns."""
+"""Text of `--help`: examples, then one line per flag if it fits, defaults at the end, at most 100 columns."""
 
+import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
 
+from globalvit.cli.examples import EXAMPLES
 from globalvit.cli.flags import Flag
 
 INDENT = 26
 
 
-def options_page(flags: Sequence[Flag], positional: Sequence[str], prog: str, description: str) -> str:
-    """Return the help page of a command: usage, description, positional values, then flags by heading."""
+# A default in words at the end of a help text, which a value replaces.
+DEFAULT_IN_WORDS = re.compile(r" \(default: [^()]*\)$")
+
+
+def options_page(
+    flags: Sequence[Flag],
+    positional: Sequence[str],
+    prog: str,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the help page of a command: usage, description, examples, positional values, then flags by heading.
+
+    `defaults` replace those of the flags. What follows an empty line in `description` is the end of the page.
+    """
+    defaults = defaults or {}
+    description, _, closing = description.partition("\n\n")
     values = [flag for name in positional for flag in flags if flag.name == name]
     named = [flag for flag in flags if flag.name not in positional]
     blocks = [f"usage: {' '.join([prog, *map(_usage_word, values), '[options]'])}", _paragraph(description)]
+    blocks += _examples(prog)
     if values:
-        blocks.append("\n".join(_entry(_usage_word(flag), _text(flag)) for flag in values))
+        blocks.append("\n".join(_entry(_usage_word(flag), _text(flag, flag.default)) for flag in values))
     for group in dict.fromkeys(flag.group for flag in named):
-        entries = [_entry(_flag_words(flag), _text(flag)) for flag in named if flag.group == group]
+        entries = [
+            _entry(_flag_words(flag), _text(flag, defaults.get(flag.name, flag.default)))
+            for flag in named
+            if flag.group == group
+        ]
         blocks.append("\n".join([f"{group}:", *entries]))
     blocks[-1] += "\n" + _entry("-h, --help", "show this help")
+    if closing:
+        blocks.append(_paragraph(closing))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -29,10 +53,13 @@ def commands_page(commands: dict[str, str], prog: str, description: str) -> str:
     """Return the help page of a command with subcommands (name → summary)."""
     usage = f"usage: {prog} COMMAND ..."
     table = "\n".join(["commands:", *(_entry(name, summary, 13) for name, summary in commands.items())])
-    return (
-        "\n\n".join([usage, _paragraph(description), table, f"Use {prog} COMMAND --help for a command's options."])
-        + "\n"
-    )
+    closing = f"Use {prog} COMMAND --help for a command's options."
+    return "\n\n".join([usage, _paragraph(description), *_examples(prog), table, closing]) + "\n"
+
+
+def _examples(prog: str) -> list[str]:
+    lines = EXAMPLES.get(prog.removeprefix("globalvit "), ())
+    return ["\n  ".join(["examples:", *lines])] if lines else []
 
 
 def _usage_word(flag: Flag) -> str:
@@ -46,9 +73,9 @@ def _flag_words(flag: Flag) -> str:
     return f"{flag.label()} {f'[{flag.metavar}]' if flag.takes_bool else flag.metavar}"
 
 
-def _text(flag: Flag) -> str:
-    default = _default(flag.default)
-    return f"{flag.help} (default: {default})".strip() if default else flag.help
+def _text(flag: Flag, value: Any) -> str:
+    default = _default(value)
+    return f"{DEFAULT_IN_WORDS.sub('', flag.help)} (default: {default})".strip() if default else flag.help
 
 
 def _default(value: Any) -> str:

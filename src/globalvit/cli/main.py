@@ -26,6 +26,7 @@ COMMANDS = (
     "models",
     "convert",
     "export",
+    "push",
     "data",
     "benchmark",
     "demo",

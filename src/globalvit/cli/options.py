@@ -8,8 +8,8 @@ the next flag). Values are parsed by jsonargparse according to the field's type.
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from globalvit.cli.flags import FALSE, TRUE, Flag, flags_of, read_value
 from globalvit.cli.helppage import commands_page, options_page
@@ -67,8 +67,7 @@ def parse_flags(
     """Parse `argv` as `parse` does, but return only the given values by field name, without defaults."""
     flags = flags_of(options)
     if wants_help(argv):
-        sys.stdout.write(options_page(flags, positional, prog, description))
-        raise SystemExit(0)
+        show_help(options, prog, description, positional)
     named = [flag for flag in flags if flag.name not in positional]
     reader = _Reader(named, prog)
     by_name = {flag.name: flag for flag in flags}
@@ -78,6 +77,18 @@ def parse_flags(
         given[name] = (*given[name], *value) if is_more else value
     given |= _place_words([by_name[name] for name in positional], reader.words, prog)
     return given
+
+
+def show_help(
+    options: type,
+    prog: str,
+    description: str,
+    positional: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> NoReturn:
+    """Print the help page of a command and exit; `defaults` by field name replace those of the dataclass."""
+    sys.stdout.write(options_page(flags_of(options), positional, prog, description, defaults))
+    raise SystemExit(0)
 
 
 def choose(commands: dict[str, str], argv: Sequence[str], prog: str, description: str) -> tuple[str, list[str]]:

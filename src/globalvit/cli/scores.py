@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from globalvit.cli import tables
 from globalvit.models.variants import Kind
@@ -46,7 +46,24 @@ def _detected(scores: Mapping[str, float]) -> str:
     return "  ".join(f"{key} {scores[key]:.3f} %" for key in keys if key in scores)
 
 
-LAYOUTS: dict[Kind, Layout] = {
+def _labeled(scores: Mapping[str, float]) -> str:
+    shares = "  ".join(f"{key} {scores[key]:.3f} %" for key in ("map", "f1_micro", "f1_macro"))
+    return f"{shares}  loss {scores['loss']:.5f}"
+
+
+LAYOUTS: dict[Kind | Literal["multi_label"], Layout] = {
+    "multi_label": Layout(
+        columns={
+            "images": ("images", None),
+            "AP %": ("ap", 1),
+            "F1 %": ("f1", 1),
+            "recall %": ("recall", 1),
+            "precision %": ("precision", 1),
+            "threshold": ("threshold", 3),
+        },
+        judged="ap",
+        summary=_labeled,
+    ),
     "classify": Layout(
         columns={"images": ("images", None), "recall %": ("recall", 1), "precision %": ("precision", 1)},
         judged="recall",

@@ -28,7 +28,7 @@ def run(argv: Sequence[str], prog: str) -> int:
 
 def show(result: Result) -> None:
     """Print one row per class, worst first if there are many, then the scores."""
-    layout, scores = LAYOUTS[result.kind], result.scores
+    layout, scores = LAYOUTS["multi_label" if "map" in result.scores else result.kind], result.scores
     rows = result.rows
     if len(rows) > MOST_ROWS:
         rows = sorted(rows, key=lambda row: 101 if row[layout.judged] is None else row[layout.judged])[:MOST_ROWS]

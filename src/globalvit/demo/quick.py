@@ -13,7 +13,7 @@ from globalvit.demo.shelf import Choice
 logger = logging.getLogger(__name__)
 # Seconds that a training has to stop before it is killed.
 PATIENCE = 10.0
-SCORES = {"top1": "accuracy on held-out images", "miou": "mIoU", "ap_box": "box AP", "ap_mask": "mask AP"}
+SCORES = {"top1": "accuracy on held-out images", "map": "mAP", "miou": "mIoU", "ap_box": "box AP", "ap_mask": "mask AP"}
 
 
 class Lesson(NamedTuple):

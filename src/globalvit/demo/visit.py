@@ -18,6 +18,7 @@ from globalvit.drawing.instances import draw_instances
 from globalvit.drawing.overlay import overlay_labels
 from globalvit.drawing.palette import default_palette
 from globalvit.tasks.classify import Classifier
+from globalvit.tasks.detect import SCORE_THRESHOLD, Detector
 from globalvit.tasks.task import Task
 
 TOP, MOST_LISTED = 5, 8
@@ -50,7 +51,11 @@ class Visit:
         """Predict the image if there is one without a prediction; return the model."""
         task = models.open(self.key)
         if self.image is not None and self.prediction is None:
-            options: dict[str, Any] = {"top_k": TOP} if isinstance(task, Classifier) else {}
+            is_ranked = isinstance(task, Classifier) and not task.spec.multi_label
+            options: dict[str, Any] = {"top_k": TOP} if is_ranked else {}
+            if isinstance(task, Detector):
+                # The page has a slider of its own for scores.
+                options = {"score_threshold": SCORE_THRESHOLD}
             self.prediction = task.predict(self.image, **options)[0]
         return task
 
@@ -73,6 +78,12 @@ class Visit:
         if task.kind == "detect":
             return _objects(self.image, self.prediction, task.class_names, threshold)
         names, scores = readable(self.prediction["names"]), self.prediction["scores"]
+        if task.spec.multi_label:
+            bars = _bars(
+                "Labels and their scores", [(name, score, "") for name, score in zip(names, scores, strict=True)]
+            )
+            found = escape(", ".join(names) or "no label")
+            return enlarged(self.image), f"Your image, {self.name}", f"<h2>{found}</h2>{bars}"
         listed = _bars("Most likely classes", [(name, score, "") for name, score in zip(names, scores, strict=True)])
         return enlarged(self.image), f"Your image, {self.name}", f"<h2>{escape(names[0])}</h2>{listed}"
 

@@ -20,6 +20,8 @@ from globalvit.detectors.objects import Detections
 # Up to this many boxes are suppressed in one call, with the boxes of each label and image shifted apart. Its time
 # grows with the square of their number, so larger numbers are suppressed label by label and image by image.
 TOGETHER = 1000
+# IoU over which the lesser of two detections of a class is dropped.
+OVERLAP = 0.5
 
 
 class Found(NamedTuple):

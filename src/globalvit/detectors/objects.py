@@ -50,6 +50,11 @@ class Detections:
     labels: Tensor
     masks: Tensor | None = None
 
+    def take(self, rows_N: Tensor) -> "Detections":
+        """Return the detections of these rows, indices or bools."""
+        masks = None if self.masks is None else self.masks[rows_N]
+        return Detections(boxes=self.boxes[rows_N], scores=self.scores[rows_N], labels=self.labels[rows_N], masks=masks)
+
     def __len__(self) -> int:
         return len(self.labels)
 

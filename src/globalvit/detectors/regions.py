@@ -15,11 +15,10 @@ from torchvision.ops import roi_align
 
 from globalvit.detectors.assign import Assigner, Sampler
 from globalvit.detectors.boxes import Size
-from globalvit.detectors.found import Found, above, cut, limits_of, stacked, suppress, take, top
+from globalvit.detectors.found import OVERLAP, Found, above, cut, limits_of, stacked, suppress, take, top
 from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import Detections, Divisor, Objects
 
-OVERLAP = 0.5
 # Best boxes of an image that enter the last suppression, whose time grows with the square of their number: with a low
 # threshold a thousand regions of 80 classes would be 80,000.
 CANDIDATES = 5000

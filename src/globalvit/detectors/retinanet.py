@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from globalvit.detectors.anchors import Anchors, flatten
 from globalvit.detectors.assign import IGNORED, Assigner
 from globalvit.detectors.boxes import Size, decode, encode
-from globalvit.detectors.found import Found, above, cut, join, limits_of, suppress, take, top
+from globalvit.detectors.found import OVERLAP, Found, above, cut, join, limits_of, suppress, take, top
 from globalvit.detectors.limits import MOST_DETECTIONS
 from globalvit.detectors.objects import (
     Detections,
@@ -36,7 +36,6 @@ INIT_STD = 0.01
 # At first every anchor is of each class with this probability, so that the many negatives do not drown the rest.
 PRIOR = 0.01
 PER_LEVEL = 1000
-OVERLAP = 0.5
 
 
 class RetinaNetHead(nn.Module):

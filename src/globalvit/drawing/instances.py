@@ -85,7 +85,7 @@ def instance_sheet(batch: Batch, classes: Sequence[str], transform: Statistics, 
 def _tile(image_CHW: Tensor, objects: "_Objects", classes: Sequence[str]) -> Image.Image:
     """Return an image with its objects, its longer side as long as a tile's, or nearly so if it was enlarged."""
     values_HWC = image_CHW.permute(1, 2, 0).numpy()
-    image = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC).convert("RGB")
+    image = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC[:, :, :3]).convert("RGB")
     factor = TILE / max(image.size)
     return _drawn(objects, image, classes, int(factor) if factor >= 1 else factor)
 
@@ -132,7 +132,7 @@ def _texts(objects: _Objects, names: Sequence[str]) -> list[str]:
     texts = [printable(names[label]) if len(names) > 1 else "" for label in objects.labels]
     if objects.scores is None:
         return texts
-    return [f"{text} {100 * score:.0f}".strip() for text, score in zip(texts, objects.scores, strict=True)]
+    return [f"{text} {100 * score:.0f} %".strip() for text, score in zip(texts, objects.scores, strict=True)]
 
 
 def _write(image: Image.Image, boxes: Sequence[Sequence[float]], texts: Sequence[str], colors: Sequence[Color]) -> None:

@@ -110,7 +110,7 @@ def label_sheet(
 
 def _pair(image_HWC: np.ndarray, labels_HW: np.ndarray, palette: np.ndarray) -> Image.Image:
     """Return an image, enlarged if it is small, with its label overlay to the right."""
-    image = Image.fromarray(image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC).convert("RGB")
+    image = Image.fromarray(image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC[:, :, :3]).convert("RGB")
     factor = -(-NARROWEST // image.width)
     size = (image.width * factor, image.height * factor)
     pair = Image.new("RGB", (2 * size[0], size[1]))

@@ -47,7 +47,7 @@ def _caption(batch: Batch, index: int, classes: Sequence[str]) -> list[str]:
 
 def _tile(image_CHW: Tensor, caption: Sequence[str]) -> Image.Image:
     values_HWC = image_CHW.permute(1, 2, 0).numpy()
-    image = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC).convert("RGB")
+    image = Image.fromarray(values_HWC[:, :, 0] if values_HWC.shape[2] == 1 else values_HWC[:, :, :3]).convert("RGB")
     factor = -(-NARROWEST // image.width)
     image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     tile = Image.new("RGB", (image.width + MARGIN, image.height + MOST_CLASSES * (TEXT + 4) + MARGIN), PAPER)

@@ -24,6 +24,8 @@ UNLIT = 0.25
 FAINTEST = 0.6
 # How much of its color the image keeps below, so that heat is not taken for a yellow fruit.
 COLORED = 0.2
+# Attention from 20 % below the mean to 20 % above it takes all colors; a narrower range takes fewer.
+LEAST_RANGE = 0.2
 TILE, MARGIN, TEXT, LINE = 300, 10, 14, 19
 COLUMNS = 4
 PAPER, INK, FAINT = "#ffffff", "#1a1a1a", "#5b6470"
@@ -104,10 +106,18 @@ def contact_sheet(
 
 
 def _even(explanation: Explanation, map_HW: np.ndarray) -> np.ndarray:
-    """The map stretched to 0 … 1 over the range of its values; all 0 where they are equal."""
+    """Stretch the map to 0 … 1 over the range of its values; all 0 where they are equal.
+
+    The range of attention is at least `LEAST_RANGE` around the mean, so that nearly uniform attention looks uniform.
+    """
     low, high = float(explanation.shown.min()), float(explanation.shown.max())
     # Values that differ by rounding only show nothing.
-    return ((map_HW - low) / (high - low)).clip(0, 1) if high - low > 1e-6 * abs(high) else np.zeros_like(map_HW)
+    if high - low <= 1e-6 * abs(high):
+        return np.zeros_like(map_HW)
+    if explanation.kind != "grad_cam":
+        mean = float(explanation.shown.mean())
+        low, high = min(low, (1 - LEAST_RANGE) * mean), max(high, (1 + LEAST_RANGE) * mean)
+    return ((map_HW - low) / (high - low)).clip(0, 1)
 
 
 def _check_proportions(image: Image.Image, explanation: Explanation) -> None:

@@ -92,6 +92,9 @@ class Explanation:
         low, high = self.spread
         digits = 1 if high - low > 0.2 else 3
         said = [f"{low:.{digits}f}–{high:.{digits}f}× mean"]
+        if self.window == (1, 1):
+            # Of a single token there is nothing to choose from, as at small image sizes.
+            said = ["one token per window"]
         if self.heads:
             said.insert(0, "all heads" if self.head is None else f"head {self.head} of {self.heads}")
         if self.padding_share >= LEAST_SAID:

@@ -46,7 +46,7 @@ class Scene:
     @classmethod
     def of(cls, model: Task, image: Any, image_size: int | Size | None = None) -> "Scene":
         """Prepare an image as `model.predict` does, at another size where one is given."""
-        image = as_image(image)
+        image = as_image(image, model.preprocessing.channels)
         transform = resized(model.preprocessing, image_size)
         parameter = next(model.parameters())
         image_CHW = transform(image).to(parameter.device, parameter.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from globalvit.detectors.found import limits_of
 from globalvit.export.plan import Plan
 from globalvit.pytorch import copied
+from globalvit.tasks.classify import Classifier
 from globalvit.tasks.detect import Detector
 from globalvit.tasks.task import Task
 
@@ -41,7 +42,8 @@ class Graph(nn.Module):
     def inside(self) -> str:
         """What the file does, in words."""
         first = f"normalization of uint8 {self.plan.preprocessing.upper()} images, " if self.plan.preprocessing else ""
-        last = AFTER[self.task.kind] if self.plan.has_postprocessing else ""
+        after = ", sigmoid" if self.task.spec.multi_label else AFTER[self.task.kind]
+        last = after if self.plan.has_postprocessing else ""
         return f"{first}{self.task.spec.model}{last}"
 
     def blank(self, batch: int, height: int, width: int) -> Tensor:
@@ -75,7 +77,9 @@ class Graph(nn.Module):
             rows, masks_BThw = self.task.find(found, limits_B14, threshold, most=most, is_fixed=True)
             return (*rows, masks_BThw) if masks_BThw is not None else tuple(rows)
         assert isinstance(found, Tensor)
-        return (found.float().softmax(1) if self.task.kind == "classify" else found.argmax(1).to(torch.uint8),)
+        if isinstance(self.task, Classifier):
+            return (self.task.probabilities(found.float()),)
+        return (found.argmax(1).to(torch.uint8),)
 
 
 AFTER = {

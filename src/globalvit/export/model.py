@@ -17,6 +17,7 @@ from globalvit.export.files import require_onnx, run_onnx, run_torch, write_onnx
 from globalvit.export.graph import Graph
 from globalvit.export.plan import OPSETS, Format, Layout, Plan, Precision, choose_format, choose_sizes
 from globalvit.models.gcvit_ablated import ShiftedWindowAttention
+from globalvit.tasks.classify import MultiLabelClassifier
 from globalvit.tasks.task import Preprocessing, Task
 
 UNKNOWN_LICENSE = "not stated in the checkpoint"
@@ -193,6 +194,11 @@ def _metadata(model: Task, graph: Graph, license: str) -> dict[str, Any]:
         "globalvit": __version__,
         "model": model.spec.model,
         "task": model.kind,
+        **(
+            {"multi_label": True, "thresholds": list(model.thresholds)}
+            if isinstance(model, MultiLabelClassifier)
+            else {}
+        ),
         "classes": list(model.class_names),
         "preprocessing": asdict(_bound(model.preprocessing, plan.image_size)),
         "mean": list(model.preprocessing.mean),

@@ -1,4 +1,4 @@
-"""What an export is asked for, and what is refused before any work is done."""
+"""Options of an export, checked before any work is done."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ Format = Literal["onnx", "torch"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Layout = Literal["nchw", "nhwc"]
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+ENDINGS = ".onnx (ONNX) or .pt2 (torch.export)"
 PRECISIONS = ("fp32", "fp16", "bf16")
 LAYOUTS = ("nchw", "nhwc")
 DYNAMIC = ("batch", "size")
@@ -21,7 +22,7 @@ OPSETS = range(18, 24)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How a model becomes a file.
+    """Options of an exported file.
 
     Attributes:
         format: `onnx`, or `torch` for torch.export's `.pt2`.
@@ -70,23 +71,23 @@ class Plan:
 
 
 def choose_format(path: Path, given: str | None) -> Format:
-    """The format that was named, or that the file's name says.
+    """Return the given format, or that of the file name's ending.
 
     Raises:
-        ValueError: the name ends otherwise than the format's files do.
+        ValueError: the file name has another ending.
     """
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
     found = given or by_suffix.get(path.suffix)
     if found not in SUFFIXES or path.suffix != SUFFIXES[found]:
-        wanted = SUFFIXES.get(given or "", " or ".join(by_suffix))
-        raise ValueError(f"{path} must end in {wanted} to hold the format {given or 'onnx or torch'}")
+        wanted = f"{SUFFIXES[given]} for the format {given}" if given in SUFFIXES else ENDINGS
+        raise ValueError(f"expected a file name ending in {wanted}, got {path}")
     return "onnx" if found == "onnx" else "torch"
 
 
 def choose_sizes(
     image_size: int | tuple[int, int] | None, dynamic: Collection[str] | None, own: tuple[int, int]
 ) -> tuple[tuple[int, int] | None, bool]:
-    """(the size a file is bound to or None, whether any batch goes in).
+    """Return (the fixed image size or None, whether the batch size is dynamic).
 
     Args:
         image_size: side or (height, width) that was asked for.

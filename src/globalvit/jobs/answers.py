@@ -110,6 +110,15 @@ class Classes(Answers):
         return label_map(image, readable(prediction["names"]), prediction["scores"])
 
 
+class Labels(Classes):
+    """The labels of each image that reach their threshold, which may be none."""
+
+    def row(self, answer: Answer) -> dict[str, str]:
+        """Return the labels and their scores in one cell."""
+        pairs = zip(answer["names"], answer["scores"], strict=True)
+        return {"labels, %": ", ".join(f"{name} {100 * score:.1f}" for name, score in pairs) or "none"}
+
+
 class Areas(Answers):
     """The class of every pixel."""
 
@@ -156,23 +165,39 @@ class Areas(Answers):
         return raster
 
 
+class Tiles(NamedTuple):
+    """How images are cut: the side of the tiles in pixels, the fraction that neighbors share, tiles per pass."""
+
+    side: int
+    overlap: float
+    batch_size: int
+
+
 class Objects(Answers):
     """Boxes and masks."""
 
     columns = ("image", "rank", "label", "name", "score", "left", "top", "right", "bottom")
     most_at_once = 4
 
-    def __init__(self, task: "Task", score_threshold: float, max_detections: int) -> None:
+    def __init__(
+        self, task: "Task", score_threshold: float | None, max_detections: int, tiles: Tiles | None = None
+    ) -> None:
         super().__init__(task)
-        self.score_threshold, self.max_detections = score_threshold, max_detections
+        self.score_threshold, self.max_detections, self.tiles = score_threshold, max_detections, tiles
 
     def predict(self, images: Sequence[Any]) -> list[Answer]:
         """See `Detector.predict`."""
         from globalvit.tasks.detect import Detector
 
         assert isinstance(self.task, Detector)
-        limits = {"score_threshold": self.score_threshold, "max_detections": self.max_detections}
-        return self.task.predict(list(images), batch_size=len(images), **limits)
+        tiles = self.tiles
+        return self.task.predict(
+            list(images),
+            batch_size=tiles.batch_size if tiles else len(images),
+            score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
+            **({"tile": tiles.side, "overlap": tiles.overlap} if tiles else {}),
+        )
 
     def to_json(self, prediction: Answer) -> Answer:
         """Return the objects, best first; masks as COCO's uncompressed run lengths."""

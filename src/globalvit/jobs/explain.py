@@ -118,7 +118,7 @@ class Explainer:
             ValueError: no image could be explained; the text is the first reason.
         """
         count = 0
-        for source, image in reader.read(images, lambda image: image):
+        for source, image in reader.read(images, lambda image: image, self.task.preprocessing.channels):
             try:
                 with self.autocast(), explained_memory(too_many(1)):
                     explained = self._explained(source, image)
@@ -262,8 +262,9 @@ def _answer(task: "Task", image: "Image.Image") -> "tuple[str, list[tuple[Image.
 
     (answer,) = task.predict([image])
     if task.kind == "classify":
-        (name,), score = readable(answer["names"][:1]), answer["scores"][0]
-        return f"{name} {100 * score:.0f} %", []
+        pairs = zip(readable(answer["names"]), answer["scores"], strict=True)
+        labels = [f"{name} {100 * score:.0f} %" for name, score in pairs]
+        return ", ".join(labels if task.spec.multi_label else labels[:1]) or "no label", []
     if task.kind == "segment":
         from globalvit.drawing.overlay import overlay_labels
         from globalvit.drawing.palette import default_palette

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from globalvit.detectors.limits import MOST_DETECTIONS
+from globalvit.detectors.limits import LEAST_SCORE, MOST_DETECTIONS
 from globalvit.jobs.opening import MODEL, about
 from globalvit.weights import catalog
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 FILE, GRAPH = "file", "contents of the file"
-NONE, LEAST_SCORE = "none", 0.05
+NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,8 @@ class Source:
         """Whether it must be downloaded."""
         return "://" in self.name
 
-    def read(self) -> "Image.Image":
-        """Read the image as RGB.
+    def read(self, channels: int = 3) -> "Image.Image":
+        """Read the image as RGB, or with the four channels that a model takes.
 
         Raises:
             OSError: it cannot be downloaded or opened, or is not a regular file.
@@ -48,11 +48,11 @@ class Source:
         from globalvit.data.common.images import read_image
 
         if not self.is_address:
-            return read_image(self.name, self.name)
+            return read_image(self.name, self.name, channels)
         data = download(self.name)
         if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise OSError(f"{self.name} is a web page, not an image; give the URL of the image file itself")
-        return read_image(data, self.name)
+        return read_image(data, self.name, channels)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Given(Source):
 
     image: Any = field(repr=False, default=None)
 
-    def read(self) -> Any:
-        """Return the image as RGB, or a tensor unchanged.
+    def read(self, channels: int = 3) -> Any:
+        """Return the image as RGB or with four channels, or a tensor unchanged.
 
         Raises:
             ValueError: it is something else.
@@ -71,7 +71,7 @@ class Given(Source):
 
         from globalvit.tasks.inputs import as_image
 
-        return self.image if isinstance(self.image, Tensor) else as_image(self.image)
+        return self.image if isinstance(self.image, Tensor) else as_image(self.image, channels)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Missing(Source):
 
     error: Exception = field(default_factory=FileNotFoundError)
 
-    def read(self) -> "Image.Image":
+    def read(self, channels: int = 3) -> "Image.Image":  # noqa: ARG002 - there is no image
         """Raise the reason."""
         raise self.error
 
@@ -113,12 +113,14 @@ class Reader:
         for failure in failures:
             self.fail(*failure)
 
-    def read(self, images: Iterable[Source], prepare: Callable[["Image.Image"], T]) -> Iterator[tuple[Source, T]]:
-        """Yield each readable image with the result of `prepare`."""
+    def read(
+        self, images: Iterable[Source], prepare: Callable[["Image.Image"], T], channels: int = 3
+    ) -> Iterator[tuple[Source, T]]:
+        """Yield each readable image, of as many channels, with the result of `prepare`."""
         for source in images:
             self.progress.advance()
             try:
-                prepared = prepare(source.read())
+                prepared = prepare(source.read(channels))
             except (OSError, ValueError, MemoryError) as error:
                 self.fail(source.name, error)
             else:

@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
+from globalvit.detectors.limits import MOST_DETECTIONS, TILE_OVERLAP, check_limit, check_tiles
 from globalvit.jobs import files
-from globalvit.jobs.answers import Answer, Answers, Areas, Classes, Objects, Read
+from globalvit.jobs.answers import Answer, Answers, Areas, Classes, Labels, Objects, Read, Tiles
 from globalvit.jobs.images import Failure, Reader, Source, Writer
-from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, place, too_many
+from globalvit.jobs.opening import RUNNING, ModelOptions, about, explained_memory, open_model, place, too_many
 
 if TYPE_CHECKING:
     from globalvit.tasks.task import Task
@@ -41,11 +41,29 @@ class PredictOptions(ModelOptions):
         metadata=about(DATA, "data folder that contains the split (default: that of the checkpoint's run)"),
     )
     top_k: int = field(default=5, metadata=about(ANSWERS, "classes to report per image, in classification"))
-    score_threshold: float = field(
-        default=0.5, metadata=about(ANSWERS, "report objects with a score above this, 0 to 1, in detection")
+    score_threshold: float | None = field(
+        default=None,
+        metadata=about(
+            ANSWERS,
+            "report objects with a score above this, 0 to 1, in detection (default: the best of each class, as the "
+            "run's evaluation chose it, or 0.05)",
+        ),
     )
     max_detections: int = field(
         default=MOST_DETECTIONS, metadata=about(ANSWERS, "maximum objects per image, best first, in detection")
+    )
+    eval_flip: bool | None = field(
+        default=None, metadata=about(RUNNING, "average predictions with those of the flipped image")
+    )
+    tile: int | None = field(
+        default=None,
+        metadata=about(
+            ANSWERS, "cut images into tiles of this side in pixels and merge their objects, for small objects"
+        ),
+    )
+    overlap: float | None = field(
+        default=None,
+        metadata=about(ANSWERS, f"fraction of a tile that it shares with the next, 0 to 0.9 (default: {TILE_OVERLAP})"),
     )
     json: Path | None = field(default=None, metadata=about(ANSWERS, "write the predictions to this file"))
     csv: Path | None = field(default=None, metadata=about(ANSWERS, "write the predictions to this file, one line each"))
@@ -59,9 +77,12 @@ class PredictOptions(ModelOptions):
         super().__post_init__()
         if self.top_k < 1:
             raise ValueError(f"--top-k {self.top_k} must be at least 1")
-        if not 0 <= self.score_threshold < 1:
+        if self.score_threshold is not None and not 0 <= self.score_threshold < 1:
             raise ValueError(f"--score-threshold {self.score_threshold} must be at least 0 and less than 1")
         check_limit(self.max_detections, "--max-detections")
+        if self.overlap is not None and self.tile is None:
+            raise ValueError("--overlap requires --tile, the side of the tiles in pixels")
+        check_tiles(self.tile, TILE_OVERLAP if self.overlap is None else self.overlap, "--")
         if self.draw and self.output is None:
             raise ValueError("--draw requires --output DIR, the folder for the drawn images")
 
@@ -95,13 +116,15 @@ class Predictor:
         self.options = options
         settings = replace(options.settings(), model=task.spec.model)
         set_up(task, settings)
-        self.made = _presenter(task, options)
+        self.channels = task.preprocessing.channels
+        self.tiles_at_once = options.batch_size or min(settings.batch_size, Objects.most_at_once or settings.batch_size)
+        self.made = _presenter(task, options, self.tiles_at_once)
         self.autocast: Callable[[], AbstractContextManager[Any]] = place(task, settings)
         self.batch_size = min(settings.batch_size, self.made.most_at_once or settings.batch_size)
 
     def predict(self, images: Iterable[Source], reader: Reader) -> Iterator[Prediction]:
         """Predict batch by batch, holding few images in memory; failures go to `reader`."""
-        ready = reader.read(images, self._prepare)
+        ready = reader.read(images, self._prepare, self.channels)
         while batch := list(islice(ready, self.batch_size)):
             for source, read, answer in _predicted(batch, self._predict, reader):
                 if _is_finite(answer):
@@ -118,7 +141,7 @@ class Predictor:
         return self.made.read(image, is_drawn=self.options.draw)
 
     def _predict(self, batch: Sequence[Read]) -> list[Answer]:
-        with self.autocast(), explained_memory(too_many(len(batch))):
+        with self.autocast(), explained_memory(too_many(self.tiles_at_once if self.options.tile else len(batch))):
             return self.made.predict([one.given for one in batch])
 
 
@@ -200,11 +223,23 @@ def _is_finite(value: Any) -> bool:
     return all(map(_is_finite, inside))
 
 
-def _presenter(task: "Task", options: PredictOptions) -> Answers:
+def _presenter(task: "Task", options: PredictOptions, tiles_at_once: int) -> Answers:
+    if options.tile is not None and task.kind != "detect":
+        slide = "; for windows, train with --eval-mode slide" if task.kind == "segment" else ""
+        raise ValueError(f"--tile requires a detector; {task.spec.model} is not one{slide}")
     if task.kind == "segment":
         return Areas(task)
     if task.kind == "detect":
-        return Objects(task, options.score_threshold, options.max_detections)
+        overlap = TILE_OVERLAP if options.overlap is None else options.overlap
+        tiles = None if options.tile is None else Tiles(options.tile, overlap, tiles_at_once)
+        return Objects(task, options.score_threshold, options.max_detections, tiles)
+    if task.spec.multi_label:
+        if options.top_k != PredictOptions.top_k:
+            raise ValueError(
+                f"--top-k {options.top_k} requires a single-label classifier; {task.spec.model} is a multi-label "
+                "model, which reports each label that reaches its threshold; leave --top-k out"
+            )
+        return Labels(task, task.spec.num_classes)
     return Classes(task, options.top_k)
 
 

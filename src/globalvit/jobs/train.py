@@ -1,5 +1,6 @@
 """Settings of a training run, from the command line or from Python."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from globalvit.train.config import AUTO, COMMAND_LINE, load_config
 from globalvit.train.fields import LAYOUTS, TrainConfig
 from globalvit.weights.pointers import follow
 
+logger = logging.getLogger(__name__)
+
 
 def configure(
     source: str | Path | None, given: Mapping[str, Any], origin: str = COMMAND_LINE
 ) -> tuple[str | Path | None, TrainConfig]:
     """Return the source of a run's settings, and the settings; a resumed run uses those in its folder.
+
+    With `resume="auto"` too, so that a run goes on after its default recipe has changed.
 
     Args:
         source: recipe name, or path of a YAML file.
@@ -25,12 +30,21 @@ def configure(
         ValueError: a setting is unknown or invalid, or the run to resume does not name its data.
     """
     resume = given.get("resume")
-    if source is None and resume not in (None, AUTO):
-        source = run_config(resume)
+    if source is None and resume is not None:
+        source = _begun(given) if resume == AUTO else run_config(resume)
     config = load_config(source, given, origin)
     if config.data_dir is None and resume not in (None, AUTO):
         raise ValueError(f"expected data_dir in {source}, got none; restore the file, or give --data-dir")
     return source, config
+
+
+def _begun(given: Mapping[str, Any]) -> Path | None:
+    """Return the config.yaml of the run that `resume="auto"` resumes; None if it has no checkpoint yet."""
+    folder = Path(given.get("output") or TrainConfig.output) / str(given.get("tag"))
+    if not ((folder / "config.yaml").is_file() and any(folder.glob("checkpoints/step-*"))):
+        return None
+    logger.info("%s resumes with its own settings; flags override them", folder)
+    return folder / "config.yaml"
 
 
 def needed_data(config: TrainConfig) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from globalvit.console import Progress
 from globalvit.data.classification.imagenet import readable
-from globalvit.detectors.limits import check_limit
+from globalvit.detectors.limits import LEAST_SCORE, check_limit
 from globalvit.jobs import files
-from globalvit.jobs.opening import ModelOptions, about, explained_memory, open_model, too_many
+from globalvit.jobs.opening import RUNNING, ModelOptions, about, explained_memory, open_model, too_many
 from globalvit.models.variants import Kind, ModelSpec
 from globalvit.train.fields import TrainConfig
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from globalvit.data.classification.suites import SuiteImages
+    from globalvit.metrics.curves import ClassCurve
     from globalvit.metrics.metric import Metric
     from globalvit.tasks.task import Task
     from globalvit.train.engine import Engine
@@ -53,7 +54,10 @@ class ValidateOptions(ModelOptions):
     )
     format: str | None = field(
         default=None,
-        metadata=about(DATA, "format of the data: coco, yolo, voc, folders or table (default: detected)"),
+        metadata=about(
+            DATA,
+            "coco, yolo, voc, folders, table, masks, class-masks, shards, huggingface (default: detected)",
+        ),
     )
     val_annotations: str | None = field(
         default=None,
@@ -79,7 +83,14 @@ class ValidateOptions(ModelOptions):
         default=None,
         metadata=about(
             "answers",
-            "folder for summary.json, per_class.csv, the confusion matrix (PNG, JSON, CSV) and COCO's results.json",
+            "folder for report.html, summary.json, per_class.csv, the confusion matrix (PNG, JSON, CSV) and COCO's "
+            "results.json",
+        ),
+    )
+    report: bool = field(
+        default=True,
+        metadata=about(
+            "answers", "write report.html to --output: scores, curves, confusion matrix and the worst images"
         ),
     )
     reduce_zero_label: bool | None = field(
@@ -114,7 +125,7 @@ class ValidateOptions(ModelOptions):
         default=None, metadata=about(SEGMENTATION, "scale factors to average predictions over")
     )
     eval_flip: bool | None = field(
-        default=None, metadata=about(SEGMENTATION, "average predictions with those of the flipped image")
+        default=None, metadata=about(RUNNING, "average predictions with those of the flipped image")
     )
 
     def __post_init__(self) -> None:
@@ -138,6 +149,7 @@ class Result:
         model: name of the model.
         metric: the metric, updated on all images.
         skipped: name → reason of each skipped image.
+        noted: position in the data of each image → what its evaluation noted, if a report is written.
         category_ids: in detection, the data set's category id of each label; None for classes that it does not list.
     """
 
@@ -146,6 +158,7 @@ class Result:
     metric: "Metric" = field(repr=False)
     skipped: dict[str, str] = field(repr=False)
     category_ids: tuple[int | None, ...] | None = field(default=None, repr=False)
+    noted: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -155,21 +168,43 @@ class Result:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per class, with its name and its scores in percent; None if a score is undefined."""
-        return self.metric.report()["per_class"]
+        rows = self.metric.report()["per_class"]
+        for row, curve in zip(rows, self.curves or (), strict=False):
+            best = curve.best(LEAST_SCORE)
+            row["f1"], row["score_threshold"] = (100 * best[1], best[0]) if best else (None, None)
+        return rows
 
     @cached_property
-    def confusion_matrix(self) -> list[list[int]] | None:
-        """Return counts of images or pixels by true class (rows) and predicted class (columns); None in detection."""
-        return self.metric.report().get("confusion_matrix")
+    def curves(self) -> "list[ClassCurve] | None":
+        """Return each class's precision, recall and F1 of boxes at IoU 0.5 over the score; None in other tasks."""
+        return self.metric.curves() if self.kind == "detect" else None  # pyright: ignore[reportAttributeAccessIssue]
+
+    @cached_property
+    def confusion_matrix(self) -> list[list[int]]:
+        """Return counts of images, pixels or boxes by true class (rows) and predicted class (columns).
+
+        In detection, the last row and column are the background: false and missed boxes, at IoU 0.5 and each class's
+        best score threshold.
+        """
+        if self.kind == "detect":
+            return self.metric.confusion_matrix(LEAST_SCORE)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.metric.report()["confusion_matrix"]
+
+    @property
+    def matrix_names(self) -> list[str]:
+        """Return the names of the confusion matrix's rows and columns."""
+        return [row["name"] for row in self.rows] + ["background"] * (self.kind == "detect")
 
     def plot(self) -> "Image.Image":
         """Draw the confusion matrix, or in detection the AP of each class."""
         from globalvit.train.plots import confusion_figure, row_figure, to_image
 
-        if self.confusion_matrix is not None:
-            return to_image(confusion_figure(self.confusion_matrix, [row["name"] for row in self.rows]))
-        keys = [key for key in ("ap_box", "ap_mask") if key in self.rows[0]]
-        return to_image(row_figure(self.rows, {key.replace("ap_", "") + " AP": key for key in keys}))
+        if self.kind != "detect" and self.confusion_matrix is not None:
+            return to_image(confusion_figure(self.confusion_matrix, self.matrix_names))
+        keys = [key for key in ("ap", "ap_box", "ap_mask") if key in self.rows[0]]
+        return to_image(
+            row_figure(self.rows, {key.replace("ap_", "").replace("ap", "image") + " AP": key for key in keys})
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
@@ -196,12 +231,15 @@ def validate(options: ValidateOptions) -> Result:
             limit(task, options.max_detections)
         make_metric = None
         if options.suite is None:
-            source = open_source(task, settings)
+            source = open_source(task, replace(settings, multi_label=task.spec.multi_label))
         else:
             source, make_metric = open_suite(task, options)
-        result = measure(task, source, settings, engine, make_metric)
+        is_reported = options.report and options.output is not None
+        result = measure(task, source, settings, engine, make_metric, is_noted=is_reported and make_metric is None)
         if engine.is_main and options.output:
             write(options.output, result, options.checkpoint)
+            if is_reported:
+                _report(options, result, task, source, settings, engine)
     return result
 
 
@@ -273,8 +311,8 @@ def open_suite(task: "Task", options: ValidateOptions) -> "tuple[SuiteImages, Ca
     assert options.suite is not None
     assert options.data_dir is not None
     suite = SUITES[options.suite]
-    if task.kind != "classify":
-        raise ValueError(f"--suite {options.suite} requires a classifier; {task.spec.model} is not one")
+    if task.kind != "classify" or task.spec.multi_label:
+        raise ValueError(f"--suite {options.suite} requires a single-label classifier; {task.spec.model} is not one")
     outputs = match_outputs(task.classes, task.spec.num_classes, suite.title)
     source = open_suite(options.suite, Path(options.data_dir), options.real_labels)
     allowed = source.allowed
@@ -290,11 +328,19 @@ def measure(
     settings: TrainConfig,
     engine: "Engine",
     make_metric: "Callable[[], Metric] | None" = None,
+    *,
+    is_noted: bool = False,
 ) -> Result:
-    """Score the model on all images of `source`, each counted once over all processes."""
+    """Score the model on all images of `source`, each counted once over all processes.
+
+    With `is_noted`, also note how it does on each image.
+    """
     from globalvit.train.evaluate import evaluate
     from globalvit.train.feeds import feed_for
 
+    noted: dict[int, Any] = {}
+    if is_noted:
+        make_metric = lambda: _noting(task.metric(), noted)  # noqa: E731
     feed = feed_for(settings)
     feed.set_up(task)
     _lay_out(task, settings)
@@ -324,7 +370,30 @@ def measure(
             make_metric=make_metric,
         )
     skipped = {name: reason for share in engine.gather(loader.skipped.reasons) for name, reason in share.items()}
-    return Result(task.kind, task.spec.model, metric, skipped, getattr(source, "category_ids", None))
+    noted = {at: note for share in engine.gather(noted) for at, note in share.items()} if is_noted else {}
+    return Result(task.kind, task.spec.model, metric, skipped, getattr(source, "category_ids", None), noted)
+
+
+def _noting(metric: "Metric", noted: dict[int, Any]) -> "Metric":
+    metric.noted = noted
+    return metric
+
+
+def _report(
+    options: ValidateOptions, result: Result, task: "Task", source: Any, settings: TrainConfig, engine: "Engine"
+) -> None:
+    """Write report.html."""
+    from globalvit.hardware import autocast
+    from globalvit.jobs.gallery import worst
+    from globalvit.jobs.report import write_report
+
+    gallery = worst(result, task, source, result.noted, lambda: autocast(engine.device.type, engine.precision))
+    names = ("data_dir", "val_split", "batch_size", "img_size", "short_side", "long_side", "eval_mode")
+    shown = {"checkpoint": options.checkpoint, "model": result.model}
+    shown |= {name: getattr(settings, name) for name in (*names, "eval_scales", "eval_flip")}
+    shown |= {"max_detections": options.max_detections, "precision": engine.precision, "device": engine.device}
+    assert options.output is not None
+    write_report(options.output / "report.html", result, gallery, {k: v for k, v in shown.items() if v is not None})
 
 
 def _lay_out(task: "Task", settings: TrainConfig) -> None:
@@ -344,8 +413,7 @@ def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
     origin = {"model": result.model, "checkpoint": checkpoint and str(checkpoint)}
     files.write_json(folder / "summary.json", result.scores | origin | {"skipped": result.skipped})
     files.write_csv(folder / "per_class.csv", list(rows[0]), [row.values() for row in rows])
-    if result.confusion_matrix is not None:
-        _write_matrix(folder, [row["name"] for row in rows], result.confusion_matrix)
+    _write_matrix(folder, result.matrix_names, result.confusion_matrix)
     if result.kind == "detect":
         from globalvit.metrics.coco_ap import CocoAP
 

@@ -16,6 +16,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 
+from globalvit.metrics.curves import ClassCurve, class_curves, confusion
 from globalvit.metrics.metric import Metric
 
 Kind = Literal["box", "mask"]
@@ -141,6 +142,31 @@ class CocoAP(Metric):
                 row |= {f"ap_{kind}_{at}": _precision(table, threshold=T, label=label) for at, T in THRESHOLDS.items()}
             rows.append(row)
         return {"per_class": rows}
+
+    @property
+    def images(self) -> dict[int, _Image]:
+        """Image id → its `size` (H, W), `found` and `target`, in the order of the ids."""
+        return dict(sorted(self._images.items()))
+
+    def curves(self) -> list[ClassCurve]:
+        """Return precision, recall and F1 of boxes at IoU 0.5 over the score, for each class."""
+        return class_curves(self.images.values(), len(self.classes), self.limits[HIGHEST])
+
+    def score_thresholds(self, floor: float) -> list[float | None]:
+        """Return each class's score threshold with the highest F1 at IoU 0.5; None if nothing was found.
+
+        Args:
+            floor: the score that the detections exceed.
+        """
+        return [best and best[0] for best in (curve.best(floor) for curve in self.curves())]
+
+    def confusion_matrix(self, floor: float) -> list[list[int]]:
+        """Count boxes by true class (rows) and detected class (columns) at IoU 0.5, the background last.
+
+        Detections count above their class's best score threshold, or above `floor` if there is none.
+        """
+        thresholds = [floor if one is None else one for one in self.score_thresholds(floor)]
+        return confusion(self.images.values(), thresholds).tolist()
 
     def results(self, category_ids: Sequence[int | None]) -> list[dict[str, Any]]:
         """The detections as COCO's results JSON has them.

@@ -8,7 +8,13 @@ class Metric(ABC):
     """Sums over a data set. Each process feeds its share; states are merged in rank order before computing.
 
     States hold sums and counts, never means, so that a set which does not divide by the processes is scored exactly.
+
+    Attributes:
+        noted: filled by a task's `evaluate` with what it notes of each image, by its position in the data; None notes
+            nothing. It is not part of the state.
     """
+
+    noted: dict[int, Any] | None = None
 
     @abstractmethod
     def state(self) -> Any:

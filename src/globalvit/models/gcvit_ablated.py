@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from globalvit.models import windows
+from globalvit.models.attention_maps import WindowMaps
 from globalvit.models.gcvit import NORM_EPS, Block, FusedMBConv, GCViT, Stage, WindowAttention
 from globalvit.models.layers import INIT_STD, to_nchw, to_nhwc
 from globalvit.models.ops import position_bias
@@ -97,7 +98,6 @@ class ShiftedWindowAttention(WindowAttention):
     one window do not see each other. An axis with a single window is not shifted.
     """
 
-    # Maps are laid over windows that tile the grid.
     has_maps = False
 
     def __init__(self, dim: int, num_heads: int, window: int) -> None:
@@ -121,6 +121,17 @@ class ShiftedWindowAttention(WindowAttention):
         out_BMhNd = F.scaled_dot_product_attention(q_BMhNd, k_BMhNd, v_BMhNd, attn_mask=bias_MhNN)
         out_BHWC = windows.merge(out_BMhNd, self.window, self.window, *padded_BHWC.shape[1:3])
         return self.proj(windows.crop(out_BHWC.roll((rows, columns), (1, 2)), *x_BHWC.shape[1:3]))
+
+    def attention_maps(self, x_BHWC: Tensor, query_BhNd: Tensor) -> WindowMaps:  # noqa: ARG002 - as others are called
+        """Refuse, because maps are laid over windows that tile the grid.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "this block attends in shifted windows, which have no maps; choose a block of even number, "
+            "or --kind grad_cam"
+        )
 
 
 def shift_mask(padded_BHWC: Tensor, window: int, rows: int, columns: int) -> Tensor:

@@ -309,6 +309,7 @@ class ModelSpec:
         window: window side of each stage where it was chosen; None follows `image_size`.
         drop_path: drop-path rate where it was chosen; None is the variant's own.
         ablation: designs in place of GC ViT's own, words of `models.ablations`.
+        multi_label: whether an image may have any number of a classifier's labels.
     """
 
     model: str
@@ -318,6 +319,7 @@ class ModelSpec:
     window: Window | None = None
     drop_path: float | None = None
     ablation: tuple[str, ...] = ()
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "in_channels"):
@@ -326,6 +328,8 @@ class ModelSpec:
             raise ValueError(f"expected the name of a model, got {self.model!r}; list_models() gives the names")
         if self.drop_path is not None and not isinstance(self.drop_path, int | float):
             raise ValueError(f"drop_path={self.drop_path!r} must be a number in [0, 1)")
+        if self.multi_label and self.kind != "classify":
+            raise ValueError(f"multi_label requires a classifier; {self.model} is not one")
 
     @property
     def backbone(self) -> str:
@@ -344,7 +348,9 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and YAML."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        # Files of single-label models stay as earlier versions read them.
+        return values if self.multi_label else {key: value for key, value in values.items() if key != "multi_label"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":

@@ -7,19 +7,19 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from globalvit.detectors.boxes import Size, clip
+from globalvit.detectors.boxes import Size
 from globalvit.detectors.cascade import CascadeHeads
 from globalvit.detectors.found import Found, limits_of
-from globalvit.detectors.limits import MOST_DETECTIONS, check_limit
+from globalvit.detectors.limits import LEAST_SCORE, MOST_DETECTIONS, TILE_OVERLAP, check_limit, check_tiles
 from globalvit.detectors.mask_rcnn import BoxLayers, MaskRCNNHeads
 from globalvit.detectors.masks import paste
 from globalvit.detectors.objects import Detections, Objects
-from globalvit.detectors.padding import pad, padded_size, scale_boxes, stack
+from globalvit.detectors.padding import pad, padded_size, stack
 from globalvit.detectors.regions import Learning
 from globalvit.detectors.retinanet import RetinaNetHead
 from globalvit.detectors.rpn import CASCADE, MASK_RCNN, RPN
@@ -29,15 +29,15 @@ from globalvit.metrics.metric import Metric
 from globalvit.models.backbone import Backbone
 from globalvit.models.variants import ModelSpec
 from globalvit.necks.fpn import FPN
-from globalvit.tasks.inputs import sized
 from globalvit.tasks.reduce import over_step, world
 from globalvit.tasks.task import Batch, Preprocessing, Task
+from globalvit.tasks.views import View, merge, mirrored, seen, whole
 
-# Of COCO's evaluation, which looks at all ranks: lower scores cost time and change nothing.
-SCORE_THRESHOLD = 0.05
+SCORE_THRESHOLD = LEAST_SCORE
 # RetinaNet looks at no finer map: GC ViT's of stride 4 is left out by the neck, GPViT's is not made.
 DENSE_FINEST = 8
 Maps = dict[str, list[Tensor]]
+T = TypeVar("T")
 
 
 class Detector(Task):
@@ -47,6 +47,7 @@ class Detector(Task):
         neck: the backbone's maps → a pyramid.
         needs_masks: whether it learns and predicts masks as well as boxes.
         max_detections: objects of an image, the best ones, that it is scored with and that `predict` answers.
+        flip: whether evaluation and prediction also look at the mirror image of each image and merge the boxes.
     """
 
     kind = "detect"
@@ -64,6 +65,7 @@ class Detector(Task):
         super().__init__(spec, backbone, preprocessing, classes)
         self.neck = neck
         self.max_detections = MOST_DETECTIONS
+        self.flip = False
 
     def forward(self, images_BCHW: Tensor) -> Maps:
         """Raw maps of normalized images, which are padded to multiples of 32 right and below.
@@ -77,7 +79,7 @@ class Detector(Task):
 
     @abstractmethod
     def _read(self, features: Sequence[Tensor]) -> Maps:
-        """What the first heads make of the pyramid."""
+        """Return the first heads' outputs for the pyramid."""
 
     @abstractmethod
     def _losses(self, maps: Maps, objects: Sequence[Objects], sizes: Sequence[Size]) -> dict[str, Tensor]:
@@ -107,7 +109,7 @@ class Detector(Task):
         """
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Every term by its published name, summed over levels, and `loss`, their sum.
+        """Return every loss term by its published name, summed over levels, and `loss`, their sum.
 
         Args:
             batch: lists with an entry for each image: `images` float (C, h, w), normalized; `boxes` float32 (G, 4)
@@ -150,12 +152,17 @@ class Detector(Task):
             metric: what `metric()` gave.
         """
         assert isinstance(metric, CocoAP)
-        images = zip(batch["images"], batch["sizes"], strict=True)
-        for position, answer in self._answers(images, len(batch["images"]), SCORE_THRESHOLD, self.max_detections):
+        pairs = enumerate(zip(batch["images"], batch["sizes"], strict=True))
+        views = ((image, whole(position, size)) for position, (image, size) in pairs)
+        views = mirrored(views) if self.flip else views
+        thresholds_K = torch.full((self.spec.num_classes,), SCORE_THRESHOLD, dtype=torch.float64)
+        for position, answer in self._answers(views, len(batch["images"]), thresholds_K, self.max_detections):
             metric.update([answer], [batch["annotations"][position]])
+            if metric.noted is not None:
+                metric.noted[int(batch["indices"][position])] = int(batch["annotations"][position]["image_id"])
 
     def metric(self) -> CocoAP:
-        """An empty average precision of boxes and, where there are some, masks."""
+        """Return an empty `CocoAP` of boxes and, if the detector has them, masks."""
         return CocoAP(self.class_names, with_masks=self.needs_masks, max_detections=self.max_detections)
 
     def predict(
@@ -163,17 +170,25 @@ class Detector(Task):
         images: Any,
         *,
         batch_size: int = 8,
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: float | None = None,
         max_detections: int | None = None,
+        tile: int | None = None,
+        overlap: float = TILE_OVERLAP,
+        flip: bool | None = None,
     ) -> list[dict[str, Any]]:
-        """What is in each image, and where.
+        """Detect the objects of each image.
 
         Args:
             images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
                 `preprocessing`, or float tensors (C, H, W) that have been through it.
-            batch_size: images in a forward pass at most; it holds only images of one padded size.
-            score_threshold: the score that a detection has to exceed.
+            batch_size: images or tiles in a forward pass at most; it holds only those of one padded size.
+            score_threshold: the score that a detection has to exceed; None takes the threshold of each class in
+                `score_thresholds`, or 0.05 if there is none.
             max_detections: objects of an image at most, 1 to 1000; None takes the detector's own limit, 100.
+            tile: side in pixels of square tiles that each image is cut into, for objects that are small in it; each
+                goes through `preprocessing` as an image of its own. None looks at images as a whole.
+            overlap: fraction of a tile that it shares with the next, 0 to 0.9; objects should fit into it.
+            flip: whether to look at the mirror image, too, and merge the boxes; None takes the detector's own `flip`.
 
         Returns:
             For each image, best first: `boxes` (N, 4) float32, xyxy in pixels of the image (of a
@@ -181,36 +196,54 @@ class Detector(Task):
             `masks` (N, H, W) bool. Tensors are on the CPU.
 
         Raises:
-            ValueError: `score_threshold` is not in [0, 1), `max_detections` not in 1 … 1000, or an image is none of the
-                kinds above.
+            ValueError: `score_threshold` is not in [0, 1), `max_detections` not in 1 … 1000, `tile` under 32, `overlap`
+                not in 0 … 0.9, or an image is none of the kinds above.
         """
-        if not 0.0 <= score_threshold < 1.0:
+        if score_threshold is not None and not 0.0 <= score_threshold < 1.0:
             raise ValueError(f"score_threshold={score_threshold} must be 0 or more and under 1")
+        check_tiles(tile, overlap)
         most = check_limit(self.max_detections if max_detections is None else max_detections)
+        views = seen(images, self.preprocessing, tile, overlap)
+        views = mirrored(views) if (self.flip if flip is None else flip) else views
         with self.predicting() as model:
-            found = model._answers(sized(images, self.preprocessing), batch_size, score_threshold, most)
+            found = model._answers(views, batch_size, self.thresholds(score_threshold), most)
             answers = {position: self._named(answer) for position, answer in found}
         return [answers[position] for position in sorted(answers)]
+
+    def best_thresholds(self, metric: Metric) -> list[float | None]:
+        """See `Task`."""
+        assert isinstance(metric, CocoAP)
+        return metric.score_thresholds(SCORE_THRESHOLD)
+
+    def thresholds(self, score_threshold: float | None = None) -> Tensor:
+        """Return the score threshold of each class, float64 (K,); a number is that of all."""
+        own = self.score_thresholds if score_threshold is None else None
+        chosen = own or [score_threshold] * self.spec.num_classes
+        return torch.tensor([SCORE_THRESHOLD if one is None else one for one in chosen], dtype=torch.float64)
 
     def _named(self, answer: dict[str, Tensor]) -> dict[str, Any]:
         names = [self.class_names[label] for label in answer["labels"].tolist()]
         return {**{name: value.cpu() for name, value in answer.items()}, "names": names}
 
     def _answers(
-        self, images: Iterable[tuple[Tensor, Size]], batch_size: int, threshold: float, most: int
+        self, seen: Iterable[tuple[Tensor, View]], batch_size: int, thresholds_K: Tensor, most: int
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """(position, answer in the image's own pixels) of images with the sizes of their images."""
-        for positions, tensors, sizes in of_one_padded_size(images, batch_size):
+        """Yield (position, answer in the image's own pixels) of each image, once all its views have been seen."""
+        parts: dict[int, list[tuple[View, Detections]]] = {}
+        threshold = float(thresholds_K.min())
+        for _, tensors, views in of_one_padded_size(seen, batch_size):
             maps = self(stack([tensor.to(self.device) for tensor in tensors]))
             shapes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
             rows, masks_BThw = self.find(maps, limits_of(shapes, self.device), threshold, most=most)
-            found = rows.split(masks_BThw)
-            for position, one, shape, size in zip(positions, found, shapes, sizes, strict=True):
-                yield position, as_answer(one, shape, size)
+            for one, shape, view in zip(rows.split(masks_BThw), shapes, views, strict=True):
+                found = parts.setdefault(view.position, [])
+                found.append((view, view.place(_above(one, thresholds_K), shape)))
+                if len(found) == view.views:
+                    yield view.position, as_answer(merge(parts.pop(view.position), most), view.size)
 
 
 class RegionDetector(Detector):
-    """Regions are proposed, then looked at one by one: Mask R-CNN and its cascade.
+    """A two-stage detector, which classifies proposed regions: Mask R-CNN and its cascade.
 
     Attributes:
         rpn: the pyramid → proposals.
@@ -265,7 +298,7 @@ class RegionDetector(Detector):
 
 
 class DenseDetector(Detector):
-    """Every anchor says at once what it sees and where: RetinaNet.
+    """A one-stage detector, which classifies all anchors: RetinaNet.
 
     Attributes:
         dense: the pyramid → detections.
@@ -312,41 +345,46 @@ def _with_samples(learning: Learning, number: int) -> Learning:
 
 
 def share(own_count: Tensor) -> Tensor:
-    """What a pass divides its sums by: the count of the whole step, at least one, for each process."""
+    """Return the divisor of a pass's sums: the count of the whole step, at least one, per process."""
     return over_step(own_count).sum(0).clamp(min=1).float() / world()
 
 
 def of_one_padded_size(
-    images: Iterable[tuple[Tensor, Size]], most: int
-) -> Iterator[tuple[list[int], list[Tensor], list[Size]]]:
-    """Gather (image, size of its image) into lists of at most `most` of one padded size, with their positions."""
-    waiting: dict[Size, list[tuple[int, Tensor, Size]]] = {}
-    for position, (image, size) in zip(count(), images, strict=False):
+    images: Iterable[tuple[Tensor, T]], most: int
+) -> Iterator[tuple[list[int], list[Tensor], list[T]]]:
+    """Gather (image, what belongs to it) into lists of at most `most` of one padded size, with their positions."""
+    waiting: dict[Size, list[tuple[int, Tensor, T]]] = {}
+    for position, (image, belonging) in zip(count(), images, strict=False):
         padded = padded_size(image.shape[1], image.shape[2])
         group = waiting.setdefault(padded, [])
-        group.append((position, image, size))
+        group.append((position, image, belonging))
         if len(group) == most:
             yield _unzip(waiting.pop(padded))
     for group in waiting.values():
         yield _unzip(group)
 
 
-def _unzip(group: list[tuple[int, Tensor, Size]]) -> tuple[list[int], list[Tensor], list[Size]]:
-    positions, images, sizes = zip(*group, strict=True)
-    return list(positions), list(images), list(sizes)
+def _above(found: Detections, thresholds_K: Tensor) -> Detections:
+    """Return the detections whose scores exceed the threshold of their class."""
+    is_above = found.scores.cpu().double() > thresholds_K[found.labels.cpu()]
+    return found if is_above.all() else found.take(is_above.to(found.labels.device))
 
 
-def as_answer(found: Detections, size: Size, image: Size) -> dict[str, Tensor]:
-    """Detections of an image of one size in the pixels of its image: `boxes`, `scores`, `labels`, maybe `masks`."""
-    boxes = clip(scale_boxes(found.boxes, size, image), image)
-    answer = {"boxes": boxes, "scores": found.scores, "labels": found.labels}
-    return answer if found.masks is None else answer | {"masks": paste(found.masks, boxes, image)}
+def _unzip(group: list[tuple[int, Tensor, T]]) -> tuple[list[int], list[Tensor], list[T]]:
+    positions, images, belongings = zip(*group, strict=True)
+    return list(positions), list(images), list(belongings)
+
+
+def as_answer(found: Detections, size: Size) -> dict[str, Tensor]:
+    """Return the detections of an image of (height, width): `boxes`, `scores`, `labels`, maybe `masks`."""
+    answer = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+    return answer if found.masks is None else answer | {"masks": paste(found.masks, found.boxes, size)}
 
 
 def build_detector(
     spec: ModelSpec, backbone: Backbone, preprocessing: Preprocessing, classes: tuple[str, ...] | None
 ) -> Detector:
-    """A detector with a fresh neck and fresh heads on `backbone`."""
+    """Build a detector with a fresh neck and fresh heads on `backbone`."""
     if spec.head == "retinanet":
         return _build_dense(spec, backbone, preprocessing, classes)
     neck = FPN(backbone.channels, backbone.strides, norm=backbone.is_plain, extra="pool")

@@ -1,4 +1,4 @@
-"""What `predict` accepts, turned into batches of one size.
+"""Turn the inputs of `predict` into batches of images of one size.
 
 A forward pass holds only images of one size: nothing is padded to a neighbor's size, so that no answer depends on
 what else was asked.
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from globalvit.data.classification.transforms import EvalTransform
-from globalvit.data.common.images import read_image, to_rgb
+from globalvit.data.common.images import read_image, to_channels
 from globalvit.data.common.transforms import FitTransform
 
 
@@ -49,14 +49,7 @@ def groups(tensors: Iterable[Tensor], batch_size: int) -> Iterator[tuple[list[in
 
 def as_tensor(image: Any, preprocessing: EvalTransform | FitTransform) -> Tensor:
     """One image as a float tensor (C, H, W); see `batches` for what is accepted."""
-    if isinstance(image, Tensor):
-        if image.ndim == 3 and image.is_floating_point():
-            return image
-        raise ValueError(
-            f"a {image.dtype} tensor of shape {tuple(image.shape)} came; give preprocessed float tensors (channels, "
-            f"height, width), or images as paths, PIL images or uint8 arrays (height, width, 3)"
-        )
-    return preprocessing(as_image(image))
+    return _checked(image) if isinstance(image, Tensor) else preprocessing(as_image(image, preprocessing.channels))
 
 
 def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -64,25 +57,48 @@ def sized(images: Any, preprocessing: EvalTransform | FitTransform) -> Iterator[
 
     A tensor is its own image.
     """
+    for image, size in opened(images, preprocessing.channels):
+        yield as_tensor(image, preprocessing), size
+
+
+def opened(images: Any, channels: int = 3) -> Iterator[tuple[Tensor | Image.Image, tuple[int, int]]]:
+    """Yield each image, a float tensor (C, H, W) or an RGB image, with its (height, width); see `batches`."""
     for image in _as_sequence(images):
         if isinstance(image, Tensor):
-            tensor = as_tensor(image, preprocessing)
-            yield tensor, (tensor.shape[1], tensor.shape[2])
+            yield _checked(image), (image.shape[1], image.shape[2])
         else:
-            whole = as_image(image)
-            yield preprocessing(whole), (whole.height, whole.width)
+            whole = as_image(image, channels)
+            yield whole, (whole.height, whole.width)
 
 
-def as_image(image: Any) -> Image.Image:
-    """A path, a PIL image or an RGB uint8 array (H, W, 3) as an RGB image; raises ValueError for anything else."""
+def as_image(image: Any, channels: int = 3) -> Image.Image:
+    """A path, a PIL image or a uint8 array (H, W, 3) as an RGB image, or as one of four channels (H, W, 4).
+
+    Raises:
+        ValueError: it is something else, or has another number of channels.
+    """
     if isinstance(image, str | PathLike):
-        return read_image(image)
+        return read_image(image, channels=channels)
     if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return Image.fromarray(image)
-    came = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"an image came as {came}; give a path, a PIL image or an RGB uint8 array (height, width, 3)")
+        return to_channels(image, channels)
+    if (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] in (3, channels)
+    ):
+        return to_channels(Image.fromarray(image), channels)
+    got = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ValueError(f"expected a path, a PIL image or an RGB uint8 array (height, width, 3), got {got}")
+
+
+def _checked(image: Tensor) -> Tensor:
+    if image.ndim == 3 and image.is_floating_point():
+        return image
+    raise ValueError(
+        f"expected a preprocessed float tensor (channels, height, width), got {image.dtype} of shape "
+        f"{tuple(image.shape)}; unprocessed images are paths, PIL images or uint8 arrays (height, width, 3)"
+    )
 
 
 def _as_sequence(images: Any) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""What an optimizer step counts over all its passes and all training processes, for losses that are divided by it.
+"""Counts of an optimizer step over all its passes and training processes, by which losses are divided.
 
 Gradients are added up over the passes of a step and averaged over the processes. A loss that is to be a mean over
 everything a step learns from is therefore, in each pass, `own_sum · world() / over_step(own_count).sum(0)`. A step of
@@ -26,7 +26,7 @@ def world() -> int:
 
 
 def over_step(own: Tensor) -> Tensor:
-    """Return what all passes of all processes have in place of `own`: (parts, *own.shape), without gradient.
+    """Return the values of `own` in all passes of all processes: (parts, *own.shape), without gradient.
 
     Every pass of every process must ask for the same things in the same order. While a pass is only counted, its own
     value stands for all.
@@ -43,7 +43,7 @@ def over_step(own: Tensor) -> Tensor:
 
 @contextmanager
 def counting() -> Iterator[list[Tensor]]:
-    """Write down, in the list given, what a pass asks `over_step` for."""
+    """Record in the given list what a pass asks `over_step` for."""
     notes: list[Tensor] = []
     token = _NOTES.set(notes)
     try:

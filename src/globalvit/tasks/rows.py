@@ -1,4 +1,4 @@
-"""Scores of every pixel of an image, a few rows at a time.
+"""Scores of the pixels of an image, computed a few rows at a time.
 
 At 150 classes the scores of an image of 2000×3000 pixels take 3.6 GB. They are therefore never held: what a head gives
 on its coarse grid is, and rows are made of it when they are asked for, by resizing, averaging overlapping windows and
@@ -22,7 +22,7 @@ WINDOWS = 4
 
 
 class Rows(Protocol):
-    """Scores (K, height, width) that are made when they are asked for."""
+    """Scores (K, height, width), computed on request."""
 
     height: int
     width: int
@@ -67,7 +67,7 @@ class Resized:
 
 
 class Mirrored:
-    """Other scores, right and left exchanged."""
+    """Other scores, mirrored horizontally."""
 
     def __init__(self, source: Rows) -> None:
         self.source = source
@@ -79,7 +79,7 @@ class Mirrored:
 
 
 class Windowed:
-    """The mean of what overlapping windows say of a pixel; windows at the right and lower border are shifted inside.
+    """The mean scores of overlapping windows; windows at the right and lower border are shifted inside.
 
     Windows are looked at when the first row that they cover is asked for, and forgotten after their last one.
 

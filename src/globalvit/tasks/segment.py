@@ -1,4 +1,4 @@
-"""Semantic segmentation: a label for every pixel.
+"""Semantic segmentation: one label per pixel.
 
 Legend: `B` images · `C` channels · `H W` pixels · `h w` coarse grid · `K` classes.
 """
@@ -139,13 +139,17 @@ class Segmenter(Task):
             sizes = [(labels[position].shape[0], labels[position].shape[1]) for position in positions]
             for position, mask_HW in zip(positions, self._masks(images_BCHW, sizes), strict=True):
                 metric.update(mask_HW, labels[position])
+                if metric.noted is not None and (labels[position] != IGNORE).any():
+                    alone = self.metric()
+                    alone.update(mask_HW, labels[position])
+                    metric.noted[int(batch["indices"][position])] = alone.compute()["miou"]
 
     def metric(self) -> MeanIoU:
-        """An empty count of pixels."""
+        """Return an empty `MeanIoU`."""
         return MeanIoU(self.class_names)
 
     def predict(self, images: Any, *, batch_size: int = 8) -> list[dict[str, Any]]:
-        """The likeliest class of every pixel.
+        """Predict the most likely class of every pixel.
 
         Args:
             images: one image or several: paths, PIL images, RGB uint8 arrays (H, W, 3), which go through
@@ -177,7 +181,7 @@ class Segmenter(Task):
         return {"mask": mask_HW, "names": self.class_names, "areas": areas}
 
     def _masks(self, images_BCHW: Tensor, sizes: Sequence[Size]) -> Iterator[Tensor]:
-        """The labels of each image, uint8, in the size that is asked for it."""
+        """Return the labels of each image, uint8, in the requested size."""
         views = [list(self._views(one_BCHW, sizes)) for one_BCHW in self._scaled(images_BCHW)]
         for of_image in zip(*views, strict=True):
             yield likeliest([view for of_scale in of_image for view in of_scale], self.spec.num_classes)
@@ -190,7 +194,7 @@ class Segmenter(Task):
             yield images_BCHW if same else F.interpolate(images_BCHW, size=size, mode="bilinear", antialias=True)
 
     def _views(self, images_BCHW: Tensor, sizes: Sequence[Size]) -> Iterator[list[Rows]]:
-        """Of each image of a batch, its logits and with `flip` those of the mirrored one."""
+        """Return the logits of each image of a batch and, with `flip`, those of its mirror image."""
         straight = self._logits(images_BCHW, sizes)
         if not self.inference.flip:
             yield from ([one] for one in straight)
@@ -199,7 +203,7 @@ class Segmenter(Task):
         yield from ([one, Mirrored(other)] for one, other in zip(straight, mirrored, strict=True))
 
     def _logits(self, images_BCHW: Tensor, sizes: Sequence[Size]) -> list[Rows]:
-        """Each image's logits in the size that is asked for it."""
+        """Return each image's logits in the requested size."""
         if self.inference.mode == "slide":
             crop, stride = self.inference.crop, self.inference.stride
             windowed = (Windowed(image_CHW, crop, stride, self.coarse_logits) for image_CHW in images_BCHW)
@@ -212,7 +216,7 @@ class Segmenter(Task):
 def build_segmenter(
     spec: ModelSpec, backbone: Backbone, preprocessing: Preprocessing, classes: tuple[str, ...] | None
 ) -> Segmenter:
-    """A segmenter with fresh heads on `backbone`; UPerNet has an auxiliary head, SegFormer none."""
+    """Build a segmenter with fresh heads on `backbone`; UPerNet has an auxiliary head, SegFormer does not."""
     maps = (backbone.channels, backbone.strides, spec.num_classes)
     head, auxiliary_head = SegFormerHead(*maps), None
     if spec.head == "upernet":
@@ -225,7 +229,7 @@ def build_segmenter(
 
 
 def _noting(pairs: Iterator[tuple[Tensor, Size]], sizes: list[Size]) -> Iterator[Tensor]:
-    """The tensors; their images' sizes are added to `sizes` on the way."""
+    """Yield the tensors, and append the sizes of their images to `sizes`."""
     for tensor, size in pairs:
         sizes.append(size)
         yield tensor

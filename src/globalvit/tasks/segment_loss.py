@@ -1,4 +1,4 @@
-"""What a segmenter minimizes: cross-entropy of pixels, over all of them or the hard ones.
+"""Cross-entropy of a segmenter's pixels, over all of them or the hard ones.
 
 Legend: `B` images · `H W` pixels · `K` classes.
 """
@@ -22,7 +22,7 @@ MIN_HARD = 100_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentLoss:
-    """What of the loss can be chosen.
+    """Options of the loss.
 
     Attributes:
         aux_weight: factor of the auxiliary head's loss.
@@ -45,7 +45,7 @@ class SegmentLoss:
             raise ValueError(f"class_weights={weights} must be 0 or more, one of them above 0")
 
     def weights(self, num_classes: int, device: torch.device) -> Tensor | None:
-        """The factors of the classes, (K,) float32; None where all are 1.
+        """Return the class factors, (K,) float32; None if all are 1.
 
         Raises:
             ValueError: there are more or fewer than classes.
@@ -62,7 +62,7 @@ class SegmentLoss:
 def pixel_loss(
     logits_BKHW: Tensor, labels_BHW: Tensor, weights_K: Tensor | None = None, *, ohem: bool = False
 ) -> Tensor:
-    """Mean cross-entropy over the pixels of a step, all its passes and processes, that are not IGNORE; 0 without any.
+    """Return the mean cross-entropy over all pixels of a step that are not IGNORE; 0 if there are none.
 
     Args:
         logits_BKHW: of any float dtype; the loss is float32.

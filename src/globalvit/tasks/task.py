@@ -1,7 +1,7 @@
 """A task: a model with its losses, predictions and metric. Return types never depend on `training`."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -25,7 +25,7 @@ Preprocessing = EvalTransform | FitTransform
 
 @dataclass
 class _Modes:
-    """How many threads evaluate a model, and the modes that its modules had before the first one."""
+    """Number of threads that evaluate a model, and the modes of its modules before the first one."""
 
     threads: int = 0
     modes: list[tuple[nn.Module, bool]] = field(default_factory=list)
@@ -36,7 +36,7 @@ _evaluated: dict[nn.Module, _Modes] = {}
 
 
 class Task(nn.Module):
-    """What training, evaluation and the command line know of a model.
+    """Interface of a model to training, evaluation and the command line.
 
     Attributes:
         kind: `classify`, `segment` or `detect`.
@@ -44,6 +44,8 @@ class Task(nn.Module):
         backbone: images → feature maps.
         classes: names of the labels 0 … K−1, None where they are not known.
         preprocessing: from an image to the tensor the model expects.
+        score_thresholds: of each class, the score from which on `predict` reports it by default, as the evaluation of a
+            run chose it; None where there is none.
         has_frozen_norms: whether batch norms keep their statistics in training.
         is_counted: losses are divided by what a step counts, which differs from pass to pass (`tasks.reduce`); all
             others are means over images.
@@ -66,20 +68,21 @@ class Task(nn.Module):
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.classes = classes
+        self.score_thresholds: tuple[float | None, ...] | None = None
         self.has_frozen_norms = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes' names, or their numbers where no names are known."""
+        """Return the class names, or their numbers if names are unknown."""
         return self.classes or tuple(map(str, range(self.spec.num_classes)))
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Return the device of the parameters."""
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, in which batch norms may be frozen, or evaluation mode."""
+        """Set training mode, in which batch norms may be frozen, or evaluation mode."""
         super().train(mode)
         if mode and self.has_frozen_norms:
             for module in self.modules():
@@ -89,7 +92,7 @@ class Task(nn.Module):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name; `loss` is the one to minimize, the others are for the log."""
+        """Return scalars by name; `loss` is minimized, the others are logged."""
 
     def count(self, batch: Batch) -> None:
         """Ask `tasks.reduce.over_step` for all that `losses` asks for, in the same order; without gradients."""
@@ -102,6 +105,10 @@ class Task(nn.Module):
     @abstractmethod
     def metric(self) -> Metric:
         """An empty metric of this task."""
+
+    def best_thresholds(self, metric: Metric) -> Sequence[float | None] | None:  # noqa: ARG002 - not every task has some
+        """Return the score of each class from which on its F1 in an evaluation is highest; None without scores."""
+        return None
 
     @abstractmethod
     def predict(self, images: Any, *, batch_size: int = 32) -> list[dict[str, Any]]:

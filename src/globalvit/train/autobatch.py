@@ -100,11 +100,12 @@ def trial_step(task: Task, config: TrainConfig, device: torch.device, precision:
     side = config.img_size or config.short_side
     assert side is not None, "the image size is settled before"
     size = as_size(side)
-    labels_shape = size if task.kind == "segment" else ()
+    labels_shape = size if task.kind == "segment" else (task.spec.num_classes,) if task.spec.multi_label else ()
 
     def step(batch_size: int) -> None:
         images = torch.randn(batch_size, config.in_chans, *size, device=device)
-        labels = torch.zeros(batch_size, *labels_shape, dtype=torch.long, device=device)
+        kind = torch.float32 if task.spec.multi_label else torch.long
+        labels = torch.zeros(batch_size, *labels_shape, dtype=kind, device=device)
         with autocast(device.type, precision):
             loss = task.losses({"images": images, "labels": labels})["loss"]
         loss.backward()

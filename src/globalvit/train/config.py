@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DEFAULT_RECIPES = {"classify": "finetune", "segment": "finetune_segmentation", "detect": "finetune_detection"}
+SCRATCH_RECIPES = {"classify": "scratch", "segment": "scratch_segmentation", "detect": "scratch_detection"}
 # Reading YAML takes a second per megabyte; a config has a few kilobytes.
 MOST_BYTES = 2**20
 # --resume auto: the run of --tag where it has saved something, else a new one.
@@ -35,10 +36,12 @@ Layer = dict[str, Any]
 # What a resumed run may change: where things lie, what is written, and how the same steps are computed.
 _FREE_ON_RESUME = """
     data_dir workers output tag resume val_interval checkpoint_every checkpoint_interval checkpoint_hist log_interval
-    batch_size grad_accum_steps auto_batch kernels torch_operations torchcompile channels_last grad_checkpointing device
-    weights early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
+    batch_size grad_accum_steps auto_batch small_set kernels torch_operations torchcompile channels_last
+    grad_checkpointing device weights log
+    early_stop accept_changed_data lock_timeout exit_0_on_signal dist_timeout
 """
 FREE_ON_RESUME = frozenset(_FREE_ON_RESUME.split())
+BATCH_SETTINGS = frozenset(["batch_size", "global_batch", "grad_accum_steps", "auto_batch"])
 
 
 def available_recipes() -> list[str]:
@@ -52,10 +55,12 @@ def load_config(
     """Read a recipe or YAML file and lay `flags` over it.
 
     A layer that names `lr` without `global_batch` means that lr as it stands: it is then not scaled with the batch. A
-    layer that changes `epochs` but names no warm-up or cooldown shortens or stretches them in proportion.
+    layer that changes `epochs` but names no warm-up or cooldown shortens or stretches them in proportion. A layer that
+    names a batch turns `small_set` off.
 
     Args:
-        source: name of a shipped recipe, or path of a YAML file; None is fine-tuning for the model's kind of task.
+        source: name of a shipped recipe, or path of a YAML file; None is the default of the model's kind of
+            task: training from scratch where the flags name no weights on purpose, fine-tuning otherwise.
         flags: what the command line named, field → value.
         origin: where the flags are from, for error messages.
 
@@ -64,7 +69,7 @@ def load_config(
         ValueError: no such recipe, a key that is not known, a value of the wrong type or out of its range.
     """
     flags = dict(flags or {})
-    layers = [*_read_chain(str(source or default_recipe(flags.get("model")))), (origin, flags)]
+    layers = [*_read_chain(str(source or _recipe_for(flags))), (origin, flags)]
     values: Layer = {}
     for origin, layer in layers:
         values = _lay_over(values, _typed(layer, origin), origin)
@@ -82,14 +87,14 @@ def to_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(config.to_dict(), sort_keys=False)
 
 
-def default_recipe(model: str | None) -> str:
-    """The recipe that is meant where none is named: fine-tuning for the model's kind of task."""
-    return DEFAULT_RECIPES[ModelSpec(model=model or TrainConfig.model).kind]
+def default_recipe(model: str | None, *, is_fresh: bool = False) -> str:
+    """The recipe that is meant where none is named: fine-tuning, or training fresh weights from scratch."""
+    return (SCRATCH_RECIPES if is_fresh else DEFAULT_RECIPES)[ModelSpec(model=model or TrainConfig.model).kind]
 
 
-def recipe_name(source: str | Path | None, model: str | None = None) -> str:
-    """The word that names runs of a recipe or YAML file, or of the default recipe of a model."""
-    return Path(source or default_recipe(model)).stem
+def recipe_name(source: str | Path | None, config: TrainConfig) -> str:
+    """The word that names runs of a recipe or YAML file, or of the default recipe of a config."""
+    return Path(source or default_recipe(config.model, is_fresh=config.weights is None)).stem
 
 
 def scale_lr(config: TrainConfig, processes: int) -> TrainConfig:
@@ -127,6 +132,17 @@ def check_resumable(config: TrainConfig, saved: TrainConfig) -> None:
             f"cannot resume with other settings ({'; '.join(differing)}); "
             "leave those flags out, or start a new run with --weights from this checkpoint"
         )
+
+
+def _recipe_for(flags: Mapping[str, Any]) -> str:
+    """The default recipe of a command; logs what was chosen and why."""
+    is_fresh = "weights" in flags and flags["weights"] in (None, "", "none")
+    name = default_recipe(flags.get("model"), is_fresh=is_fresh)
+    if is_fresh:
+        logger.info("recipe %s: --weights none starts from fresh weights, so every layer trains at the full rate", name)
+        other = default_recipe(flags.get("model"))
+        logger.info("--config %s or a file of your own chooses another recipe; flags override its settings", other)
+    return name
 
 
 def _read_chain(source: str) -> list[tuple[str, Layer]]:
@@ -211,6 +227,9 @@ def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:
     values = {**below, **above}
     if "lr" in above and "global_batch" not in above:
         values["global_batch"] = None
+    if BATCH_SETTINGS & above.keys() and "small_set" not in above:
+        # Whoever names a batch wants that one.
+        values["small_set"] = False
     if "epochs" in above and "steps" not in above and below.get("steps"):
         # Whoever names epochs wants no run that is counted in steps.
         values |= {key: None for key in ("steps", "val_steps", "warmup_steps") if key not in above}

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -68,6 +70,8 @@ class Engine:
         # Without a GPU, Accelerate trains on one process only unless asked to use the CPU. A process alone waits
         # for nobody.
         limit = {"timeout": timedelta(seconds=config.dist_timeout)} if _world_size() > 1 else {}
+        if _world_size() > 1 and not dist.is_initialized():
+            _join(kind, **limit)
         PartialState(cpu=kind == "cpu", **limit)
         self.precision: Precision
         self.precision, self.precision_reason = _agree_on_precision(config.precision, kind)
@@ -436,6 +440,20 @@ def _placed(value: Any, parameter: nn.Parameter) -> Any:
 def has_fixed_sizes(config: TrainConfig) -> bool:
     """Whether all images have one size, so that searching for the fastest convolutions pays."""
     return ModelSpec(model=config.model).kind == "classify"
+
+
+def _join(kind: str, timeout: timedelta) -> None:
+    """Join the group of processes; after a restart by torchrun, under names that the processes before did not use.
+
+    torchrun keeps one store over its restarts, so a process may read the address of one that is gone.
+    """
+    store, rank, world = next(rendezvous("env://", timeout=timeout))
+    store = distributed_c10d.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timeout
+    )
 
 
 def _forget_accelerate() -> None:

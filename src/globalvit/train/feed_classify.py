@@ -1,4 +1,4 @@
-"""How classifiers are fed: images with one label each."""
+"""How classifiers are fed: images with one label each, or in multi-label sets with any number."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,13 @@ from PIL import Image
 
 from globalvit.data.classification.dataset import open_split
 from globalvit.data.classification.imagenet import readable
-from globalvit.data.classification.mixing import Mixing
+from globalvit.data.classification.mixing import Mixing, MultiLabelMixing
 from globalvit.data.classification.transforms import EvalTransform, TrainTransform
+from globalvit.data.common.images import RGB
 from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.drawing.samples import sample_sheet
+from globalvit.tasks.classify import Classifier
+from globalvit.tasks.task import Task
 from globalvit.train.feed import Feed
 from globalvit.train.fields import TrainConfig
 
@@ -30,7 +33,15 @@ class ClassifyFeed(Feed[EvalTransform]):
         assert config.data_dir is not None
         exact = self.is_named(split)
         nested = config.nested_classes
-        return open_split(config.data_dir, split, classes, form=config.format, exact=exact, nested=nested)
+        return open_split(
+            config.data_dir,
+            split,
+            classes,
+            form=config.format,
+            exact=exact,
+            nested=nested,
+            multi_label=config.multi_label,
+        )
 
     def augmentation(self, transform: EvalTransform) -> TrainTransform:
         """The augmentation of the config, at the size of the evaluation transform."""
@@ -41,8 +52,9 @@ class ClassifyFeed(Feed[EvalTransform]):
             ratio=config.ratio,
             hflip=config.hflip,
             vflip=config.vflip,
-            aa=config.aa,
-            color_jitter=config.color_jitter or None,
+            # Beyond three channels no color is changed.
+            aa=config.aa if transform.channels <= RGB else None,
+            color_jitter=(config.color_jitter or None) if transform.channels <= RGB else None,
             interpolation=config.train_interpolation,
             reprob=config.reprob,
             remode=config.remode,
@@ -54,7 +66,8 @@ class ClassifyFeed(Feed[EvalTransform]):
     def train_loader(self, source: Any, augmentation: TrainTransform, **share: Any) -> TrainLoader:
         """Batches of one size, to be mixed."""
         config = self.config
-        self._mixing = Mixing(
+        kind = MultiLabelMixing if getattr(source, "is_multi_label", False) else Mixing
+        self._mixing = kind(
             len(source.classes),
             mixup=config.mixup,
             cutmix=config.cutmix,
@@ -74,6 +87,11 @@ class ClassifyFeed(Feed[EvalTransform]):
         """Mix images and labels."""
         assert self._mixing is not None
         return self._mixing(batch, number, is_on=is_on)
+
+    def set_up(self, task: Task) -> None:
+        """Choose whether to average with the mirror image."""
+        assert isinstance(task, Classifier)
+        task.flip = self.config.eval_flip
 
     def sheet(self, batch: Batch, classes: Sequence[str], transform: EvalTransform) -> Image.Image:
         """Rows of images, each with its classes below."""

@@ -18,7 +18,7 @@ from globalvit.data.detection.transforms import (
 )
 from globalvit.drawing.instances import instance_sheet
 from globalvit.models.variants import ModelSpec
-from globalvit.tasks.detect import RegionDetector
+from globalvit.tasks.detect import Detector, RegionDetector
 from globalvit.tasks.task import Task
 from globalvit.train.feed import Feed
 from globalvit.train.fields import TrainConfig
@@ -87,7 +87,9 @@ class DetectFeed(Feed[FitTransform]):
         return eval_loader(source, transform, make=make, collate=collate_ground_truth, **share)
 
     def set_up(self, task: Task) -> None:
-        """Choose how many regions are learned from."""
+        """Choose how many regions are learned from, and whether to look at mirror images."""
+        assert isinstance(task, Detector)
+        task.flip = self.config.eval_flip
         if isinstance(task, RegionDetector):
             task.set_samples(self.config.roi_samples)
 

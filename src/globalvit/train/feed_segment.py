@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from globalvit.data.common.images import RGB
 from globalvit.data.common.loading import Batch, Loader, TrainLoader, eval_loader, train_loader
 from globalvit.data.common.transforms import FitTransform
-from globalvit.data.segmentation.dataset import MaskSource, open_masks
+from globalvit.data.segmentation.dataset import MaskSource
+from globalvit.data.segmentation.registry import open_labeled
 from globalvit.data.segmentation.transforms import (
     SegmentEvalTransform,
     SegmentTrainTransform,
@@ -42,16 +44,13 @@ class SegmentFeed(Feed[FitTransform]):
         *,
         is_whole: bool = False,  # noqa: ARG002
     ) -> MaskSource:
-        """See `data.segmentation.dataset.open_masks`."""
+        """See `data.segmentation.registry.open_labeled`."""
         config = self.config
         assert config.data_dir is not None
-        if config.format is not None:
-            raise ValueError(
-                f"--format {config.format} requires a classifier or a detector; leave it out for label maps"
-            )
-        source = open_masks(
+        source = open_labeled(
             config.data_dir,
             split,
+            form=config.format,
             classes=classes,
             num_classes=config.num_classes,
             reduce_zero_label=config.reduce_zero_label,
@@ -76,7 +75,7 @@ class SegmentFeed(Feed[FitTransform]):
             max_share=config.crop_max_share,
             hflip=config.hflip,
             vflip=config.vflip,
-            distortion=float(config.photometric),
+            distortion=float(config.photometric) if transform.channels <= RGB else 0.0,
             mean=transform.mean,
             std=transform.std,
         )

@@ -23,6 +23,8 @@ SEGMENTATION, DETECTION = "segmentation", "detection"
 RUNNING, RUN = "device and precision", "run folder"
 
 
+# Experiment trackers that `log` takes.
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow")
 PRECISION_HELP = (
     "compute precision; auto uses the fastest that the device supports natively; --amp is auto, --no-amp is fp32"
 )
@@ -76,7 +78,9 @@ class TrainConfig:
     freeze_bn: bool = option(MODEL, False, "freeze batch norm statistics")
 
     data_dir: str | None = option(
-        DATA, None, "folder with one folder per split, or a built-in data set: `digits` or `shapes`"
+        DATA,
+        None,
+        "folder with one folder per split, built-in data (`digits`, `shapes`), or `hf:NAME` of the Hugging Face Hub",
     )
     train_split: str = option(DATA, "train", "name of the folder to train on")
     val_split: str | None = option(
@@ -87,12 +91,19 @@ class TrainConfig:
         None,
         "fraction of the training images to hold out for evaluation (default: 0.1 if there is no evaluation folder)",
     )
-    format: str | None = option(DATA, None, "format of the data: coco, yolo, voc, folders or table (default: detected)")
+    format: str | None = option(
+        DATA,
+        None,
+        "coco, yolo, voc, folders, table, masks, class-masks, shards, huggingface (default: detected)",
+    )
     train_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for training; may be outside `data_dir` (default: detected)"
     )
     val_annotations: str | None = option(
         DETECTION, None, "COCO annotation file for evaluation; may be outside `data_dir` (default: detected)"
+    )
+    multi_label: bool | Literal["auto"] = option(
+        DATA, "auto", "whether images may have any number of labels, in classification by tables (auto: by the table)"
     )
     nested_classes: bool = option(
         DATA,
@@ -107,6 +118,11 @@ class TrainConfig:
     )
     grad_accum_steps: int = option(BATCH, 1, "forward and backward passes per optimizer step")
     auto_batch: bool = option(BATCH, False, "use the largest `batch_size` that fits into memory")
+    small_set: bool = option(
+        BATCH,
+        False,
+        "lower `batch_size` to a 20th of the training images, but not below 8; off if the batch is given in other ways",
+    )
 
     epochs: int = option(
         SCHEDULE, 50, "length of the learning-rate schedule in epochs, with warm-up but without cooldown"
@@ -133,7 +149,10 @@ class TrainConfig:
     momentum: float = option(OPTIMIZER, 0.9, "momentum of optimizers that have one")
     weight_decay: float = option(OPTIMIZER, 0.05, "weight decay; not applied to biases, norms and position tables")
     layer_decay: float | None = option(
-        OPTIMIZER, None, "layer-wise learning-rate decay: factor per block away from the head (default: none)"
+        OPTIMIZER,
+        None,
+        "layer-wise learning-rate decay: factor per group of blocks, of which there are at most 12, away from the head "
+        "(default: none)",
     )
     head_lr_scale: float = option(OPTIMIZER, 1.0, "learning-rate factor of everything but the backbone")
     clip_grad: float | None = option(OPTIMIZER, None, "maximum gradient norm (default: no clipping)")
@@ -215,7 +234,7 @@ class TrainConfig:
         SEGMENTATION, None, "stride of the sliding window in pixels (default: two thirds of its side)"
     )
     eval_scales: tuple[float, ...] = option(SEGMENTATION, (1.0,), "scale factors to average predictions over")
-    eval_flip: bool = option(SEGMENTATION, False, "average predictions with those of the flipped image")
+    eval_flip: bool = option(EVALUATION, False, "average predictions with those of the flipped image")
 
     det_augment: Literal["resize", "detr", "jitter"] = option(
         DETECTION, "resize", "resize to one size, to several sizes with crops as in DETR, or large-scale jitter"
@@ -269,9 +288,13 @@ class TrainConfig:
     checkpoint_interval: int = option(RUN, 1, "epochs between checkpoints")
     checkpoint_hist: int = option(RUN, 2, "checkpoints to keep in addition to the best")
     log_interval: int = option(RUN, 50, "steps between log records of the training loss")
+    log: tuple[str, ...] = option(RUN, (), f"experiment trackers to log to: any of {', '.join(TRACKERS)}")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ablation", check_ablation(self.ablation))
+        for tracker in self.log:
+            if tracker not in TRACKERS:
+                raise ValueError(f"log={tracker!r} is not a tracker; expected any of {', '.join(TRACKERS)}")
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

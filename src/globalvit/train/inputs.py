@@ -11,6 +11,7 @@ from PIL import Image
 
 from globalvit.build import as_transform, preprocessing
 from globalvit.data.common.holdout import DEFAULT_FRACTION, Subset, hold_out
+from globalvit.data.common.images import RGB
 from globalvit.data.common.loading import Batch, to_device
 from globalvit.data.common.orientation import warn_of_frames
 from globalvit.data.common.splits import NoSplitError, role_of
@@ -45,6 +46,11 @@ class Splits:
     def classes(self) -> tuple[str, ...]:
         """Names of the labels 0 … K−1."""
         return self.train.classes
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether images may have any number of labels."""
+        return getattr(self.train, "is_multi_label", False)
 
 
 def open_splits(config: TrainConfig) -> Splits:
@@ -125,7 +131,13 @@ def evaluation_transform(config: TrainConfig) -> Preprocessing:
         saved = as_transform(resolve_checkpoint(config.weights).preprocessing)
         # Another kind of task prepares its images in another way.
         own = saved if isinstance(saved, type(own)) else own
-    return with_settings(own.for_channels(config.in_chans), config)
+    chosen = with_settings(own.for_channels(config.in_chans), config)
+    if config.in_chans > RGB:
+        logger.info(
+            "%d channels: colors are not augmented, mean %s and std %s (--mean, --std)",
+            *(config.in_chans, *(", ".join(f"{one:g}" for one in values) for values in (chosen.mean, chosen.std))),
+        )
+    return chosen
 
 
 def with_settings(transform: Preprocessing, config: TrainConfig) -> Preprocessing:

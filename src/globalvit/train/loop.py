@@ -23,6 +23,9 @@ from globalvit.train.report import Reporter
 from globalvit.train.session import Session, keep_choices, prepare_session
 from globalvit.train.signals import SIGNALS, StopSignal
 from globalvit.train.state import seed_pass, take_snapshot, write_checkpoint, write_state
+from globalvit.train.trackers import require_trackers
+from globalvit.weights.find import EMA_FILE, MODEL_FILE
+from globalvit.weights.thresholds import write_thresholds
 
 
 def train(
@@ -44,8 +47,10 @@ def train(
         FloatingPointError: a loss or gradient is not finite; the parameters are still those of the step before.
         MemoryError: a batch is too large.
         CallbackError: a callback failed.
+        ImportError: the package of a tracker in `log` is not installed.
     """
     calls = Callbacks(callbacks)
+    require_trackers(config.log)
     config = keep_choices(config)
     with ExitStack() as stack:
         stack.enter_context(explained(config, "outside of a step"))
@@ -95,6 +100,10 @@ class Trainer:
         self.report.conclude(stopped_by)
         finished = "early stopping" if self.session.is_stale else "finished"
         self._notify("on_end", scores=dict(self.state.scores), reason=stopped_by or finished)
+
+    def try_step(self, batches: list[Batch]) -> None:
+        """Do a step of the first epoch that leaves no record."""
+        self._step(batches, epoch=0)
 
     def _notify(self, name: str, **values: Any) -> None:
         """Call a method of the callbacks on rank 0; every process then knows whether the run is to stop."""
@@ -220,6 +229,7 @@ class Trainer:
             self._keep_best(judged)
         elif self.saved_step == self.state.step and self.engine.is_main:
             write_state(self.checkpoints.at(self.state.step), self.state, self.config)
+        self._keep_thresholds(judged)
         self.report.summarize(is_finished=False)
         self._notify("on_evaluate", scores=measured, is_best=is_best)
 
@@ -243,6 +253,13 @@ class Trainer:
             write_state(checkpoint, self.state, self.config)
             self.report.best(metric)
             self.checkpoints.mark_best(checkpoint)
+
+    def _keep_thresholds(self, metric: Metric) -> None:
+        """Store the best score thresholds in the checkpoint that was evaluated, if it was saved."""
+        thresholds = self.task.best_thresholds(metric)
+        if thresholds is not None and self.engine.is_main and self.saved_step == self.state.step:
+            file = EMA_FILE if self.ema else MODEL_FILE
+            write_thresholds(self.checkpoints.at(self.saved_step) / file, thresholds)
 
     def _save(self) -> None:
         """Save a checkpoint of the present step, unless there is one."""

@@ -1,5 +1,6 @@
 """Parameter groups, optimizer, learning-rate schedule and moving average of a training run, all timm's."""
 
+import math
 from collections import defaultdict
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from globalvit.train.fields import TrainConfig
 
 # Optimizers whose one-kernel implementation is faster on every device.
 FUSED = frozenset(["adam", "adamw"])
+# Steps of layer decay in a deeper backbone: with one per block, the stem of a network of 32 blocks would stand still.
+DECAY_GROUPS = 12
 
 
 def parameter_groups(
@@ -31,8 +34,8 @@ def parameter_groups(
     Biases, norms, scales (one axis or none) and what the backbone names as spared have no weight decay.
 
     Returns:
-        Groups for an optimizer; `lr_scale`, which timm's schedules multiply with, is layer_decay^(blocks from the head)
-        in the backbone and `head_lr_scale` elsewhere.
+        Groups for an optimizer; `lr_scale`, which timm's schedules multiply with, is layer_decay^(groups from the head)
+        in the backbone, whose blocks form at most `DECAY_GROUPS` groups of neighbors, and `head_lr_scale` elsewhere.
     """
     spared = {f"backbone.{name}" for name in task.backbone.no_decay_names()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
@@ -131,5 +134,6 @@ def _lr_scale(task: Task, name: str, layer_decay: float | None, head_lr_scale: f
         return head_lr_scale
     if layer_decay is None:
         return 1.0
-    depth = task.backbone.depth_of(name.removeprefix("backbone."))
-    return layer_decay ** (task.backbone.num_depths - depth)
+    depths = task.backbone.num_depths
+    distance = depths - task.backbone.depth_of(name.removeprefix("backbone."))
+    return layer_decay ** math.ceil(distance * min(DECAY_GROUPS, depths) / depths)

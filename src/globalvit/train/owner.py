@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from contextlib import suppress
@@ -32,6 +33,7 @@ class Owner:
         self.timeout = timeout
         self.folder: Path | None = None
         self._lock: FileLock | None = None
+        self._is_new = False
 
     def __enter__(self) -> "Owner":
         return self
@@ -41,15 +43,20 @@ class Owner:
             return
         (self.folder / OWNER_FILE).unlink(missing_ok=True)
         with suppress(OSError):
-            # A run that failed before it wrote anything leaves nothing behind.
-            if [path.name for path in self.folder.iterdir()] == [LOCK_FILE]:
+            # A run that ended before its first checkpoint leaves nothing behind: it can be started again, not resumed.
+            if self._is_new and not any(self.folder.glob("checkpoints/step-*")):
+                shutil.rmtree(self.folder)
+                logger.info("no checkpoint was saved, so run folder %s was removed", self.folder)
+            elif [path.name for path in self.folder.iterdir()] == [LOCK_FILE]:
                 (self.folder / LOCK_FILE).unlink()
                 self.folder.rmdir()
         self._lock.release()
         self._lock = self.folder = None
 
-    def take(self, folder: Path) -> None:
+    def take(self, folder: Path, *, is_new: bool = False) -> None:
         """Lock an existing run folder, and remove temporary files that runs which died have left in it.
+
+        A folder that is new, made for this run, is removed at the end if it has no checkpoint by then.
 
         Raises:
             OSError: another process trains there and goes on to; the text names its host and number.
@@ -63,7 +70,7 @@ class Owner:
             locks.acquire(lock, 0)
         except Timeout:
             self._wait(lock, folder)
-        self.folder, self._lock = folder, lock
+        self.folder, self._lock, self._is_new = folder, lock, is_new
         former = _read_owner(folder)
         if former:
             logger.info("the last process that trained in %s did not exit cleanly: %s", folder, _in_words(former))

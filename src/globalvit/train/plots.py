@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from globalvit import atomic
+from globalvit.metrics.curves import RECALLS, ClassCurve
 from globalvit.printable import printable
 
 Record = dict[str, Any]
 # More classes than this have no room for their names and counts.
 MOST_NAMES = 30
 MOST_COUNTS = 15
+MOST_CURVES = 10
 
 
 def plot_run(folder: Path, records: Sequence[Record]) -> None:
@@ -45,6 +47,7 @@ def _plots(records: Sequence[Record]) -> list[tuple[str, str, dict[str, list[tup
 _SCORES = {
     "top-1": "top1",
     "top-5": "top5",
+    "mAP": "map",
     "mIoU": "miou",
     "mean accuracy": "macc",
     "pixel accuracy": "pacc",
@@ -107,6 +110,28 @@ def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) ->
         axes.set_yticks(range(len(classes)), names)
     if len(classes) <= MOST_COUNTS:
         _write_counts(axes, counts_KK, shares_KK)
+    return figure
+
+
+def curves_figure(curves: Sequence[ClassCurve], classes: Sequence[str]) -> Figure:
+    """Draw precision over recall, and F1 over the score threshold, of each class and their mean."""
+    known = [(curve, name) for curve, name in zip(curves, _plain(classes), strict=True) if curve.objects]
+    thresholds = np.linspace(0, 1, 201)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    sides = (
+        (RECALLS, [curve.envelope for curve, _ in known], "recall", "precision"),
+        (thresholds, [curve.f1_at(thresholds) for curve, _ in known], "score threshold", "F1"),
+    )
+    is_named = len(known) <= MOST_CURVES
+    for axes, (x, lines, across, up) in zip(figure.subplots(1, 2), sides, strict=True):
+        for line, (_, name) in zip(lines, known, strict=True):
+            axes.plot(x, line, label=name if is_named else None, lw=1, color=None if is_named else "#b0b0b0")
+        if len(known) > 1:
+            axes.plot(x, np.mean(lines, 0), label="mean", lw=2.5, color="black")
+        axes.set(xlabel=across, ylabel=up, xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+        if known:
+            axes.legend(fontsize=8)
     return figure
 
 

@@ -1,19 +1,16 @@
-"""What a run writes about itself: metrics.jsonl, TensorBoard, summary.json, log.txt. Only rank 0 has one."""
+"""What a run writes about itself: metrics.jsonl, trackers, summary.json, log.txt. Only rank 0 has one."""
 
 import errno
 import json
 import logging
 import os
 import sys
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from globalvit import atomic
+from globalvit.train.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +24,13 @@ LARGEST = 2**1000
 class Recorder:
     """The open log files of a run folder."""
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
-        """Start writing after `step`; what a run that was killed wrote beyond it must be cut before."""
+    def __init__(self, folder: Path, trackers: Trackers | None = None) -> None:
+        """Start writing; what a run that was killed wrote beyond its checkpoint must be cut before."""
         self.folder = folder
         # Without a buffer, so that what a full disk did not take is not written later.
         self.metrics = (folder / METRICS_FILE).open("ab", buffering=0)
         self.log = _LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
-        self.curves = _Curves(folder / "tensorboard", step)
+        self.trackers = trackers
         self.log.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.logger = logging.getLogger("globalvit")
         self.former_level = self.logger.level
@@ -54,7 +51,9 @@ class Recorder:
             raise OSError(error.errno, error.strerror, str(self.folder / METRICS_FILE)) from error
         if written != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / METRICS_FILE))
-        self.curves.add(record)
+        if self.trackers is not None:
+            values = {name: value for name, value in record.items() if name not in ("kind", "step")}
+            self.trackers.log(record["kind"], record["step"], values)
 
     def sync(self) -> None:
         """Force the records to disk, so that a checkpoint never knows more steps than they do."""
@@ -67,7 +66,8 @@ class Recorder:
     def close(self) -> None:
         """Close the files."""
         self.metrics.close()
-        self.curves.close()
+        if self.trackers is not None:
+            self.trackers.close()
         self.logger.removeHandler(self.log)
         self.logger.setLevel(self.former_level)
         self.log.close()
@@ -80,43 +80,6 @@ class _LogFile(logging.FileHandler):
         """Stop writing."""
         logging.getLogger("globalvit").removeHandler(self)
         logger.warning("%s ends here: %s", self.baseFilename, sys.exc_info()[1])
-
-
-class _Curves:
-    """TensorBoard's files; where they cannot be written any more, they end with one warning."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder = folder
-        self.writer: SummaryWriter | None = SummaryWriter(str(folder), purge_step=step + 1)
-        # Its thread would print a traceback; what went wrong is raised again at the next record.
-        self.former_hook = threading.excepthook
-        threading.excepthook = self._pass_over
-
-    def add(self, record: Record) -> None:
-        """Add the numbers of a record."""
-        with self._ended_by_errors():
-            for name, value in record.items():
-                if isinstance(value, float) and self.writer is not None:
-                    self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-
-    def close(self) -> None:
-        """Write what is left."""
-        with self._ended_by_errors():
-            if self.writer is not None:
-                self.writer.close()
-        threading.excepthook = self.former_hook
-
-    @contextmanager
-    def _ended_by_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.writer = None
-            logger.warning("TensorBoard's files in %s end here: %s", self.folder, error)
-
-    def _pass_over(self, failure: threading.ExceptHookArgs) -> None:
-        if not isinstance(failure.exc_value, OSError):
-            self.former_hook(failure)
 
 
 def new_folder(output: Path, tag: str | None, recipe: str, *, may_exist: bool = False) -> Path:
@@ -193,5 +156,7 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
-        raise FileExistsError(f"run folder {folder} exists; choose another --tag, or --resume {folder}") from error
+        saved = any(folder.glob("checkpoints/step-*"))
+        remedy = f"or --resume {folder}" if saved else "or remove the folder, which has no checkpoint to resume from"
+        raise FileExistsError(f"run folder {folder} exists; choose another --tag, {remedy}") from error
     return folder

@@ -3,27 +3,35 @@
 import json
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from globalvit import atomic
+from globalvit.data.common.folders import listed
 from globalvit.data.common.loading import Batch
 from globalvit.data.common.transforms import FitTransform
 from globalvit.metrics.metric import Metric
 from globalvit.tasks.task import Preprocessing
+from globalvit.train.advice import warn_of_chance
 from globalvit.train.engine import Engine
 from globalvit.train.integrity import read_json
-from globalvit.train.plots import plot_confusion, plot_run
+from globalvit.train.plots import confusion_figure, plot_confusion, plot_run, to_image
 from globalvit.train.progress import memory_mib, open_display
 from globalvit.train.record import Recorder, read_metrics
 from globalvit.train.session import Session
+from globalvit.train.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.json"
 # Seconds between two drawings of the curves while the run goes on.
 DRAW_EVERY = 300.0
+# Class names in the log at the start of a run.
+MOST_CLASSES = 20
 
 
 class Reporter:
@@ -40,8 +48,11 @@ class Reporter:
         session, engine = self.session, self.engine
         with ExitStack() as stack:
             if engine.is_main:
-                self.recorder = Recorder(session.folder, self.state.step)
+                self.recorder = Recorder(session.folder)
                 stack.callback(self.recorder.close)
+                # After log.txt is open, which says why a tracker did not start.
+                config = session.config
+                self.recorder.trackers = Trackers(config.log, session.folder, self.state.step, config.to_dict())
                 self._announce()
             display = open_display(session.total_steps, self.state.step, engine.device, is_main=engine.is_main)
             self.display = stack.enter_context(display)
@@ -104,6 +115,7 @@ class Reporter:
         sheet = inputs.sheet(inputs.ready(batch, 0, 0))
         with atomic.replace_with(self.session.folder / "samples" / "train_batch.png") as temporary:
             sheet.save(temporary, format="PNG")
+        self._show("samples", sheet)
 
     def draw(self) -> None:
         """Draw the curves of metrics.jsonl and the confusion matrix of the best checkpoint."""
@@ -113,6 +125,7 @@ class Reporter:
         counts = read_confusion(folder / REPORT_FILE, len(classes))
         if counts:
             plot_confusion(folder / "plots" / "confusion_matrix.png", counts, classes)
+            self._show("confusion_matrix", lambda: to_image(confusion_figure(counts, classes)))
         self.drawn = time.monotonic()
 
     def sync(self) -> None:
@@ -132,7 +145,15 @@ class Reporter:
             return
         if self.session.is_stale:
             logger.info("early stopping: no better score in %d evaluations", state.stale)
+        if "top1" in state.scores:
+            val, data_dir = self.session.inputs.splits.val, self.session.config.data_dir
+            warn_of_chance(read_metrics(folder), state.scores["top1"], val, data_dir)
         logger.info("done in %.0f s: %s; run folder %s", state.seconds, _in_words(state.scores), folder)
+
+    def _show(self, title: str, image: Image.Image | Callable[[], Image.Image]) -> None:
+        trackers = self.recorder and self.recorder.trackers
+        if trackers and trackers.open:
+            trackers.image(title, image() if callable(image) else image, self.state.step)
 
     def _record(self, kind: str, values: dict[str, float]) -> None:
         if self.recorder is not None:
@@ -145,6 +166,7 @@ class Reporter:
             *(config.model, config.data_dir, len(inputs.splits.train), len(inputs.splits.val)),
             *(len(inputs.splits.classes), describe(inputs.transform), self.engine.world, self.engine.device),
         )
+        logger.info("classes: %s", listed(inputs.splits.classes, MOST_CLASSES))
         logger.info(
             "precision %s (%s), kernels %s%s",
             *(self.engine.precision, self.engine.precision_reason, self.engine.kernels),

@@ -15,6 +15,8 @@ from globalvit.models.ops import unavailable
 from globalvit.models.variants import ModelSpec
 from globalvit.tasks.task import Preprocessing, Task
 from globalvit.train import ranks
+from globalvit.train.adapt import fit_batch, fit_size
+from globalvit.train.advice import warn_of_rare_classes
 from globalvit.train.autobatch import choose_batch
 from globalvit.train.checkpoint import Checkpoints, find_checkpoint
 from globalvit.train.config import AUTO, check_resumable, scale_lr, share_batch, to_yaml
@@ -107,6 +109,7 @@ def prepare_session(config: TrainConfig, recipe: str, engine: Engine, owner: Own
     counts = {"training": len(splits.train), "evaluation": len(splits.val)}
     ranks.require_equal(engine.gather(ranks.facts(config, splits.classes, counts, state.step)))
     with Fingerprinting(splits) as fingerprinting:
+        config = engine.together(lambda: _adapt(config, recipe, saved, splits, engine.world))
         config, transform = _settle(config, saved, splits, engine)
         inputs = engine.together(lambda: Inputs(config, splits, transform, engine.device, engine.rank, engine.world))
         with explained(config, "while building the model"):
@@ -200,12 +203,24 @@ def build_task(config: TrainConfig, weights: str | None, splits: Splits, transfo
         ablation=config.ablation,
         classes=splits.classes,
         preprocessing=transform,
+        multi_label=splits.is_multi_label,
     )
     if config.grad_checkpointing:
         task.backbone.set_checkpointing(True)
     task.has_frozen_norms = config.freeze_bn
     set_up(task, config)
     return task.to(memory_format=torch.channels_last) if config.channels_last else task
+
+
+def _adapt(config: TrainConfig, recipe: str, saved: TrainConfig | None, splits: Splits, processes: int) -> TrainConfig:
+    """Fit to the data what the recipe leaves open; a resumed run's batch is fitted as it was before."""
+    if saved is None:
+        if ModelSpec(model=config.model).kind == "classify":
+            warn_of_rare_classes(splits.train)
+        parts = processes * config.grad_accum_steps
+        return fit_batch(fit_size(config, splits.train), len(splits.train), parts, recipe)
+    parts = (saved.global_batch or saved.batch_size) // saved.batch_size
+    return fit_batch(config, len(splits.train), parts, recipe)
 
 
 def _settle(
@@ -282,7 +297,7 @@ def _open_folder(
 ) -> tuple[Path, bool]:
     """The run's folder with config.yaml, classes.json and data.json, and whether it has the best checkpoint."""
     folder = _run_of(checkpoint) or new_folder(Path(config.output), config.tag, recipe, may_exist=config.resume == AUTO)
-    owner.take(folder)
+    owner.take(folder, is_new=config.resume is None)
     if checkpoint is not None:
         compare_data(folder, data, accept=config.accept_changed_data)
     metrics = read_metrics(folder)

@@ -1,4 +1,4 @@
-"""Fitting weights to a model that differs in what may differ: head, windows, input channels, form."""
+"""Fit weights to a model with another head, other windows, input channels or form."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ EXTRA_PARTS = ("backbone.norms.", "backbone.adapter.")
 
 @dataclass(kw_only=True, slots=True)
 class Adapted:
-    """Weights on their way into a model, and what was done to them; `state` is in our names.
+    """Weights being fitted to a model, and a record of the changes; `state` is in our names.
 
     Attributes:
         state: what will be loaded.
@@ -42,7 +42,7 @@ class Adapted:
 
 
 def adapt(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Adapted:
-    """Fit weights to a model as far as the rules allow; what differs beyond them is left as it is.
+    """Fit weights to a model where the rules allow it; leave other differences as they are.
 
     Args:
         state: the weights, in our names.
@@ -82,7 +82,7 @@ def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
 
 
 def _adapt_parts(adapted: Adapted, own: Mapping[str, Tensor], *, is_other_task: bool) -> None:
-    """Parts of a backbone that some tasks have: those only the source has go, those only the model has are new.
+    """Drop parts of the backbone that only the source has, and keep those that only the model has fresh.
 
     From a classifier to other tasks the norm of the last map may go and the others may be new, whatever the source's
     head; from those to a classifier only where the source's head says what it is.
@@ -96,7 +96,7 @@ def _adapt_parts(adapted: Adapted, own: Mapping[str, Tensor], *, is_other_task: 
 
 
 def _adapt_head(adapted: Adapted, own: Mapping[str, Tensor], source: Head | None, model: Head | None) -> None:
-    """A backbone alone takes no head; another task's is fresh; for other classes the class-wise layers are."""
+    """Drop the head for a bare backbone; keep it fresh for another task; for other classes, its class-wise layers."""
     if model is None:
         _drop(adapted, _is_head)
     elif source != model:

@@ -1,4 +1,4 @@
-"""Every published weight file: where it is, under which license, how its images are prepared, what it scores.
+"""The published weight files: address, license, preprocessing and score of each.
 
 No torch here. Another family adds its lines to `RECORDS`. Published detection and segmentation weights are not in the
 table because no such files could be located; their form is readable all the same (see `forms.py`).
@@ -27,7 +27,7 @@ HUB = "https://huggingface.co"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """How an image becomes the tensor that the weights were evaluated with.
+    """Preprocessing of images for a classifier, as its weights were evaluated.
 
     Attributes:
         image_size: (height, width) of the tensor, in pixels.
@@ -52,7 +52,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """How an image becomes the tensor that a segmenter or detector was evaluated with.
+    """Preprocessing of images for a segmenter or detector, as its weights were evaluated.
 
     Attributes:
         short_side: of the resized image, in pixels, unless the longer one would pass `long_side`; None leaves its
@@ -77,13 +77,13 @@ class Fit:
 
 
 def preprocessing_of(transform: Any) -> Preprocessing | Fit:
-    """The record of an evaluation transform, anything with the fields of one of the two."""
+    """Return the record of an evaluation transform: a `Preprocessing` or `Fit` with its fields."""
     kind = Fit if hasattr(transform, "short_side") else Preprocessing
     return kind(**{field.name: getattr(transform, field.name) for field in fields(kind)})
 
 
 def preprocessing_from_dict(values: dict[str, Any]) -> Preprocessing | Fit:
-    """The inverse of either's `to_dict`."""
+    """Return the `Preprocessing` or `Fit` that `to_dict` was called on."""
     plain: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
     return Fit(**plain) if "short_side" in plain else Preprocessing(**plain)
 
@@ -122,13 +122,13 @@ class WeightRecord:
 
 
 def records(model: str) -> tuple[WeightRecord, ...]:
-    """The weight files of a model, its authors' own first; none for a model without published weights."""
+    """Return the weight files of a model, its authors' own first; empty if none are published."""
     model = unalias(model)
     return tuple(record for record in RECORDS if record.model == model)
 
 
 def find(model: str, weights: str) -> WeightRecord:
-    """The record of a model's weights; `published` is the first one, whatever its name.
+    """Return the record of a model's weights; `published` is the first one.
 
     Raises:
         ValueError: the model has no weights of this name; the text gives the closest ones.
@@ -143,7 +143,7 @@ def find(model: str, weights: str) -> WeightRecord:
 
 
 def is_name(weights: object) -> TypeGuard[str]:
-    """Whether `weights` is meant as a name of this catalog, known or misspelt, rather than as a path."""
+    """Return whether `weights` is a name of this catalog, known or misspelled, rather than a path."""
     if not isinstance(weights, str):
         return False
     if any(record.weights == weights for record in RECORDS):
@@ -152,7 +152,7 @@ def is_name(weights: object) -> TypeGuard[str]:
 
 
 def find_file(path: str | PathLike[str]) -> WeightRecord | None:
-    """The record of a file kept under its published name or in the cache of Hugging Face, None for any other file."""
+    """Return the record of a file with its published name or in Hugging Face's cache; None for any other file."""
     path = Path(path)
     return next((record for record in RECORDS if record.file_name == path.name or _is_cached(path, record)), None)
 
@@ -165,7 +165,7 @@ def _is_cached(path: Path, record: WeightRecord) -> bool:
 
 
 def default_preprocessing(model: str) -> Preprocessing:
-    """The evaluation transform of a model's first weights.
+    """Return the evaluation transform of a model's first weights.
 
     Raises:
         ValueError: no weights are published for the model.

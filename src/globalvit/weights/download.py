@@ -15,14 +15,14 @@ MOST_BYTES = 8 * 2**30
 
 
 def copies_folder() -> Path:
-    """Where copies of weight files are looked for: `globalvit` in Hugging Face's home (`HF_HOME`)."""
+    """Return the folder for copies of weight files: `globalvit` in Hugging Face's home (`HF_HOME`)."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "globalvit"
 
 
 def find_copy(record: WeightRecord, cache_dir: str | Path | None = None) -> Path | None:
-    """Where the file of a record lies already, put in place by hand or fetched before; None where it does not."""
+    """Return the path of a record's file if it was put in place by hand or downloaded before, else None."""
     copy = copies_folder() / record.file_name
     if copy.is_file():
         return copy
@@ -35,7 +35,7 @@ def find_copy(record: WeightRecord, cache_dir: str | Path | None = None) -> Path
 
 
 def download(record: WeightRecord, cache_dir: str | Path | None = None) -> Path:
-    """The file of a record: a copy put in place by hand, one from the cache, or one fetched now.
+    """Return the file of a record: a copy put in place by hand, one from the cache, or a new download.
 
     Args:
         record: which file.

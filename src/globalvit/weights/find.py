@@ -1,10 +1,13 @@
-"""The weight file that a path means, and the settings of the run that it belongs to."""
+"""Find the weight file of a path, and the settings of its run."""
 
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from globalvit.weights.pointers import follow
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE, EMA_FILE = "model.safetensors", "ema.safetensors"
 CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
@@ -17,7 +20,7 @@ REMEDY = "give a weight file, a checkpoint folder or a run folder"
 
 
 def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool = True) -> Path:
-    """The weight file that a path means: itself, or that of a checkpoint folder or a run folder.
+    """Return the weight file of a path: the file itself, or that of a checkpoint folder or run folder.
 
     Raises:
         FileNotFoundError: nothing is there, or the run has no such checkpoint; the text says what it has.
@@ -32,7 +35,7 @@ def find_file(path: str | PathLike[str], *, which: str = "best", use_ema: bool =
 
 
 def config_beside(file: Path) -> dict[str, Any] | None:
-    """The config of the run whose checkpoints hold `file`.
+    """Return the config of the run that the checkpoint `file` belongs to.
 
     Raises:
         ValueError: it is not a YAML file of settings by name.
@@ -54,6 +57,9 @@ def config_beside(file: Path) -> dict[str, Any] | None:
 
 def _checkpoint_of_run(run: Path, which: str) -> Path:
     folder = follow(run / CHECKPOINTS / which)
+    if not folder.is_dir() and which == "best" and (last := follow(run / CHECKPOINTS / "last")).is_dir():
+        logger.warning("run %s has no evaluation yet, so its last checkpoint, %s, is used", run, last.name)
+        return last
     if not folder.is_dir():
         has = ", ".join(sorted(path.name for path in folder.parent.iterdir())) or "none"
         raise FileNotFoundError(f"run {run} has no checkpoint {which!r}; it has {has}: give one's folder")

@@ -1,4 +1,4 @@
-"""Whose names a state dict has, and which model it holds, by its entries alone.
+"""Recognize the naming scheme and the model of a state dict from its entries.
 
 Nothing heavy is imported: entries are anything with a `shape`.
 """
@@ -86,7 +86,7 @@ def _marks(form: Form) -> tuple[str, ...]:
 
 
 def detect_form(names: Iterable[str]) -> Form:
-    """Whose names these are.
+    """Return the naming scheme of these entries.
 
     Raises:
         ValueError: nobody's that is known; the text gives at most ten of the names and their number.
@@ -142,7 +142,7 @@ def recognize(
 
 
 def convert(form: Form, entries: State, source: str) -> dict[str, Any]:
-    """Put entries into our names and shapes.
+    """Convert entries to our names and shapes.
 
     Raises:
         ValueError: they have other names or other numbers of axes than those of `form`.
@@ -166,7 +166,7 @@ def convert(form: Form, entries: State, source: str) -> dict[str, Any]:
 
 
 def _prefixes(state: State) -> dict[str, Form]:
-    """What stands before the names of each model in a state dict, and whose names these are."""
+    """Return the prefix of each model in a state dict, and its naming scheme."""
     found: dict[str, Form] = {}
     marks_of = [(form, _marks(form)) for form in FORMS]
     for name in state:
@@ -193,7 +193,7 @@ def _first_line(error: Exception) -> str:
 
 
 def infer_model(state: State) -> str | None:
-    """The model whose sizes and head a state dict in our form has; None where there is no such model.
+    """Return the model whose sizes and head match a state dict in our form, or None.
 
     Of models that differ in their windows only, the one with the state dict's windows is meant, else the first.
     """
@@ -211,7 +211,7 @@ def _infer_backbone(state: State) -> str | None:
 
 
 def infer_spec(state: State, model: str | None = None) -> ModelSpec:
-    """The `ModelSpec` of a state dict in our form; `model` where it is known already.
+    """Return the `ModelSpec` of a state dict in our form; pass `model` if it is known.
 
     Raises:
         ValueError: no model has these sizes.
@@ -229,7 +229,7 @@ def infer_spec(state: State, model: str | None = None) -> ModelSpec:
 
 
 def stem_of(state: State) -> str | None:
-    """The entry whose second axis is the images' channels."""
+    """Return the name of the entry whose second axis is the image channels."""
     return next((name for name in _stems() if name in state), None)
 
 
@@ -238,18 +238,18 @@ def _stems() -> tuple[str, ...]:
 
 
 def windows(state: State) -> tuple[int, ...]:
-    """The window side of each stage, from the tables of a state dict in our form; none without tables."""
+    """Return the window side of each stage from the bias tables of a state dict in our form; empty without tables."""
     tables = [state.get(f"backbone.stages.{stage}.blocks.0.attention.bias_table") for stage in range(4)]
     return tuple(window_of(table.shape[0]) for table in tables if table is not None)
 
 
 def window_of(rows: int) -> int:
-    """The window side w of a table with (2w − 1)² rows."""
+    """Return the window side w of a table with (2w − 1)² rows."""
     return (round(rows**0.5) + 1) // 2
 
 
 def _chosen_window(state: State, model: str) -> Window | None:
-    """The windows where they are not those that the model has by itself."""
+    """Return the windows if they differ from the model's own."""
     found = windows(state)
     backbone, head = split_name(model)
     if len(found) != 4 or (backbone in GCVIT and found == _own_window(backbone, head)):

@@ -52,12 +52,12 @@ _to_ours, _from_ours = renamer(PAIRS), renamer(swap(PAIRS))
 
 
 def dropped(name: str) -> bool:
-    """Whether `to_ours` leaves an entry out: the index buffers, which follow from the window."""
+    """Return whether `to_ours` drops an entry: the index buffers, which follow from the window."""
     return name.endswith(f".attn.{INDEX}")
 
 
 def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From official names to ours.
+    """Convert official names to ours.
 
     Raises:
         ValueError: entries that the official networks do not have.
@@ -66,7 +66,7 @@ def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From our names to official ones, the index buffers computed and placed behind their tables.
+    """Convert our names to official ones, with the index buffers computed and placed after their tables.
 
     Raises:
         ValueError: entries that the official networks do not have.
@@ -75,7 +75,7 @@ def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_indices(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries under official names, the index buffers put behind their tables."""
+    """Return entries under official names, with the index buffers after their tables."""
     whole: dict[str, Any] = {}
     for name, value in state.items():
         whole[name] = value
@@ -96,7 +96,7 @@ def position_index(rows: int) -> Any:
 
 
 def _like(table: Any, index: Any) -> Any:
-    """The index as the kind of array that the table is."""
+    """Return the index as the table's kind of array."""
     if not hasattr(table, "new_tensor"):
         return index
     import torch

@@ -86,7 +86,7 @@ _to_ours, _from_ours = renamer(PAIRS), renamer(swap(PAIRS))
 
 
 def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From official names and shapes to ours.
+    """Convert official names and shapes to ours.
 
     Raises:
         ValueError: entries that the official networks do not have.
@@ -95,7 +95,7 @@ def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From our names and shapes to official ones.
+    """Convert our names and shapes to official ones.
 
     Raises:
         ValueError: entries that the official networks do not have.
@@ -104,17 +104,17 @@ def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def our_shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries under our names, from official shapes to ours."""
+    """Convert entries under our names from official shapes to ours."""
     return {name: _our_shape(name, value) for name, value in state.items()}
 
 
 def official_shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries under our names, from our shapes to official ones."""
+    """Convert entries under our names from our shapes to official ones."""
     return {name: _official_shape(name, value) for name, value in state.items()}
 
 
 def _our_shape(name: str, value: Any) -> Any:
-    """Learned tokens lose their axis of one image; positions get a grid."""
+    """Drop the batch axis of learned tokens, and reshape positions to a grid."""
     if name.endswith((".group_tokens", ".pool.token")):
         return value.reshape(value.shape[1:])
     if name.endswith(".position_embedding"):

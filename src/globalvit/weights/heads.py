@@ -1,4 +1,4 @@
-"""Which head the weights of a model are of, by its entries in our names.
+"""Recognize the head of a model from its entries in our names.
 
 Everything outside `backbone.` belongs to the head. No torch here: entries are anything with a `shape`. Another head is
 another line of `HEADS`, or is registered by an extension.
@@ -20,7 +20,7 @@ RETINANET_ANCHORS = 9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """What tells a head, and what of it follows from the number of classes.
+    """How a head is recognized, and which of its entries depend on the number of classes.
 
     Attributes:
         name: as in a model's name; `classifier` where that has none.
@@ -37,11 +37,11 @@ class Head:
     rows_to_classes: Callable[[int], int] = int
 
     def num_classes(self, state: State) -> int:
-        """The classes of a state dict with this head."""
+        """Return the number of classes of a state dict with this head."""
         return self.rows_to_classes(state[self.outputs].shape[0])
 
     def is_class_wise(self, name: str) -> bool:
-        """Whether another number of classes leaves an entry fresh."""
+        """Return whether an entry stays fresh if the number of classes differs."""
         return re.match(self.class_wise, name) is not None
 
 
@@ -77,15 +77,15 @@ HEADS = (
 
 
 def head_parts() -> tuple[Head, ...]:
-    """What tells each head, those of extensions among them."""
+    """Return how each head is recognized, those of extensions among them."""
     return (*HEADS, *(Head(name=one.name, **asdict(one.entries)) for one in extensions.heads()))
 
 
 def head_of(state: State) -> Head | None:
-    """The head of a state dict in our names; None for a backbone alone."""
+    """Return the head of a state dict in our names; None for a bare backbone."""
     return next((head for head in head_parts() if head.mark in state), None)
 
 
 def full_name(backbone: str, head: Head | None) -> str:
-    """The name of the model: `gpvit_l1` with its classifier, `gpvit_l1_upernet`."""
+    """Return the name of the model: `gpvit_l1` with its classifier, `gpvit_l1_upernet`."""
     return backbone if head is None or head.name == CLASSIFIER else f"{backbone}_{head.name}"

@@ -27,17 +27,17 @@ DEPTHWISE = (2, 3, 0, 1)
 
 
 def dropped(name: str) -> bool:
-    """Whether `from_ours` leaves an entry out: the counters of batch norms, which Keras has not."""
+    """Return whether `from_ours` drops an entry: the batch norm counters, which Keras does not have."""
     return name.endswith(DROPPED)
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From our names and shapes to Keras paths and shapes."""
+    """Convert our names and shapes to Keras paths and shapes."""
     return dict(_from_ours(name, value) for name, value in state.items() if not dropped(name))
 
 
 def to_ours(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """From Keras paths and shapes to our names and shapes, the counters of batch norms set to 0."""
+    """Convert Keras paths and shapes to our names and shapes, with batch norm counters set to 0."""
     state = dict(_to_ours(path, value) for path, value in variables.items())
     means = [name for name in state if name.endswith(".running_mean")]
     return state | {name.replace("running_mean", DROPPED): _zero() for name in means}

@@ -1,4 +1,4 @@
-"""Weights into models and out of them: published files, checkpoints of a run, state dicts."""
+"""Load and save weights: published files, checkpoints of a run, state dicts."""
 
 import json
 import logging
@@ -31,6 +31,7 @@ from globalvit.weights.heads import BACKBONE, CLASSIFIER, head_of
 from globalvit.weights.names import MOST_SHOWN, RefusedError, listed, say_nonfinite, shape, shown
 from globalvit.weights.read import METADATA_KEY, Opened, open_weights, read_metadata, unwrap
 from globalvit.weights.report import LoadReport
+from globalvit.weights.thresholds import KEY
 
 # The parts of this folder that other folders use, gathered here.
 __all__ = [
@@ -61,7 +62,7 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """Weights in our names, and where they are from.
+    """Weights in our names, and their source.
 
     Attributes:
         state: our names, the backbone's under `backbone.`, → tensors.
@@ -79,7 +80,7 @@ class Weights:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """The source's names of the entries that are left out."""
+        """Return the source's names of the dropped entries."""
         return (*self.others, *(name for name in self.opened.state if self.form.dropped(name)))
 
 
@@ -88,7 +89,7 @@ Source = str | PathLike[str] | Mapping[str, Any] | WeightRecord | Weights
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
-    """A weight file and what is known of it.
+    """A weight file, and what was saved with it.
 
     Attributes:
         file: the weight file.
@@ -110,7 +111,7 @@ class Resolved:
 
 
 def read_weights(source: Source, *, model: str | None = None, use_ema: bool = True) -> Weights:
-    """Open weights and put them into our names.
+    """Open weights and convert them to our names.
 
     Args:
         source: a record or name of the catalog, a weight file, a checkpoint or run folder, or a state dict in any
@@ -197,7 +198,7 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
 def require_match(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, source: str, model: str | None, fresh: Sequence[str] = ()
 ) -> None:
-    """Check that every parameter of a model has an entry or is fresh, and every entry its place and shape.
+    """Check that every parameter has an entry or is fresh, and that every entry fits a parameter.
 
     Raises:
         ValueError: some do not; the text lists at most ten and their number.
@@ -221,7 +222,7 @@ def require_match(
 
 
 def _require_design(weights: Weights, model: nn.Module) -> None:
-    """Check that weights that say their designs go into a model of the same; some designs share names and shapes."""
+    """Check that the ablations saved with weights are the model's; some share names and shapes."""
     spec = getattr(model, "spec", None)
     about = weights.opened.metadata.get("spec")
     saved = about.get("ablation", []) if isinstance(about, dict) else []
@@ -239,7 +240,7 @@ def _design(ablation: Sequence[str]) -> str:
 def resolve_checkpoint(
     path: str | PathLike[str], which: str = "best", use_ema: bool = True, model: str | None = None
 ) -> Resolved:
-    """Find the weight file that a path means, and what was saved beside the weights.
+    """Find the weight file of a path, and what was saved with the weights.
 
     Args:
         path: a weight file, a checkpoint folder or a run folder.
@@ -302,7 +303,7 @@ def matching_spec(spec: ModelSpec, state: Mapping[str, Any], source: str) -> Mod
 
 
 def fitting_classes(classes: Sequence[str] | None, spec: ModelSpec, source: str) -> tuple[str, ...] | None:
-    """The names of the classes, or None with a warning where there are more or fewer than the head has outputs."""
+    """Return the class names, or None with a warning if their number differs from the head's outputs."""
     if classes is None or len(classes) == spec.num_classes:
         return None if classes is None else tuple(classes)
     logger.warning(
@@ -323,8 +324,9 @@ def save_weights(
     *,
     license: str | None = None,
     origin: str | None = None,
+    score_thresholds: Sequence[float | None] | None = None,
 ) -> None:
-    """Write a safetensors file that says what it holds, atomically.
+    """Write a safetensors file with a description of the model, atomically.
 
     Args:
         path: ends in `.safetensors`.
@@ -334,6 +336,7 @@ def save_weights(
         preprocessing: the evaluation transform, anything with the fields of `Preprocessing` or `Fit`.
         license: of the weights, where somebody else's stand behind them.
         origin: the file they come from.
+        score_thresholds: of the classes, if they are known.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; a file that was there is kept.
@@ -346,6 +349,8 @@ def save_weights(
         "license": license,
         "origin": origin,
     }
+    if score_thresholds is not None:
+        metadata[KEY] = list(score_thresholds)
     write_tensors(path, state, {METADATA_KEY: json.dumps(metadata)})
 
 
@@ -397,7 +402,7 @@ def _report(weights: Weights, adapted: Adapted, own: Mapping[str, Tensor]) -> Lo
 
 
 def _saved(file: Path) -> dict[str, Any]:
-    """`spec`, `classes` and `preprocessing` as `save_weights` wrote them; nothing for files of others."""
+    """Return `spec`, `classes` and `preprocessing` as `save_weights` wrote them; empty for other files."""
     metadata = read_metadata(file)
     try:
         if not metadata:

@@ -23,17 +23,17 @@ LONGEST_SHOWN = 120
 
 
 class RefusedError(ValueError):
-    """A weight file or state dict that is not taken; the text is one sentence that names it and the remedy."""
+    """A weight file or state dict is refused; the text is one sentence with its name and the remedy."""
 
 
 def say_nonfinite(source: str, names: Iterable[str]) -> str:
-    """Return what to say of weights that are NaN or infinite; the text lists at most ten and their number."""
+    """Return the message for weights that are NaN or infinite: their number and at most ten names."""
     names = list(names)
     return f"{source} has NaN or infinity in {len(names)} of its entries: {listed(names)}; take an earlier checkpoint"
 
 
 def renamer(pairs: Iterable[Pair]) -> Rename:
-    """A function from a name of the left-hand templates to that of the right-hand ones; None for any other name."""
+    """Return a function from names of the left-hand templates to the right-hand ones; None for other names."""
     rules = [(re.compile(_pattern(left)), re.sub(r"\{\w+\}", "{}", right)) for left, right in pairs]
 
     def rename(name: str) -> str | None:
@@ -44,17 +44,17 @@ def renamer(pairs: Iterable[Pair]) -> Rename:
 
 
 def swap(pairs: Iterable[Pair]) -> list[Pair]:
-    """The table read from right to left."""
+    """Return the table with its sides exchanged."""
     return [(right, left) for left, right in pairs]
 
 
 def nest(left: str, right: str, pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs of a part, put under its name on either side."""
+    """Return the pairs of a part with its name as a prefix on both sides."""
     return [(left + part_left, right + part_right) for part_left, part_right in pairs]
 
 
 def rename_all(state: Mapping[str, Any], rename: Rename, form: str) -> dict[str, Any]:
-    """Every entry under its new name.
+    """Rename all entries.
 
     Raises:
         ValueError: some names are not in the table; the text gives at most ten and their number.
@@ -67,22 +67,22 @@ def rename_all(state: Mapping[str, Any], rename: Rename, form: str) -> dict[str,
 
 
 def listed(names: Iterable[str]) -> str:
-    """At most ten names, quoted; an ellipsis stands for the rest."""
+    """Return at most ten names, quoted; an ellipsis replaces the rest."""
     names = list(names)
     return ", ".join(map(shown, names[:MOST_SHOWN])) + (", …" if len(names) > MOST_SHOWN else "")
 
 
 def shown(name: str) -> str:
-    """A name, quoted, and cut where it is very long."""
+    """Return a name, quoted, and cut if it is very long."""
     return repr(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}…")
 
 
 def shape(value: Any) -> tuple[int, ...]:
-    """The shape of a tensor or array as a plain tuple."""
+    """Return the shape of a tensor or array as a plain tuple."""
     return tuple(value.shape)
 
 
 def _pattern(template: str) -> str:
-    """The regular expression of a template, a group for each placeholder."""
+    """Return the regular expression of a template, with one group per placeholder."""
     parts = re.split(r"\{(\w+)\}", template)
     return "".join(PLACEHOLDERS[part] if index % 2 else re.escape(part) for index, part in enumerate(parts))

@@ -31,7 +31,7 @@ dropped = gcvit_official.dropped
 
 
 def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From these names and shapes to ours.
+    """Convert these names and shapes to ours.
 
     Raises:
         ValueError: entries that belong to no known part.
@@ -41,7 +41,7 @@ def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From our names and shapes to these, GC ViT's index buffers computed and placed behind their tables.
+    """Convert our names and shapes to these, with GC ViT's index buffers after their tables.
 
     Raises:
         ValueError: entries that such checkpoints do not have, such as a classifier's.

@@ -48,7 +48,7 @@ def rewrite(stream: BytesIO) -> bytes:
 
 
 class _Rewriter:
-    """The pickle written so far.
+    """The pickle written so far, in protocol 2.
 
     Attributes:
         out: opcodes with their arguments.
@@ -67,7 +67,7 @@ class _Rewriter:
         self._repeated = 0
 
     def take(self, name: str, argument: Any, raw: bytes) -> None:
-        """Write what does in protocol 2 what this opcode does."""
+        """Write the equivalent of this opcode in protocol 2."""
         is_same = name in SAME or name in ("PROTO", "BINUNICODE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET")
         self.is_same &= is_same and (name != "PROTO" or raw == PROTOCOL_2)
         if name in SAME:

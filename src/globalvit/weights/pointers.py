@@ -1,4 +1,4 @@
-"""Paths as users write them, and the files `best` and `last` of a run, which name one of its checkpoints."""
+"""Resolve paths, including the files `best` and `last` of a run, which name one of its checkpoints."""
 
 import re
 from os import PathLike, fspath
@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from globalvit import atomic
+from globalvit.weights.hub import PREFIX, fetch_folder
 
 POINTERS = ("best", "last")
 _MOST_BYTES = 256
@@ -15,10 +16,11 @@ _MOST_BYTES = 256
 def follow(path: str | PathLike[str]) -> Path:
     """Return the path with `best` and `last` replaced by the checkpoint that they name: `RUN/checkpoints/step-10/…`.
 
-    `~` is the home folder, and `file://` addresses are paths.
+    `~` is the home folder, `file://` addresses are paths, and `hf-hub:owner/name` is a downloaded folder.
 
     Raises:
-        ValueError: it is not a path, or an address on the network.
+        ValueError: it is not a path, or another address on the network.
+        OSError: a repository cannot be downloaded.
     """
     given = _local(path)
     for place in (given, *given.parents):
@@ -28,7 +30,7 @@ def follow(path: str | PathLike[str]) -> Path:
 
 
 def point(pointer: Path, checkpoint: Path) -> None:
-    """Make the file `pointer` name a checkpoint beside it."""
+    """Write the file `pointer`, which names a checkpoint in the same folder."""
     atomic.write_text(pointer, checkpoint.name + "\n")
 
 
@@ -43,6 +45,8 @@ def _local(path: str | PathLike[str]) -> Path:
     scheme = re.match(r"(file|https?|ftp|s3|gs|hf|hf-hub):/{0,2}", given)
     if scheme and scheme[1] == "file":
         return Path(url2pathname(unquote(urlsplit(re.sub("^file:/+", "file:///", given)).path)))
+    if given.startswith(PREFIX):
+        return fetch_folder(given.removeprefix(PREFIX))
     if scheme:
         raise ValueError(f"{given} is an address; download the file, then give its path")
     try:

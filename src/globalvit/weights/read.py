@@ -1,4 +1,4 @@
-"""Opening weight files without running anything they hold.
+"""Open weight files without running code in them.
 
 Only tensors, plain containers, `argparse.Namespace` (which the official GC ViT checkpoints hold) and NumPy's numbers
 (which those of OpenMMLab may hold) are unpickled; a file with anything else is refused, and the refusal names what it
@@ -47,7 +47,7 @@ _damage_numbers = (None, errno.EINVAL, errno.EOVERFLOW)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """Weights taken out of a file.
+    """Weights read from a file.
 
     Attributes:
         state: names → tensors, in the file's own form.
@@ -91,7 +91,7 @@ def open_weights(path: Path, *, use_ema: bool = True) -> Opened:
 
 
 def unwrap(content: Any, *, use_ema: bool = True, source: str = "the given state dict") -> Opened:
-    """Take the weights out of a checkpoint, or take a bare state dict as it is.
+    """Return the weights of a checkpoint, or a bare state dict as it is.
 
     Raises:
         ValueError: there are no weights in it, or only averaged ones with `use_ema=False`; the text says so.
@@ -120,7 +120,7 @@ def unwrap(content: Any, *, use_ema: bool = True, source: str = "the given state
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `save_weights` wrote beside the tensors, without reading those; empty for files of others.
+    """Return the metadata that `save_weights` wrote, without reading the tensors; empty for other files.
 
     Raises:
         ValueError: the file is cut short, or its metadata is not understood.
@@ -136,7 +136,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _in_one_sentence(path: Path) -> Iterator[None]:
-    """Turn whatever the libraries raise for a damaged file into one sentence.
+    """Turn any error of the libraries about a damaged file into one sentence.
 
     Raises:
         ValueError: something was raised inside that is not a sentence of ours about this file.
@@ -206,7 +206,7 @@ def _open_shards(path: Path, *, use_ema: bool) -> Opened:
 def _parts(
     content: Mapping[Any, Any], source: str
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, Mapping[str, Any]]]:
-    """The averaged and the raw state dicts of a checkpoint by the names of its entries, those to prefer first."""
+    """Return the averaged and the raw state dicts of a checkpoint by entry name, the preferred ones first."""
     ema, raw = EMA_ENTRIES, RAW_ENTRIES
     if _is_state(content.get(LIGHTNING_RAW)) and LIGHTNING_AVERAGING in content:
         ema, raw = ("state_dict", *EMA_ENTRIES), (LIGHTNING_RAW, *RAW_ENTRIES[1:])
@@ -226,7 +226,7 @@ def _present(parts: Mapping[str, Mapping[str, Any] | None]) -> Parts:
 
 
 def _inside(value: Any) -> Mapping[str, Any] | None:
-    """The state dict that an entry is, or has as its only one beside settings such as the decay."""
+    """Return the state dict in an entry: the entry itself, or the only one in it."""
     if not isinstance(value, Mapping) or _is_state(value):
         return value if _is_state(value) else None
     states = [one for one in value.values() if _is_state(one)]
@@ -254,7 +254,7 @@ def _is_state(value: Any) -> bool:
 
 
 def _plain(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """Tensors under names without the prefixes of wrappers."""
+    """Return tensors under names without the prefixes of wrappers."""
     names = list(state)
     for wrapper in WRAPPERS_INSIDE:
         names = [name.replace(wrapper, "") for name in names]

@@ -1,4 +1,4 @@
-"""What became of a weight file's entries."""
+"""Report of what was loaded, resized, left fresh or dropped."""
 
 import re
 from collections import Counter
@@ -47,7 +47,7 @@ class LoadReport:
 
     @property
     def head_is_fresh(self) -> bool:
-        """Whether the head, or what of it follows from the classes, keeps the model's own values."""
+        """Return whether the head, or its class-wise part, keeps the model's own values."""
         return self.classes is not None
 
     def __str__(self) -> str:
@@ -96,6 +96,6 @@ def _were(names: tuple[str, ...]) -> str:
 
 
 def kinds(names: Iterable[str]) -> str:
-    """Names that differ in numbers only are one, such as `levels.*.blocks.*.attn.relative_position_index (31)`."""
+    """Group names that differ only in numbers, such as `levels.*.blocks.*.attn.relative_position_index (31)`."""
     counts = Counter(re.sub(r"\.\d+(?=\.)", ".*", name) for name in names)
     return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items())

@@ -52,7 +52,7 @@ _to_ours, _from_ours = renamer(PAIRS), renamer(swap(PAIRS))
 
 
 def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From timm's names to ours, the squeeze-excite's kernels (C, C', 1, 1) as matrices (C, C').
+    """Convert timm's names to ours, with squeeze-excite kernels (C, C', 1, 1) as matrices (C, C').
 
     Raises:
         ValueError: entries that timm's GC ViT does not have.
@@ -62,7 +62,7 @@ def to_ours(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_ours(state: Mapping[str, Any]) -> dict[str, Any]:
-    """From our names to timm's, the squeeze-excite's matrices (C, C') as kernels (C, C', 1, 1).
+    """Convert our names to timm's, with squeeze-excite matrices (C, C') as kernels (C, C', 1, 1).
 
     Raises:
         ValueError: entries that timm's GC ViT does not have, such as the norms of the detection form.

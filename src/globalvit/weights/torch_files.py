@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read by PyTorch's safe reader after their declared sizes were checked."""
+"""Read files of `torch.save` with PyTorch's safe reader, after checking their declared sizes."""
 
 import argparse
 import re
@@ -47,7 +47,7 @@ _lock = RLock()
 
 
 def is_torch_file(start: bytes) -> bool:
-    """Whether a file that begins with these bytes was written by `torch.save`."""
+    """Return whether a file that begins with these bytes was written by `torch.save`."""
     return start.startswith(ZIP_START) or LEGACY_START.match(start) is not None
 
 
@@ -88,7 +88,7 @@ def _load(path: Path, *, mmap: bool) -> Any:
 
 @contextmanager
 def _safe_globals() -> Iterator[None]:
-    """Let PyTorch's safe reader take our classes too; those that the user let it take stay."""
+    """Allow our classes in PyTorch's safe reader, in addition to those that the user allowed."""
     with _lock:
         known = torch.serialization.get_safe_globals()
         with torch.serialization.safe_globals([one for one in SAFE if one not in known]):
@@ -96,7 +96,7 @@ def _safe_globals() -> Iterator[None]:
 
 
 def _zip_pickle(path: Path) -> BytesIO:
-    """Return the pickle in a zip file, after a look at the sizes that its table of contents declares."""
+    """Return the pickle in a zip file, after checking the sizes that its table of contents declares."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == PICKLE]

@@ -1,10 +1,11 @@
 """Check folders of classes: unreadable images, empty classes, splits of other classes, images in two places."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from globalvit.data.classification.dataset import FORMATS, ClassificationFormat, FolderFormat
+from globalvit.data.classification.dataset import FORMATS, HUGGING_FACE, ClassificationFormat, FolderFormat
 from globalvit.data.classification.formats import (
     alike,
     match_classes,
@@ -13,14 +14,17 @@ from globalvit.data.classification.formats import (
     scan_classes,
     similar_folders,
 )
+from globalvit.data.classification.hugging_face import HuggingFaceImages, is_hub
 from globalvit.data.classification.imagenet import is_devkit
 from globalvit.data.classification.imagenet_devkit import open_devkit
+from globalvit.data.classification.label_cells import MultiLabel
 from globalvit.data.common.checks import Image, Problem, Report, Split, chosen_splits, fingerprint, in_processes
 from globalvit.data.common.folders import BUILT_IN, is_database, listed, other_level, split_folders
 from globalvit.data.common.formats import choose_format
 from globalvit.data.common.images import OversizedImage, UnreadableImage, read_image
 from globalvit.data.common.splits import role_of
 from globalvit.data.common.walk import Found
+from globalvit.data.storage.shards import ShardImages
 
 
 def check_folder(
@@ -29,6 +33,7 @@ def check_folder(
     split: str | None = None,
     form: str | None = None,
     nested: bool = False,
+    multi_label: MultiLabel = "auto",
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
     on_image: Callable[[], None] = lambda: None,
@@ -40,6 +45,7 @@ def check_folder(
         split: the only one to look over.
         form: name of the format; None finds it.
         nested: as in `ImageFolder`.
+        multi_label: as in `open_split`.
         workers: processes that read; 0 reads in this one.
         on_start: called with the number of images before the first is read.
         on_image: called after each image.
@@ -52,7 +58,9 @@ def check_folder(
     if str(data_dir) in BUILT_IN and not data_dir.exists():
         raise ValueError(f"the built-in {data_dir} need no check; give a folder with a folder for each split")
     report = Report()
-    chosen = choose_format(FORMATS, data_dir, form) if form or data_dir.is_dir() else None
+    chosen = HUGGING_FACE if is_hub(data_dir) else None
+    if form or data_dir.is_dir():
+        chosen = choose_format(FORMATS, data_dir, form)
     if chosen is None or isinstance(chosen, FolderFormat):
         folders, hint = split_folders(data_dir), other_level(data_dir)
         names = chosen_splits(folders, split, data_dir, report)
@@ -67,7 +75,7 @@ def check_folder(
         if chosen is None or isinstance(chosen, FolderFormat):
             classes[name], found = _look_into(data_dir / name, report, nested=nested)
         else:
-            classes[name], found = _look_into_format(chosen, data_dir, name, report)
+            classes[name], found = _look_into_format(chosen, data_dir, name, report, multi_label)
         images += found
     _compare(classes, report)
     on_start(len(images))
@@ -77,18 +85,33 @@ def check_folder(
 
 
 def _look_into_format(
-    chosen: ClassificationFormat, data_dir: Path, split: str, report: Report
+    chosen: ClassificationFormat, data_dir: Path, split: str, report: Report, multi_label: MultiLabel
 ) -> tuple[list[str], list[Image]]:
     """Classes and images of one split in a format other than class folders."""
     try:
-        source = chosen.open(data_dir, split)
+        source: Any = chosen.open(data_dir, split, multi_label=multi_label)
     except (ValueError, OSError) as error:
         report.problems.append(Problem("labels", str(error)))
         return [], []
     report.splits.append(Split(split, len(source.classes), len(source), 0))
     if role_of(split) == "train":
         report.notes.append(Problem("classes", f"{split} has {len(source.classes)}: {listed(source.classes)}"))
-    images = [Image(split, source.classes[source.label(at)], source.name(at)) for at in range(len(source))]
+    if getattr(source, "is_multi_label", False):
+        labels = [source.labels(at) for at in range(len(source))]
+        counts = Counter(source.classes[label] for own in labels for label in own)
+        shown = ", ".join(f"{name} {counts[name]}" for name in source.classes)
+        empty = sum(not own for own in labels)
+        report.notes.append(Problem("multi-label", f"{split}: images per class: {shown}; without a label: {empty}"))
+        names = ["; ".join(source.classes[label] for label in own) or "no label" for own in labels]
+        return list(source.classes), [Image(split, name, source.name(at)) for at, name in enumerate(names)]
+    names = [source.classes[source.label(at)] for at in range(len(source))]
+    if isinstance(source, ShardImages):
+        members = source.members
+        images = [Image(split, name, members.place(at), span=members.span(at)) for at, name in enumerate(names)]
+    elif isinstance(source, HuggingFaceImages):
+        images = [Image(split, name, source.name(at), reader=source.reader(at)) for at, name in enumerate(names)]
+    else:
+        images = [Image(split, name, source.name(at)) for at, name in enumerate(names)]
     return list(source.classes), images
 
 

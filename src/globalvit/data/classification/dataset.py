@@ -1,19 +1,21 @@
-"""Images labeled with one class: class folders, label tables, LMDB databases and built-in data sets."""
+"""Images labeled with one class: class folders, label tables, LMDB databases, tar shards and built-in data sets."""
 
 import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from globalvit.data.built_in.digits import Digits
 from globalvit.data.built_in.shapes import ClassifyShapes
 from globalvit.data.classification.formats import alike, match_classes, question_folders, scan_classes, similar_folders
+from globalvit.data.classification.hugging_face import HuggingFaceFormat, is_hub
 from globalvit.data.classification.imagenet import is_devkit
 from globalvit.data.classification.imagenet_devkit import open_devkit
-from globalvit.data.classification.labeled_files import LabeledFiles
+from globalvit.data.classification.label_cells import MultiLabel
+from globalvit.data.classification.labeled_files import LabeledFiles, MultiLabelFiles
 from globalvit.data.classification.tables import read_split, splits_of, table_files
 from globalvit.data.common.folders import BUILT_IN, DIGITS, is_built_in, is_database, listed, other_level, split_folders
 from globalvit.data.common.formats import Format, choose_format
@@ -21,6 +23,8 @@ from globalvit.data.common.images import SUFFIXES
 from globalvit.data.common.samples import Source
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of, role_of
 from globalvit.data.common.walk import Found, visible_folders
+from globalvit.data.storage.shards import open_shards
+from globalvit.data.storage.tar_files import has_shards, is_shard_list, listed_shards, shard_splits
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +76,15 @@ class ClassificationFormat(Format, Protocol):
         """Names of the splits in a folder that matches."""
         ...
 
-    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, *, nested: bool = False) -> Source:
+    def open(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        nested: bool = False,
+        multi_label: MultiLabel = "auto",
+    ) -> Source:
         """Open one split; see `open_split`.
 
         Raises:
@@ -100,7 +112,15 @@ class FolderFormat:
         """Names of the folders."""
         return split_folders(folder)
 
-    def open(self, folder: Path, split: str, classes: Sequence[str] | None = None, *, nested: bool = False) -> Source:
+    def open(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        nested: bool = False,
+        multi_label: MultiLabel = "auto",  # noqa: ARG002 - one label each
+    ) -> Source:
         """Open a folder, a database, or ImageNet's validation images without class folders."""
         root = folder / split
         if is_database(root):
@@ -137,14 +157,48 @@ class TableFormat:
         classes: Sequence[str] | None = None,
         *,
         nested: bool = False,  # noqa: ARG002 - labels are not folders
-    ) -> Source:
+        multi_label: MultiLabel = "auto",
+    ) -> Any:
         """Read the rows of one split."""
-        listed_images = read_split(folder, split, classes)
-        logger.info("%s (format %s): %d images of %r", folder, self.name, len(listed_images.names), split)
-        return LabeledFiles(folder, listed_images.classes, listed_images.names, listed_images.labels)
+        found = read_split(folder, split, classes, multi_label)
+        form = f"{self.name}, multi-label" if found.is_multi_label else self.name
+        logger.info("%s (format %s): %d images of %r", folder, form, len(found.names), split)
+        kind = MultiLabelFiles if found.is_multi_label else LabeledFiles
+        return kind(folder, found.classes, found.names, found.labels)
 
 
-FORMATS: list[ClassificationFormat] = [FolderFormat(), TableFormat()]
+class ShardFormat:
+    """Tar shards in a folder per split, or with the split in their names."""
+
+    name = "shards"
+
+    def matches(self, folder: Path) -> bool:
+        """Whether a folder holds shards of a split with one of the usual names."""
+        return has_shards(folder)
+
+    def describe(self, folder: Path) -> str:
+        """The number of shards of each split."""
+        return ", ".join(f"{len(paths)} tar shards of {name!r}" for name, paths in shard_splits(folder).items())
+
+    def splits(self, folder: Path) -> Sequence[str]:
+        """Names of the splits that have shards."""
+        return list(shard_splits(folder))
+
+    def open(
+        self,
+        folder: Path,
+        split: str,
+        classes: Sequence[str] | None = None,
+        *,
+        nested: bool = False,  # noqa: ARG002 - labels are not folders
+        multi_label: MultiLabel = "auto",  # noqa: ARG002 - one label each
+    ) -> Source:
+        """Open the shards of one split."""
+        return open_shards(shard_splits(folder)[split], folder / split, classes)
+
+
+HUGGING_FACE = HuggingFaceFormat()
+FORMATS: list[ClassificationFormat] = [FolderFormat(), TableFormat(), ShardFormat(), HUGGING_FACE]
 
 
 def open_split(
@@ -155,16 +209,19 @@ def open_split(
     form: str | None = None,
     exact: bool = False,
     nested: bool = False,
+    multi_label: MultiLabel = "auto",
 ) -> Source:
     """Open one split of a data set.
 
     Args:
-        data_dir: a folder in one of `FORMATS`, or `digits` or `shapes`.
-        split: the split's name; `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
+        data_dir: a folder in one of `FORMATS`, or `digits`, `shapes` or `hf:NAME`.
+        split: the split's name; `train`, `val` and `test` also stand for the other names in `splits.ROLES`. Or a list
+            of tar shards below `data_dir`, such as `train-{000..003}.tar`.
         classes: the classes expected, such as those of the training split.
         form: name of the format; None finds it.
         exact: the user named this folder, so that it is taken though others may be meant too.
         nested: as in `ImageFolder`.
+        multi_label: whether images may have any number of labels, which a table states; `auto` decides by the table.
 
     Raises:
         NoSplitError: no such folder; the text says which there are.
@@ -172,15 +229,27 @@ def open_split(
             used, or a database that is not complete.
     """
     if is_built_in(data_dir, *BUILT_IN):
+        _refuse_multi_label(data_dir, multi_label)
         source = Digits(split) if str(data_dir) == DIGITS else ClassifyShapes(split)
         match_classes(source.classes, classes or source.classes, f"{data_dir}/{split}")
         return source
     root = Path(data_dir)
-    chosen = choose_format(FORMATS, root, form) or FORMATS[0]
+    if is_shard_list(split):
+        return open_shards(listed_shards(root, split), root / split.rpartition("/")[0], classes)
+    chosen = HUGGING_FACE if is_hub(data_dir) else choose_format(FORMATS, root, form) or FORMATS[0]
     name = choose_split(split, chosen.splits(root), root, exact=exact)
     if name is None:
         raise _no_split(root, split, chosen)
-    return chosen.open(root, name, classes, nested=nested)
+    if not isinstance(chosen, TableFormat):
+        _refuse_multi_label(data_dir, multi_label)
+    return chosen.open(root, name, classes, nested=nested, multi_label=multi_label)
+
+
+def _refuse_multi_label(data_dir: str | PathLike[str], multi_label: MultiLabel) -> None:
+    if multi_label is True:
+        raise ValueError(
+            f"{data_dir} has one label per image; --multi-label true requires a table of labels, such as labels.csv"
+        )
 
 
 def _no_split(data_dir: Path, split: str, chosen: ClassificationFormat) -> FileNotFoundError:

@@ -3,6 +3,8 @@
 Legend: `B` images · `C` channels · `H W` pixels · `K` classes.
 """
 
+import torch
+
 from globalvit.data.common.loading import Batch
 from globalvit.data.common.randomness import Purpose, derive, seeded
 
@@ -75,3 +77,23 @@ class Mixing:
         with seeded(derive(Purpose.MIX, self.seed, step)):
             images, targets = self._mix(batch["images"], batch["labels"])
         return batch | {"images": images, "targets": targets}
+
+
+class MultiLabelMixing(Mixing):
+    """Mixes images with any number of labels; `labels` and `targets` are float (B, K).
+
+    Smoothing moves each target towards one half: to `y · (1 − smoothing) + smoothing / 2`.
+    """
+
+    def __call__(self, batch: Batch, step: int, *, is_on: bool = True) -> Batch:
+        """See `Mixing`."""
+        images, targets_BK = batch["images"], batch["labels"]
+        if self.is_mixing and is_on:
+            count = len(targets_BK)
+            self.check_batch_size(count)
+            # With a class for each image, the targets say how much of which image is in the result.
+            self._mix.num_classes, self._mix.label_smoothing = count, 0.0
+            with seeded(derive(Purpose.MIX, self.seed, step)):
+                images, shares_BB = self._mix(images, torch.arange(count, device=targets_BK.device))
+            targets_BK = shares_BB.to(targets_BK.dtype) @ targets_BK
+        return batch | {"images": images, "targets": targets_BK * (1 - self.smoothing) + self.smoothing / 2}

@@ -11,11 +11,22 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from globalvit.data.classification.formats import match_classes, order_folders
+from globalvit.data.classification.label_cells import (
+    Many,
+    MultiLabel,
+    Row,
+    all_labels,
+    as_flag,
+    is_multi,
+    one_label,
+    separator_of,
+)
 from globalvit.data.common.folders import leaves, listed, split_folders
 from globalvit.data.common.splits import role_of
 from globalvit.data.common.walk import is_image, search
@@ -28,27 +39,21 @@ DELIMITERS = ",;\t"
 # What the columns may be called.
 IMAGE = ("image", "file_name", "filename", "file", "path", "image_path", "img", "image_id", "id")
 LABEL = ("label", "class", "class_name", "category", "target")
+# Columns and keys that hold any number of labels.
+MANY = ("labels", "classes", "tags")
 SPLIT = ("split", "subset", "set")
 # Folders below that of the table, or of the data, in which images are looked for.
 FOLDERS = ("", "images")
 HEAD_BYTES = 65536
 
 
-class Row(NamedTuple):
-    """One line of a table: where it is written, the image's name as written, its label, and its split or ''."""
-
-    where: str
-    image: str
-    label: str
-    split: str
-
-
 class Listed(NamedTuple):
-    """Images of one split: names below the data folder, labels and classes."""
+    """Images of one split: names below the data folder, labels and classes; in a multi-label set, sets of labels."""
 
     names: list[str]
-    labels: list[int]
+    labels: list[Any]
     classes: tuple[str, ...]
+    is_multi_label: bool = False
 
 
 def table_files(data_dir: Path) -> dict[str, Path]:
@@ -85,10 +90,9 @@ def _is_table(path: Path) -> bool:
         head = file.read(HEAD_BYTES).decode("utf-8-sig", "replace")
     if path.suffix in (".json", ".jsonl"):
         # COCO's lists and lists of classes name no image with its label.
-        keys = [f'"{name}"' for name in LABEL]
+        keys = [f'"{name}"' for name in (*LABEL, *MANY)]
         return path.stem == "labels" or (any(key in head for key in keys) and '"annotations"' not in head)
-    first = next(csv.reader(head.splitlines()[:1], delimiter=_delimiter(head)), [])
-    return _columns(first) is not None
+    return _columns(list(csv.reader(head.splitlines()[:2], delimiter=_delimiter(head)))) is not None
 
 
 def _delimiter(text: str) -> str:
@@ -96,14 +100,25 @@ def _delimiter(text: str) -> str:
     return max(DELIMITERS, key=first.count)
 
 
-def _columns(first: Sequence[str]) -> tuple[int, int, int | None, bool] | None:
-    """Places of image, label and split, and whether the first row is a header; None if it is not such a table."""
-    plain = [cell.strip().casefold() for cell in first]
-    places = [next((plain.index(name) for name in names if name in plain), None) for names in (IMAGE, LABEL, SPLIT)]
-    if places[0] is not None and places[1] is not None:
-        return places[0], places[1], places[2], True
+def _columns(rows: Sequence[Sequence[str]]) -> tuple[int, list[int], int | None, bool] | None:
+    """Places of image, labels and split, and whether the first row is a header; None if it is not such a table.
+
+    Several places of labels are columns of 0 and 1, one per class.
+    """
+    if not rows:
+        return None
+    plain = [cell.strip().casefold() for cell in rows[0]]
+    image, label, split = (
+        next((plain.index(name) for name in names if name in plain), None) for names in (IMAGE, (*LABEL, *MANY), SPLIT)
+    )
+    if image is not None and label is not None:
+        return image, [label], split, True
+    others = [place for place in range(len(plain)) if place not in (image, split)]
+    is_hot = len(rows) > 1 and all(as_flag(rows[1][place]) is not None for place in others if place < len(rows[1]))
+    if image is not None and len(others) > 1 and is_hot:
+        return image, others, split, True
     if len(plain) == 2 and is_image(plain[0]):
-        return 0, 1, None, False
+        return 0, [1], None, False
     return None
 
 
@@ -111,20 +126,18 @@ def read_rows(path: Path) -> Iterator[Row]:
     """Read a table.
 
     Raises:
-        ValueError: it is not one, or a row has no image or no label; the text names file and line.
+        ValueError: it is not one, or a row has no image; the text names file and line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from None
     for where, image, label, split in _json_rows(path, text) if path.suffix[:5] == ".json" else _csv_rows(path, text):
-        if not isinstance(label, str | int) or isinstance(label, bool) or not str(label).strip():
-            raise ValueError(f"{where}: expected one label, got {label!r}")
         if not isinstance(image, str) or not image.strip() or "\0" in image:
             raise ValueError(f"{where}: expected the name of an image, got {image!r}")
         if split and role_of(str(split)) is None:
             raise ValueError(f"{where}: expected train, val or test as split, got {split!r}")
-        yield Row(where, image.strip(), str(label).strip(), str(split or ""))
+        yield Row(where, image.strip(), label, str(split or ""))
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -134,15 +147,22 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any, Any]]:
         rows = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.line_num}: this is not CSV: {error}") from None
-    columns = _columns(rows[0][1]) if rows else None
+    columns = _columns([cells for _, cells in rows[:2]])
     if columns is None:
         raise ValueError(f"{path}:1: expected the columns image and label, got {listed(rows[0][1] if rows else [])}")
-    image, label, split, is_header = columns
-    last = max(image, label, split or 0)
+    image, labels, split, is_header = columns
+    last = max(image, *labels, split or 0)
+    header = rows[0][1]
+    is_plural = is_header and header[labels[0]].strip().casefold() in MANY
     for line, cells in rows[is_header:]:
         if len(cells) <= last:
             raise ValueError(f"{path}:{line}: expected {last + 1} columns or more, got {len(cells)}")
-        yield f"{path}:{line}", cells[image], cells[label], "" if split is None else cells[split].strip()
+        label: Any = cells[labels[0]]
+        if len(labels) > 1:
+            label = {header[place].strip(): cells[place] for place in labels}
+        elif is_plural:
+            label = Many(label)
+        yield f"{path}:{line}", cells[image], label, "" if split is None else cells[split].strip()
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -162,8 +182,14 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any, Any, Any]]:
         where = f"{path}: row {number}"
         if not isinstance(item, Mapping):
             raise ValueError(f'{where}: expected an object {{"image": …, "label": …}}, got {str(item)[:80]!r}')
-        cells = [next((item[name] for name in names if name in item), None) for names in (IMAGE, LABEL, SPLIT)]
-        yield where, cells[0], cells[1], cells[2]
+        image, label, split = (
+            next((item[name] for name in names if name in item), None) for names in (IMAGE, (*LABEL, *MANY), SPLIT)
+        )
+        if isinstance(label, str) and not any(name in item for name in LABEL):
+            label = Many(label)
+        if label is None:
+            label = {key: value for key, value in item.items() if key not in (*IMAGE, *LABEL, *MANY, *SPLIT)} or None
+        yield where, image, label, split
 
 
 def splits_of(data_dir: Path) -> list[str]:
@@ -181,45 +207,81 @@ def splits_of(data_dir: Path) -> list[str]:
     return splits
 
 
-def read_split(data_dir: Path, split: str, classes: Sequence[str] | None) -> Listed:
-    """Read the images of a split, ordered by label and name as in class folders.
+def read_split(data_dir: Path, split: str, classes: Sequence[str] | None, multi_label: MultiLabel = False) -> Listed:
+    """Read the images of a split, ordered by label and name as in class folders; by name in a multi-label set.
+
+    Args:
+        data_dir: the folder of the tables.
+        split: its name.
+        classes: the classes expected, in the order of their labels; None takes those of the rows.
+        multi_label: whether images may have any number of labels; `auto` decides by the tables of all splits.
 
     Raises:
         FileNotFoundError: none of the images is found.
-        ValueError: a row cannot be used, an image has two labels, or a class is not one of `classes`.
+        ValueError: a row cannot be used, a class is not one of `classes`, an image has two labels where one is
+            expected, or `auto` cannot decide.
     """
     files = table_files(data_dir)
     path = files.get(split) or files[""]
-    rows = [row for row in read_rows(path) if "" not in files or (row.split or "train") == split]
+    whole = list(read_rows(path))
+    rows = [row for row in whole if "" not in files or (row.split or "train") == split]
     if not rows:
         raise ValueError(f"{path} lists no images of the split {split!r}")
+    # What a cell says depends on all splits.
+    every = [*whole, *_rows_of_others(files.values(), path)] if multi_label else whole
+    is_multi_label = is_multi(every, path) if multi_label == "auto" else multi_label
+    labels_of = all_labels(rows, separator_of(every)) if is_multi_label else one_label(rows)
     found = search(data_dir)
     found.warn()
     place_of = _Places(data_dir, path, split, found.images)
-    label_by_name: dict[str, Row] = {}
-    missing: list[Row] = []
-    for row in rows:
-        name, exists = place_of(row)
-        first = label_by_name.setdefault(name, row)
-        if first.label != row.label:
+    places = [place_of(row) for row in rows]
+    missing = [row for row, (_, exists) in zip(rows, places, strict=True) if not exists]
+    first: dict[str, Row] = {}
+    labels: dict[str, set[str]] = {}
+    for row, (name, _), own in zip(rows, places, labels_of, strict=True):
+        if not is_multi_label and labels.get(name, {*own}) != {*own}:
             raise ValueError(
-                f"{row.where}: {row.image!r} has the label {row.label!r}, and {first.label!r} at {first.where}; "
-                "expected one label per image"
+                f"{row.where}: {row.image!r} has the label {own[0]!r}, and {labels[name].pop()!r} at "
+                f"{first[name].where}; expected one label per image, or give --multi-label true"
             )
-        if not exists:
-            missing.append(row)
+        first.setdefault(name, row)
+        labels.setdefault(name, set()).update(own)
     if len(missing) == len(rows):
         raise FileNotFoundError(
             f"none of the {len(rows)} images of {path} is found below {data_dir}, such as {rows[0].image!r}"
         )
     if missing:
         logger.warning("%s: %d images do not exist, the first: %r", path, len(missing), missing[0].image)
-    if len(label_by_name) < len(rows):
-        logger.warning("%s: %d rows repeat an image and are left out", path, len(rows) - len(label_by_name))
-    present = order_folders(sorted({row.label for row in rows}), path)
+    if len(labels) < len(rows) and not is_multi_label:
+        logger.warning("%s: %d rows repeat an image and are left out", path, len(rows) - len(labels))
+    names = _names(rows, labels, is_multi_label=is_multi_label)
+    present = order_folders(names, path)
     label_of = match_classes(present, classes or present, str(path))
-    ordered = sorted((label_of[row.label], name) for name, row in label_by_name.items())
-    return Listed([name for _, name in ordered], [label for label, _ in ordered], tuple(classes or present))
+    known = tuple(classes or present)
+    if is_multi_label:
+        sets = {name: {label_of[label] for label in own} for name, own in sorted(labels.items())}
+        return Listed(list(sets), list(sets.values()), known, is_multi_label=True)
+    ordered = sorted((label_of[label], name) for name, own in labels.items() for label in own)
+    return Listed([name for _, name in ordered], [label for label, _ in ordered], known)
+
+
+def _rows_of_others(files: Iterable[Path], path: Path) -> list[Row]:
+    """The rows of the other tables; one that cannot be read is reported where its split is opened."""
+    rows: list[Row] = []
+    for file in files:
+        if file != path:
+            with suppress(ValueError, OSError):
+                rows += read_rows(file)
+    return rows
+
+
+def _names(rows: Sequence[Row], labels: Mapping[str, set[str]], *, is_multi_label: bool) -> list[str]:
+    """Names of the classes of a split, also of columns of 0 and 1 without a 1."""
+    columns = rows[0].label if is_multi_label and isinstance(rows[0].label, dict) else ()
+    names = sorted({label for own in labels.values() for label in own} | {*columns})
+    if not names:
+        raise ValueError(f"{rows[0].where}: expected labels, got none in {len(rows)} rows of this split")
+    return names
 
 
 class _Places:

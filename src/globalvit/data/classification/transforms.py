@@ -90,7 +90,7 @@ class EvalTransform(ChannelStatistics):
         return left, top, right, bottom
 
     def for_channels(self, channels: int) -> Self:
-        """Return this transform for another number of channels: for 1, with the mean of the statistics."""
+        """Return this transform for another number of channels, with the statistics of `statistics_for`."""
         return replace(self, **self.statistics_for(channels))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:

@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from globalvit.data.common.folders import listed
 from globalvit.data.common.orientation import Sight, questions
 from globalvit.data.common.splits import NoSplitError, choose_split, role_of
 from globalvit.regular import check_regular
+
+if TYPE_CHECKING:
+    from globalvit.data.storage.tar_index import Span
 
 # Below this many images, starting processes takes longer than reading.
 FEWEST_FOR_PROCESSES = 200
@@ -27,16 +30,24 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Where an image lies: in a file, or under a key of a database."""
+    """Where an image lies: in a file, under a key of a database, in a shard, or where a reader finds it."""
 
     split: str
     class_name: str
     path: str
     database: str = ""
     key: bytes = b""
+    span: "Span | None" = None
+    reader: Callable[[], bytes] | None = None
 
     def data(self) -> bytes:
         """The file's bytes; raises OSError."""
+        if self.reader:
+            return self.reader()
+        if self.span:
+            from globalvit.data.storage.tar_index import read_span
+
+            return read_span(self.span, self.path)
         if not self.database:
             check_regular(self.path)
             return Path(self.path).read_bytes()

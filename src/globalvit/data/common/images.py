@@ -27,6 +27,9 @@ SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"}
 )
 FULL_16_BIT = 65535
+RGB = 3
+# The mode of images of four channels, of which the fourth is a channel like the others, and no transparency.
+FOUR = "RGBX"
 _ORIENTATION_TAG = 0x0112
 # Where Pillow keeps what says the orientation; an upright image must not say it again.
 _TURNED_BY = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
@@ -46,20 +49,31 @@ class WrongLabels(ValueError):  # noqa: N818
     """Labels that cannot belong to their image; never skipped, since those of the whole set may be wrong."""
 
 
-def read_image(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> Image.Image:
-    """Read an image as upright RGB.
+class WrongChannels(WrongLabels):
+    """An image of another number of channels than the model takes; never skipped, since the whole set may be such."""
+
+
+def read_image(
+    source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None, channels: int = RGB
+) -> Image.Image:
+    """Read an image as upright RGB, or with four channels as `RGBX`.
 
     Args:
         source: a path, the file's bytes, or a binary stream.
         name: what error messages call the image; a path is its own name.
+        channels: those that the model takes, 1, 3 or 4.
 
     Raises:
         FileNotFoundError, PermissionError, IsADirectoryError: a path that cannot be opened.
         OSError: the path is a pipe, socket or device, which may have no end.
         UnreadableImage: empty, truncated, damaged, or in a format that is not read.
         OversizedImage: more than 179 megapixels.
+        WrongChannels: four channels are expected, and it has another number.
     """
-    return decode_image(source, to_rgb, name)
+    if channels <= RGB:
+        return decode_image(source, to_rgb, name)
+    known = name or (str(source) if isinstance(source, str | PathLike) else "the image")
+    return decode_image(source, lambda image: to_channels(image, channels, known), name)
 
 
 def decode_image(
@@ -81,9 +95,11 @@ def decode_image(
     return _decode_stream(stream, name or "the image", convert, formats)
 
 
-def read_oriented(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> tuple[Image.Image, int]:
-    """Read an image as upright RGB, as `read_image` does; return it and the orientation its EXIF data state, 1 … 8."""
-    return decode_image(source, _oriented, name)
+def read_oriented(
+    source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None, channels: int = RGB
+) -> tuple[Image.Image, int]:
+    """Read an image as `read_image` does; return it and the orientation its EXIF data state, 1 … 8."""
+    return decode_image(source, lambda image: _oriented(image, channels, name or "the image"), name)
 
 
 def look(source: str | PathLike[str] | bytes | BinaryIO, name: str | None = None) -> tuple[int, Size]:
@@ -114,6 +130,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def to_channels(image: Image.Image, channels: int, name: str = "the image") -> Image.Image:
+    """Return an opened image upright, as RGB or, where the model takes four channels, with the four that it has.
+
+    Raises:
+        UnreadableImage: what `to_rgb` refuses.
+        WrongChannels: four channels are expected, and it has another number.
+    """
+    if channels <= RGB:
+        return to_rgb(image)
+    image = upright(image)
+    if image.mode not in ("RGBA", "CMYK", FOUR):
+        raise WrongChannels(
+            f"{name} has {len(image.getbands())} channels ({image.mode}); expected {channels}, since the model takes "
+            f"--in-chans {channels}: save it as RGBA (PNG or TIFF, 8 bits), or train with --in-chans {RGB}"
+        )
+    return image if image.mode == FOUR else Image.frombytes(FOUR, image.size, image.tobytes())
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Return an opened image turned as its EXIF data ask for, and without them.
 
@@ -135,11 +169,11 @@ def orientation(image: Image.Image) -> int:
     return stated if isinstance(stated, int) and stated in UPRIGHT else 1
 
 
-def _oriented(image: Image.Image) -> tuple[Image.Image, int]:
+def _oriented(image: Image.Image, channels: int, name: str) -> tuple[Image.Image, int]:
     # Pillow turns a TIFF file when its pixels are loaded and then forgets how; PNG may state it behind the pixels.
     stated = orientation(image) if image.format == "TIFF" else None
     image.load()
-    return to_rgb(image), stated or orientation(image)
+    return to_channels(image, channels, name), stated or orientation(image)
 
 
 def _looked_at(image: Image.Image) -> tuple[int, Size]:

@@ -21,6 +21,7 @@ from weakref import WeakSet
 import torch
 from torch.utils.data import DataLoader
 
+from globalvit.data.common.holdout import Subset
 from globalvit.data.common.plans import EvalPlan, TrainPlan
 from globalvit.data.common.samples import (
     Batch,
@@ -179,7 +180,7 @@ def train_loader(
     Raises:
         ValueError: the samples do not fill one global batch, or the transform's options are not understood.
     """
-    check_channels(transform.channels)
+    _ask_channels(source, transform.channels)
     # Finds mistakes now, and imports timm once for all processes that are forked later.
     transform.prepare()
     samples = TrainSamples(source, transform, seed, collate)
@@ -206,12 +207,24 @@ def eval_loader(
     The arguments are those of `train_loader`, with the transform of evaluation, and `make`, from a sample to an item;
     by default samples are images, and items `transform.to_uint8` of them.
     """
-    check_channels(transform.channels)
+    _ask_channels(source, transform.channels)
     plan, samples = (
         EvalPlan(len(source), batch_size, rank, world),
         EvalSamples(source, make or transform.to_uint8, collate),
     )
     return Loader(samples, plan, workers, pin_memory, start_method)
+
+
+def _ask_channels(source: Any, channels: int) -> None:
+    """Tell a source how many channels its images must have; one that reads no files gives RGB, which is refused later.
+
+    Raises:
+        ValueError: image files do not give so many.
+    """
+    check_channels(channels)
+    inner = source.source if isinstance(source, Subset) else source
+    if hasattr(inner, "channels"):
+        inner.channels = channels
 
 
 def to_device(batch: Batch, transform: ChannelStatistics, device: torch.device | str) -> Batch:

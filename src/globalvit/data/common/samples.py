@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongLabels
@@ -175,12 +176,19 @@ class EvalSamples(Samples):
 
 
 def collate_labeled(source: Source, items: Sequence[Item]) -> Batch:
-    """`images` uint8 (B, C, H, W) and `labels` (B,) int64 of images with one label each."""
+    """`images` uint8 (B, C, H, W) and `labels`: (B,) int64, or in multi-label sets (B, K) float32 of 0 and 1."""
     images = [item.value for item in items]
     return {
         "images": torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
-        "labels": torch.tensor([source.label(item.index) for item in items], dtype=torch.int64),
+        "labels": _labels(source, items),
     }
+
+
+def _labels(source: Any, items: Sequence[Item]) -> Tensor:
+    if getattr(source, "is_multi_label", False):
+        rows = [torch.from_numpy(source.target(item.index)) for item in items]
+        return torch.stack(rows) if rows else torch.empty(0, len(source.classes))
+    return torch.tensor([source.label(item.index) for item in items], dtype=torch.int64)
 
 
 def collate_erased(source: Source, items: Sequence[Item]) -> Batch:

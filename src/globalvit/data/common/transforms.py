@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from globalvit.data.common.images import FOUR, RGB, WrongChannels
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = {
@@ -61,9 +63,11 @@ class ChannelStatistics:
         return images
 
     def statistics_for(self, channels: int) -> dict[str, tuple[float, ...]]:
-        """`mean` and `std` for images of another number of channels: for 1, the mean of the statistics."""
+        """`mean` and `std` for images of another number of channels: for 1, their means; for more than 3, 0.5."""
         if channels == self.channels:
             return {"mean": self.mean, "std": self.std}
+        if channels > RGB:
+            return {"mean": (0.5,) * channels, "std": (0.5,) * channels}
         mean, std = (sum(values) / self.channels for values in (self.mean, self.std))
         return {"mean": (mean,) * channels, "std": (std,) * channels}
 
@@ -72,19 +76,24 @@ def check_channels(channels: int) -> None:
     """Refuse a number of channels that image files do not give.
 
     Raises:
-        ValueError: it is neither 3 nor 1.
+        ValueError: it is neither 1, 3 nor 4.
     """
-    if channels not in (1, 3):
+    if channels not in (1, RGB, 4):
         raise ValueError(
-            f"image files give 3 channels, or 1 as gray, not {channels}; for other data make float tensors "
+            f"image files give 3 channels, 1 as gray or 4 as RGBA, not {channels}; for other data make float tensors "
             f"(B, {channels}, H, W) yourself and give them to the model"
         )
 
 
 def to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """An RGB image → uint8 (C, H, W), gray where `channels` is 1."""
+    """An RGB image, or one of four channels → uint8 (C, H, W), gray where `channels` is 1."""
     check_channels(channels)
-    values = np.array(image if channels == 3 else image.convert("L"))
+    if channels > RGB and image.mode != FOUR:
+        raise WrongChannels(
+            f"an image has {len(image.getbands())} channels ({image.mode}), and the model takes {channels}; expected "
+            f"files of {channels} channels: use --in-chans {RGB} for these data"
+        )
+    values = np.array(image.convert("L") if channels == 1 else image)
     return torch.from_numpy(values.reshape(image.height, image.width, channels)).permute(2, 0, 1).contiguous()
 
 
@@ -144,7 +153,7 @@ class FitTransform(ChannelStatistics):
         return rounded_height, rounded_width
 
     def for_channels(self, channels: int) -> Self:
-        """Return this transform for another number of channels: for 1, with the mean of the statistics."""
+        """Return this transform for another number of channels, with the statistics of `statistics_for`."""
         return replace(self, **self.statistics_for(channels))
 
 

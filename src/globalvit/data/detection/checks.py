@@ -214,9 +214,10 @@ def _images(split: str, found: Annotated, report: Report) -> list[Stated]:
     report.problems += _damaged_masks(table, source)
     sizes = np.asarray(source.sizes).tolist()
     annotations = "" if table.is_upright else str(table.path)
+    images = [Image(split, "", source.place(index), span=source.span(index)) for index in range(len(source))]
     return [
-        Stated(Image(split, "", source.name(index)), (height, width), table.stated_by(index), annotations)
-        for index, (height, width) in enumerate(sizes)
+        Stated(image, (height, width), table.stated_by(index), annotations)
+        for index, (image, (height, width)) in enumerate(zip(images, sizes, strict=True))
     ]
 
 

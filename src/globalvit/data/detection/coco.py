@@ -10,6 +10,7 @@ from globalvit.data.common.folders import YEAR, leaves, listed, placed, split_fo
 from globalvit.data.common.splits import names_of, role_of
 from globalvit.data.detection.coco_json import CocoTable, read_coco
 from globalvit.data.detection.formats import Annotated
+from globalvit.data.storage.tar_files import shards_in
 
 ANNOTATIONS = "annotations"
 _FILE = re.compile(rf"(?:instances_)?(?P<split>.+?)(?:{YEAR})?\.json")
@@ -140,7 +141,7 @@ def _by_split(paths: Sequence[Path], data_dir: Path) -> dict[str, Path]:
 
 
 def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
-    """Return the first of the usual folders in which one of the images lies.
+    """Return the first of the usual folders in which one of the images lies, or else the first that holds shards.
 
     Raises:
         FileNotFoundError: there is none.
@@ -162,6 +163,9 @@ def image_folder(data_dir: Path, split: str, table: CocoTable) -> Path:
             _check_names(data_dir, folder, table)
             return folder
     _check_names(data_dir, folders[0], table)
+    packed = next(filter(shards_in, folders), None)
+    if packed:
+        return packed
     raise FileNotFoundError(
         f"none of the {len(names)} images of {table.path} looked for is there, such as {names[0]!r}; looked in "
         f"{', '.join(map(str, folders))}"

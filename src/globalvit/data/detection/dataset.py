@@ -44,6 +44,8 @@ from globalvit.data.detection.formats import DetectionFormat
 from globalvit.data.detection.instances import DetectSource, GroundTruth, Instances, ground_truth_of
 from globalvit.data.detection.registry import FORMATS, holds_objects
 from globalvit.data.detection.run_lengths import CompressedMask
+from globalvit.data.detection.shard_images import members_of
+from globalvit.data.storage.tar_index import Span
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class CocoSource:
 
     Args:
         table: what the labels say.
-        root: the folder of the images.
+        root: the folder of the images, or of shards of them.
         with_empty: keep images without objects other than crowds; in evaluation they count, training may do without.
 
     Attributes:
@@ -77,7 +79,11 @@ class CocoSource:
         self._table = table
         self._chosen = np.arange(len(table.image_ids)) if with_empty else _with_objects(table)
         self.sizes = table.sizes[self._chosen]
+        self._members = members_of(root, table)
         self._turns: dict[int, Turn] = {}
+
+    # Of the images.
+    channels = 3
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -85,6 +91,28 @@ class CocoSource:
     def name(self, index: int) -> str:
         """The path of image `index`."""
         return str(placed(self.root, self._table.names[self._chosen[index]]))
+
+    def place(self, index: int) -> str:
+        """The file of image `index`, or its shard and member."""
+        return self._place(int(self._chosen[index]))
+
+    def span(self, index: int) -> Span | None:
+        """Where image `index` lies in its shard; None for a file."""
+        return self._members and self._members.span(int(self._chosen[index]))
+
+    def packed_sizes(self) -> list[str] | None:
+        """Bytes of each image in shards, for fingerprints; None for files."""
+        if self._members is None:
+            return None
+        sizes = self._members.sizes
+        return [str(sizes[at]) for at in self._chosen.tolist()]
+
+    def _place(self, at: int) -> str:
+        return str(placed(self.root, self._table.names[at])) if self._members is None else self._members.place(at)
+
+    def _data(self, at: int) -> str | bytes:
+        """The path of image number `at` of the table, or its bytes in a shard."""
+        return self._place(at) if self._members is None else self._members.data(at)
 
     def read(self, index: int) -> tuple[Image.Image, Instances]:
         """Image `index` as upright RGB, and its objects.
@@ -94,8 +122,9 @@ class CocoSource:
             UnreadableImage: it cannot be read, or a mask is damaged.
             OversizedImage, OSError: as `read_image` says.
         """
-        name, size = self.name(index), self._size(index)
-        image, orientation = read_sized(name, name, size, self._table.stated_by(int(self._chosen[index])))
+        at, size = int(self._chosen[index]), self._size(index)
+        stated_by = self._table.stated_by(at)
+        image, orientation = read_sized(self._data(at), self._place(at), size, stated_by, self.channels)
         turn = self._keep_turn(index, orientation, UPRIGHT[orientation].size((image.height, image.width)))
         return image, _clipped(_turned(self.annotated(index), turn, size), image.height, image.width)
 
@@ -105,8 +134,8 @@ class CocoSource:
         Raises:
             UnreadableImage, OSError: the image's header cannot be read.
         """
-        size, name = self._size(index), self.name(index)
-        turn = self._turns.get(index) or self._keep_turn(index, *look(name, name))
+        size, at = self._size(index), int(self._chosen[index])
+        turn = self._turns.get(index) or self._keep_turn(index, *look(self._data(at), self._place(at)))
         instances = _turned(self.annotated(index), turn, size)
         return ground_truth_of(instances, int(self._table.image_ids[self._chosen[index]]), turn.size(size))
 
@@ -133,13 +162,12 @@ class CocoSource:
     def _sight(self, at: int) -> Sight | None:
         if self._table.is_upright:
             return None
-        name = str(placed(self.root, self._table.names[at]))
         try:
-            orientation, stored = look(name)
+            orientation, stored = look(self._data(at), self._place(at))
         except (UnreadableImage, OversizedImage, OSError):
             return None
         height, width = self._table.sizes[at].tolist()
-        return sight_of(name, orientation, stored, (height, width))
+        return sight_of(self._place(at), orientation, stored, (height, width))
 
     def _size(self, index: int) -> Size:
         """Height and width as the file states them."""
@@ -310,20 +338,23 @@ def _why_none(table: CocoTable) -> str:
     return ", its list of annotations is empty"
 
 
-def read_sized(source: str | bytes, name: str, size: Size, stated_by: str) -> tuple[Image.Image, int]:
-    """Read an image as upright RGB; return it and its EXIF orientation.
+def read_sized(
+    source: str | bytes, name: str, size: Size, stated_by: str, channels: int = 3
+) -> tuple[Image.Image, int]:
+    """Read an image as `read_image` does; return it and its EXIF orientation.
 
     Args:
         source: a path or the file's bytes.
         name: what error messages call it.
         size: the height and width it must have, as it is stored or upright.
         stated_by: the file that states them.
+        channels: as `read_image` takes them.
 
     Raises:
         OtherSize: it has another size both ways.
         UnreadableImage, OversizedImage, OSError: as `read_image` does.
     """
-    image, orientation = read_oriented(source, name)
+    image, orientation = read_oriented(source, name, channels)
     upright = (image.height, image.width)
     if size not in (upright, UPRIGHT[orientation].size(upright)):
         raise OtherSize(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from globalvit.data.common.formats import Format
-from globalvit.data.detection.coco_json import CocoTable
+from globalvit.data.detection.coco_json import CocoTable, Labels
 
 
 class Annotated(NamedTuple):
@@ -14,10 +14,12 @@ class Annotated(NamedTuple):
     Attributes:
         table: what they say.
         find_root: finds the folder that the images' names are relative to; raises what `DetectionFormat.open` does.
+        labels: the same in COCO's form, where files of another form state them.
     """
 
     table: CocoTable
     find_root: Callable[[], Path]
+    labels: Labels | None = None
 
 
 class DetectionFormat(Format, Protocol):

@@ -88,7 +88,7 @@ class VocFormat:
             )
         labels = _labels(files, classes, split, first=1 if low is None else 0)
         table = read_labels(place.labels, labels, WORDS, crowd_as_instances=crowd_as_instances)
-        return Annotated(table, lambda: folder)
+        return Annotated(table, lambda: folder, labels)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class YoloFormat:
         data = _read_set(folder)
         labels = _read_split(data, split)
         table = read_labels(data.path, labels, WORDS, crowd_as_instances=crowd_as_instances)
-        return Annotated(replace(table, is_upright=True), lambda: folder)
+        return Annotated(replace(table, is_upright=True), lambda: folder, labels)
 
 
 @dataclass(frozen=True)

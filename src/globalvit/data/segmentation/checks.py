@@ -26,10 +26,14 @@ from globalvit.data.common.folders import is_database, listed, split_folders
 from globalvit.data.common.images import OversizedImage, UnreadableImage, WrongLabels
 from globalvit.data.common.orientation import Sight
 from globalvit.data.common.splits import role_of
+from globalvit.data.segmentation.class_masks import open_class_masks
 from globalvit.data.segmentation.class_table import reader_of, resolve_classes
 from globalvit.data.segmentation.dataset import Folders, MaskListing, find_folders, find_splits, may_hold_maps
-from globalvit.data.segmentation.label_images import IGNORE, LabelReader, WrongSize, read_labeled, sight_of_pair
+from globalvit.data.segmentation.label_images import IGNORE, LabelReader, Reads, WrongSize, read_labeled, sight_of_pair
+from globalvit.data.segmentation.registry import MasksByClass, find_format
 from globalvit.data.segmentation.survey import look_over, settle_reader
+from globalvit.data.storage.shard_masks import holds_masks, open_shard_masks
+from globalvit.data.storage.tar_files import shard_splits
 
 # Errors of a sample → the kind of problem they are; the first that fits counts.
 KINDS = {
@@ -47,7 +51,7 @@ class Pair:
 
     image: Image
     labels: Image
-    reader: LabelReader
+    reader: Reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +115,13 @@ class Tally:
 
 
 def is_mask_set(data_dir: Path) -> bool:
-    """Whether a folder holds images and label maps, in folders or in databases.
+    """Whether a folder holds images and label maps, in folders, databases or shards.
 
     Raises:
         FileNotFoundError, NotADirectoryError: the folder does not exist.
     """
     folders = (find_folders(data_dir, name, exact=True) for name in find_splits(data_dir))
-    return any(may_hold_maps(found.labels) for found in folders) or bool(_databases(data_dir))
+    return any(may_hold_maps(found.labels) for found in folders) or bool(_databases(data_dir) or _shards(data_dir))
 
 
 def check_masks(
@@ -127,6 +131,7 @@ def check_masks(
     reduce_zero_label: bool = False,
     class_file: str | None = None,
     ignore_label: int | None = None,
+    form: str | None = None,
     split: str | None = None,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda _: None,
@@ -140,6 +145,7 @@ def check_masks(
         reduce_zero_label: as `open_masks` takes it.
         class_file: as `open_masks` takes it.
         ignore_label: as `open_masks` takes it.
+        form: name of the format; None finds it.
         split: the only one to look over.
         workers: processes that read; 0 reads in this one.
         on_start: called with the number of images before the first is read.
@@ -153,33 +159,62 @@ def check_masks(
     report = Report()
     options: dict[str, Any] = {"num_classes": num_classes, "class_file": class_file}
     labels: dict[str, Any] = {"reduce_zero_label": reduce_zero_label, "ignore": ignore_label}
-    pairs: list[Pair] = []
-    classes: tuple[str, ...] = ()
+    pairs, classes = list[Pair](), tuple[str, ...]()
     roots = {root.name: root for root in _databases(data_dir)}
-    splits = find_splits(data_dir)
+    splits, shards = find_splits(data_dir), _shards(data_dir)
+    is_by_class = _note_format(data_dir, form, report) if splits else False
     is_binary: bool | None = None
     # Training decides how all label maps are read.
-    for name in sorted(
-        chosen_splits([*splits, *roots], split, data_dir, report), key=lambda one: role_of(one) != "train"
-    ):
+    chosen = chosen_splits([*splits, *roots, *shards], split, data_dir, report)
+    for name in sorted(chosen, key=lambda one: role_of(one) != "train"):
         if name in roots:
             classes, found = _look_into_database(roots[name], report, **options, **labels, is_binary=is_binary)
+        elif name in shards:
+            given = options | labels | {"is_binary": is_binary}
+            classes, found = _look_into_shards(shards[name], data_dir, name, report, **given)
+        elif is_by_class:
+            classes, found = _look_into_class_masks(data_dir, name, classes, report, **options)
         else:
-            table = resolve_classes(data_dir, **options)
-            classes = table.names
-            folders = find_folders(data_dir, name, exact=True)
-            found = _look_into(folders, name, reader_of(table, **labels), table.names, report, is_binary=is_binary)
-        if is_binary is None and found:
+            classes, found = _look_into_maps(data_dir, name, options, labels, report, is_binary=is_binary)
+        if is_binary is None and found and isinstance(found[0].reader, LabelReader):
             is_binary = found[0].reader.is_binary
         pairs += found
-    if not report.splits:
-        raise ValueError(
-            f"{data_dir} holds no splits; expected {data_dir}/images/train and {data_dir}/annotations/train"
-        )
+    _check_splits(report, data_dir)
     on_start(len(pairs))
     for name, tally in _read_all(pairs, workers, report, on_image).items():
         _judge(name, tally, classes, report)
     return report
+
+
+def _check_splits(report: Report, data_dir: Path) -> None:
+    if not report.splits:
+        raise ValueError(
+            f"{data_dir} holds no splits; expected {data_dir}/images/train and {data_dir}/annotations/train"
+        )
+
+
+def _look_into_maps(
+    data_dir: Path,
+    split: str,
+    options: dict[str, Any],
+    labels: dict[str, Any],
+    report: Report,
+    *,
+    is_binary: bool | None,
+) -> tuple[tuple[str, ...], list[Pair]]:
+    """Classes and pairs of one split with one label map per image."""
+    table = resolve_classes(data_dir, **options)
+    folders = find_folders(data_dir, split, exact=True)
+    reader = reader_of(table, **labels)
+    return table.names, _look_into(folders, split, reader, table.names, report, is_binary=is_binary)
+
+
+def _note_format(data_dir: Path, form: str | None, report: Report) -> bool:
+    """Note the format of a folder; returns whether it has one mask per class."""
+    chosen = find_format(data_dir, form)
+    if chosen is not None:
+        report.notes.append(Problem("format", f"{chosen.name}, {chosen.describe(data_dir)}"))
+    return chosen is not None and chosen.name == MasksByClass.name
 
 
 def _look_into(
@@ -206,6 +241,10 @@ def _look_into(
         ("shared labels", listing.doubled, labels),
     ):
         report.problems += [Problem(kind, str(root / name), (str(root / name),)) for name in names]
+    report.problems += [
+        Problem("several label maps", f"{listed(names)} in {labels} are of one image; remove all but one")
+        for names in listing.several
+    ]
     report.problems += [Problem("unreadable folder", f"{path} cannot be read", (path,)) for path in listing.unreadable]
     without = set(listing.without)
     pairs = [
@@ -216,6 +255,24 @@ def _look_into(
         Pair(Image(split, "", str(images / image)), Image(split, "", str(labels / label)), reader)
         for image, label in pairs
     ]
+
+
+def _look_into_class_masks(
+    data_dir: Path, split: str, classes: Sequence[str], report: Report, **options: Any
+) -> tuple[tuple[str, ...], list[Pair]]:
+    """Classes and pairs of one split with one mask per class."""
+    try:
+        source = open_class_masks(data_dir, split, classes=classes or None, exact=True, **options)
+    except ValueError as error:
+        report.problems.append(Problem("wrong labels", str(error)))
+        report.splits.append(Split(split, len(classes), 0, 0))
+        return tuple(classes), []
+    report.splits.append(Split(split, len(source.classes), len(source), 0))
+    pairs = [
+        Pair(Image(split, "", source.name(at)), Image(split, "", source.label_name(at)), source.reader(at))
+        for at in range(len(source))
+    ]
+    return source.classes, pairs
 
 
 def _settled(
@@ -255,6 +312,31 @@ def _look_into_database(root: Path, report: Report, **options: Any) -> tuple[tup
         for index in range(len(source))
     ]
     return source.classes, pairs
+
+
+def _look_into_shards(
+    paths: list[Path], data_dir: Path, split: str, report: Report, **options: Any
+) -> tuple[tuple[str, ...], list[Pair]]:
+    """Classes and pairs of the shards of one split."""
+    try:
+        source = open_shard_masks(paths, data_dir / split, data_dir, **options)
+    except (ValueError, OSError) as error:
+        report.problems.append(Problem("shards", str(error)))
+        report.splits.append(Split(split, 0, 0, 0))
+        return (), []
+    report.splits.append(Split(split, len(source.classes), len(source), 0))
+    images, maps = (
+        [Image(split, "", members.place(at), span=members.span(at)) for at in range(len(source))]
+        for members in (source.images, source.maps)
+    )
+    return source.classes, [Pair(image, labels, source.reader) for image, labels in zip(images, maps, strict=True)]
+
+
+def _shards(data_dir: Path) -> dict[str, list[Path]]:
+    """The shards of every split that hold images with label maps; none beside folders of these."""
+    if find_splits(data_dir):
+        return {}
+    return {name: paths for name, paths in shard_splits(data_dir).items() if holds_masks(paths)}
 
 
 def _databases(data_dir: Path) -> list[Path]:
@@ -302,6 +384,8 @@ def _read_one(pair: Pair) -> Finding:
 
 def _known(pair: Pair) -> frozenset[int]:
     """The labels in a file that some class has."""
+    if not isinstance(pair.reader, LabelReader):
+        return frozenset()
     values = pair.reader.values(pair.labels.data(), pair.labels.path) or []
     found = {pair.reader.label_of(value) for value in values if value <= IGNORE}
     return frozenset(label for label in found if label < pair.reader.total)

@@ -10,26 +10,34 @@ from typing import Any
 import numpy as np
 
 from globalvit.data.common.folders import listed
-from globalvit.data.segmentation.label_images import MOST_CLASSES, LabelReader
+from globalvit.data.segmentation.color_tables import READERS, Color, Row, read_rows
+from globalvit.data.segmentation.label_images import MOST_CLASSES, LabelReader, color_text
 from globalvit.drawing.palette import default_palette
 
-Color = tuple[int, int, int]
 # Looked for in the folder of a data set, in this order; the last one comes with ADE20K.
-FILES = ("classes.json", "classes.txt", "objectInfo150.txt")
+FILES = ("classes.json", "classes.txt", *READERS, "objectInfo150.txt")
 ADE20K = "ade20k"
 _FORMS = '["sky", "road"] or [{"name": "sky", "color": [70, 130, 180]}]'
+# A class that is for pixels to ignore: the number that stands for it in label maps, and its color.
+Void = tuple[int, Color]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassTable:
     """The classes 0 … K−1: their names, and their colors where they have some.
 
+    Attributes:
+        names: of the classes.
+        colors: theirs; None where they have none.
+        void: classes of a color table that are for pixels to ignore and not among these, in the table's order.
+
     Raises:
-        ValueError: no classes, too many, or one name twice.
+        ValueError: no classes, too many, or one name or color twice.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...] | None = None
+    void: tuple[Void, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MOST_CLASSES:
@@ -37,6 +45,10 @@ class ClassTable:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ValueError(f"several classes have the same name: {listed(twice)}; tell them apart")
+        colors = [*(self.colors or ()), *(color for _, color in self.void)]
+        same = sorted({color_text(color) for color in colors if colors.count(color) > 1})
+        if same:
+            raise ValueError(f"several classes have the same color: {listed(same)}; give each class its own")
 
 
 def ade20k_classes() -> tuple[str, ...]:
@@ -54,8 +66,8 @@ def read_class_file(path: Path) -> ClassTable:
     """Read a class file.
 
     Args:
-        path: a JSON file with a list of names, or of objects with `name` and `color`; a text file with a name a line;
-            or `objectInfo150.txt` as ADE20K has it.
+        path: a JSON file with a list of names, or of objects with `name` and `color`; a text file with one name per
+            line; a color table that `color_tables` reads; or `objectInfo150.txt` as ADE20K has it.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -67,6 +79,8 @@ def read_class_file(path: Path) -> ClassTable:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
             return _from_json(text)
+        if path.suffix.lower() == ".csv" or path.name in READERS:
+            return _from_rows(read_rows(text, path.name if path.name in READERS else next(iter(READERS))))
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if lines and lines[0].startswith("Idx"):
             # The last column of ADE20K's table holds synonyms.
@@ -132,8 +146,18 @@ def _numbers(num_classes: int | None) -> tuple[str, ...] | None:
     return None if num_classes is None else tuple(map(str, range(num_classes)))
 
 
+def _from_rows(rows: Sequence[Row]) -> ClassTable:
+    kept = [row for row in rows if not row.is_void]
+    void = tuple((number, row.color) for number, row in enumerate(rows) if row.is_void)
+    return ClassTable(tuple(row.name for row in kept), tuple(row.color for row in kept), void)
+
+
 def _from_json(text: str) -> ClassTable:
     entries: Any = json.loads(text)
+    if isinstance(entries, dict) and entries:
+        # {"sky": [70, 130, 180]}
+        pairs = [{"name": name, "color": color} for name, color in entries.items()]
+        return _from_rows([Row(*row) for row in zip(entries, _colors(pairs) or (), strict=True)])
     if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
         return ClassTable(tuple(entries))
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
@@ -160,7 +184,13 @@ def _is_byte(value: Any) -> bool:
 
 def reader_of(table: ClassTable, *, reduce_zero_label: bool = False, ignore: int | None = None) -> LabelReader:
     """What reads the label maps of these classes."""
-    return LabelReader(total=len(table.names), reduce_zero_label=reduce_zero_label, colors=table.colors, ignore=ignore)
+    return LabelReader(
+        total=len(table.names),
+        reduce_zero_label=reduce_zero_label,
+        colors=table.colors,
+        void=table.void,
+        ignore=ignore,
+    )
 
 
 def palette_of(table: ClassTable) -> np.ndarray:

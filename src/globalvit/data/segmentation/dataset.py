@@ -3,8 +3,9 @@
     DATA_DIR/images/{training,validation}   DATA_DIR/annotations/{training,validation}    as ADE20K has it
     DATA_DIR/{train,val}/images             DATA_DIR/{train,val}/masks
 
-`masks` and `labels` also stand for `annotations`, and the splits have the names that `splits.ROLES` lists. A label map
-is the PNG file of its image's stem. Images are turned upright by EXIF; labels may be for the stored or the upright
+`masks` and `labels` also stand for `annotations`, and the splits have the names that `splits.ROLES` lists. `LAYOUTS`
+lists the other places, of which the last two have label maps beside their images. A label map is the file that
+`pairing.pair` finds. Images are turned upright by EXIF; labels may be for the stored or the upright
 image, as `data.common.orientation` has it.
 """
 
@@ -12,7 +13,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,13 +23,17 @@ from PIL import Image
 
 from globalvit.data.built_in.shapes import SegmentShapes
 from globalvit.data.common.folders import SHAPES, is_built_in, is_database, is_image_folder, listed, split_folders
+from globalvit.data.common.images import read_image
 from globalvit.data.common.names import Names
 from globalvit.data.common.orientation import Frame, Sight, rule_of, votes_of
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
 from globalvit.data.common.walk import search
 from globalvit.data.segmentation.class_table import ClassTable, palette_of, reader_of, resolve_classes
 from globalvit.data.segmentation.label_images import LabelReader, read_labeled, sight_of_pair
+from globalvit.data.segmentation.pairing import SUFFIXES, holds_beside, pair, split_beside, stem_of
 from globalvit.data.segmentation.survey import look_over, settle_reader, warn_unlearned
+from globalvit.data.storage.shard_masks import open_shard_masks
+from globalvit.data.storage.tar_files import is_shard_list, listed_shards, shard_splits
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +47,12 @@ LAYOUTS = (
     ("images/{}", "labels/{}"),
     ("{}/images", "{}/labels"),
     ("{}", "{}annot"),
+    ("{}", "{}_labels"),
+    ("{}", "{}_masks"),
+    ("images/{}", "images/{}"),
+    ("{}", "{}"),
 )
-LABEL_SUFFIX = ".png"
+LABEL_SUFFIX = SUFFIXES[0]
 # Labels of objects, one file per image: data for a detector.
 OBJECT_SUFFIXES = (".txt", ".xml")
 MOST_LOOKED_AT = 100
@@ -90,43 +99,28 @@ class Folders(NamedTuple):
     labels: Path
 
 
-class MaskFolder:
-    """One split of a folder of images and label maps.
-
-    Hidden files and files that do not end as images do are left out; the latter are counted in `other_files`, label
-    images without an image in `unused_labels`.
+class MaskPairs:
+    """Images of a folder, each with a label map.
 
     Args:
         folders: where they lie.
+        images: paths of the images below their folder.
+        labels: those of their label maps.
         table: names and colors of the classes.
-        reader: reads the label maps; None takes one for these classes.
-        is_binary: as in `settle_reader`.
-
-    Raises:
-        ValueError: no images, images without labels, two images of one stem, or what `settle_reader` refuses.
     """
 
-    def __init__(
-        self, folders: Folders, table: ClassTable, reader: LabelReader | None = None, *, is_binary: bool | None = None
-    ) -> None:
+    def __init__(self, folders: Folders, images: Sequence[str], labels: Sequence[str], table: ClassTable) -> None:
         self.folders, self.root = folders, folders.images
         self.classes, self.palette = table.names, palette_of(table)
-        listing = MaskListing(folders)
-        listing.check()
-        self.other_files, self.unused_labels = listing.other_files, len(listing.unused)
-        if self.unused_labels:
-            logger.warning("%s: %d label maps have no image", folders.labels, self.unused_labels)
-        self._names, self._label_names = Names(listing.images), Names(listing.labels)
-        reader = reader or reader_of(table)
-        values = look_over(reader, len(self), lambda index: Path(self.label_name(index)).read_bytes())
-        self.reader = settle_reader(reader, values, folders.labels, self.classes, is_binary=is_binary)
-        if is_binary is None:
-            warn_unlearned(self.reader, values, len(self), folders.labels, self.classes)
+        self._names, self._label_names = Names(images), Names(labels)
+
+    # Of the images.
+    channels = 3
 
     @property
     def is_binary(self) -> bool:
         """Whether the files hold 0 and 255 for the two classes."""
-        return self.reader.is_binary
+        return False
 
     def __len__(self) -> int:
         return len(self._names)
@@ -138,20 +132,6 @@ class MaskFolder:
     def label_name(self, index: int) -> str:
         """The path of the label map of image `index`."""
         return str(self.folders.labels / self._label_names[index])
-
-    def labels(self, index: int) -> list[int]:
-        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
-        name = self.label_name(index)
-        try:
-            return self.reader.labels(Path(name).read_bytes(), name)
-        except OSError:
-            return []
-
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
-        name, label_name = self.name(index), self.label_name(index)
-        image, labels = Path(name).read_bytes(), Path(label_name).read_bytes()
-        return read_labeled(image, labels, self.reader, name, label_name, frame=lambda: self.frame)
 
     @cached_property
     def frame(self) -> Frame:
@@ -174,6 +154,58 @@ class MaskFolder:
         return sight_of_pair(name, Path(name), Path(self.label_name(index)))
 
 
+class MaskFolder(MaskPairs):
+    """One split of a folder of images and label maps.
+
+    Hidden files and files that do not end as images do are left out; the latter are counted in `other_files`, label
+    images without an image in `unused_labels`.
+
+    Args:
+        folders: where they lie.
+        table: names and colors of the classes.
+        reader: reads the label maps; None takes one for these classes.
+        is_binary: as in `settle_reader`.
+
+    Raises:
+        ValueError: no images, images without labels, two images of one stem, or what `settle_reader` refuses.
+    """
+
+    def __init__(
+        self, folders: Folders, table: ClassTable, reader: LabelReader | None = None, *, is_binary: bool | None = None
+    ) -> None:
+        listing = MaskListing(folders)
+        listing.check()
+        self.other_files, self.unused_labels = listing.other_files, len(listing.unused)
+        if self.unused_labels:
+            logger.warning("%s: %d label maps have no image", folders.labels, self.unused_labels)
+        super().__init__(folders, listing.images, listing.labels, table)
+        reader = reader or reader_of(table)
+        values = look_over(reader, len(self), lambda index: Path(self.label_name(index)).read_bytes())
+        self.reader = settle_reader(reader, values, folders.labels, self.classes, is_binary=is_binary)
+        if is_binary is None:
+            warn_unlearned(self.reader, values, len(self), folders.labels, self.classes)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the files hold 0 and 255 for the two classes."""
+        return self.reader.is_binary
+
+    def labels(self, index: int) -> list[int]:
+        """The labels in the label map of image `index`, ascending; none where it cannot be read."""
+        name = self.label_name(index)
+        try:
+            return self.reader.labels(Path(name).read_bytes(), name)
+        except OSError:
+            return []
+
+    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Image `index` as RGB, and its labels; raises what `read_labeled` raises, or OSError."""
+        name, label_name = self.name(index), self.label_name(index)
+        image, labels = Path(name).read_bytes(), Path(label_name).read_bytes()
+        decode = partial(read_image, channels=self.channels)
+        return read_labeled(image, labels, self.reader, name, label_name, frame=lambda: self.frame, decode=decode)
+
+
 class MaskListing:
     """What lies in the folders of one split; nothing is opened.
 
@@ -183,6 +215,7 @@ class MaskListing:
         without: the images that have no label map.
         unused: label maps below their folder that have no image.
         doubled: stems, below the folder, that several images have.
+        several: label maps of one image, where there are several.
         other_files: files that are not images.
         unreadable: folders that could not be read.
     """
@@ -191,24 +224,25 @@ class MaskListing:
         self.folders = folders
         images, labels = search(folders.images), search(folders.labels)
         images.warn()
-        labels.warn()
         self.images, self.other_files = images.images, images.others
-        self.unreadable = [*images.unreadable, *labels.unreadable]
-        self._files = labels.images
-        self._others = labels.others
-        # Of two files that differ in the case of their ending, the one in lower case is taken.
-        there = {label_file(name): name for name in sorted(labels.images) if name.lower().endswith(LABEL_SUFFIX)}
-        wanted = [label_file(name) for name in self.images]
-        self.labels = [there.get(name, name) for name in wanted]
-        self.without = [name for name, label in zip(self.images, wanted, strict=True) if label not in there]
-        self.unused = sorted(there.keys() - set(wanted))
-        self.doubled = _repeated(wanted)
+        self._files, self._others = labels.images, labels.others
+        self.unreadable = [*images.unreadable]
+        if folders.images == folders.labels:
+            self.images, self._files = split_beside(images.images)
+        else:
+            labels.warn()
+            self.unreadable += labels.unreadable
+        found = pair(map(stem_of, self.images), self._files)
+        self.labels = [found.labels.get(stem_of(name), label_file(name)) for name in self.images]
+        self.without = [name for name in self.images if stem_of(name) not in found.labels]
+        self.unused, self.several = found.unused, found.several
+        self.doubled = _repeated([label_file(name) for name in self.images])
 
     def check(self) -> None:
         """Refuse what cannot be trained on.
 
         Raises:
-            ValueError: no images, images without labels, or two images of one stem.
+            ValueError: no images, images without labels, two images of one stem, or two label maps of one image.
         """
         images, labels = self.folders
         if not self.images:
@@ -222,15 +256,20 @@ class MaskListing:
             raise ValueError(
                 f"several images in {images} share the label map {listed(self.doubled)}; rename all but one"
             )
+        if self.several:
+            raise ValueError(
+                f"{len(self.several)} images in {images} have several label maps in {labels}, the first of them "
+                f"{listed(self.several[0])}; expected one per image, so remove the others"
+            )
 
     def remedy(self) -> str:
         """What to do about images without a label map, by the files that lie in its place."""
-        stems = {os.path.splitext(name)[0] for name in self.without}  # noqa: PTH122 (a million)
-        wrong = [name for name in self._files if os.path.splitext(name)[0] in stems]  # noqa: PTH122 (a million)
+        stems = {stem_of(name) for name in self.without}
+        wrong = [name for name in self._files if stem_of(name) in stems]
         if wrong:
             lossy = " (JPEG changes class numbers: export again)" if wrong[0].lower().endswith(LOSSY) else ""
             return f"save the label maps as PNG, not as {wrong[0]!r}{lossy}"
-        similar = next((name for name in self.unused if os.path.splitext(self.without[0])[0] in name), None)  # noqa: PTH122
+        similar = next((name for name in self.unused if stem_of(self.without[0]) in name), None)
         if similar:
             return f"rename label maps such as {similar!r}"
         if self._others and not self._files:
@@ -253,7 +292,8 @@ def open_masks(
     """Open one split of a data set for segmentation.
 
     Args:
-        data_dir: a folder as described above, a folder with an LMDB database for each split, or `shapes`.
+        data_dir: a folder as described above, a folder with an LMDB database or tar shards for each split, or
+            `shapes`.
         split: `train`, `val` and `test` also stand for the other names in `splits.ROLES`.
         classes: the classes expected, such as those of the training split.
         num_classes: how many are expected; where nothing names them, the classes are called by their numbers.
@@ -279,6 +319,12 @@ def open_masks(
         from globalvit.data.storage.lmdb_masks import open_mask_database
 
         return open_mask_database(root / database, **expected, **labels, is_binary=is_binary)
+    shards = {} if find_splits(root) else shard_splits(root)
+    shard_split = None if is_shard_list(split) else choose_split(split, shards, root, exact=exact)
+    if shard_split is not None or is_shard_list(split):
+        paths = shards[shard_split] if shard_split else listed_shards(root, split)
+        folder = root / (shard_split or split.rpartition("/")[0])
+        return open_shard_masks(paths, folder, root, **expected, **labels, is_binary=is_binary)
     # A folder that is none of these is reported before its classes are missed.
     folders = find_folders(root, split, exact=exact)
     table = resolve_classes(root, **expected)
@@ -296,8 +342,8 @@ def find_folders(data_dir: Path, split: str, *, exact: bool = False) -> Folders:
     splits = find_splits(data_dir)
     name = choose_split(split, splits, data_dir, exact=exact)
     if name is not None:
-        return next(found for found in _layouts(data_dir, name) if found.images.is_dir() and found.labels.is_dir())
-    half = next((found for found in _layouts(data_dir, split) if _is_half(found)), None)
+        return next(filter(_is_whole, _layouts(data_dir, name)))
+    half = next(filter(_is_half, _layouts(data_dir, split)), None)
     if half:
         raise FileNotFoundError(f"no folder {half.labels} of label maps beside {half.images}; add it")
     raise NoSplitError(
@@ -320,6 +366,12 @@ def _unsplit(data_dir: Path, split: str) -> str:
     return ""
 
 
+def _is_whole(folders: Folders) -> bool:
+    """Whether images and label maps may lie where a layout has them."""
+    images, labels = folders
+    return images.is_dir() and (holds_beside(images) if images == labels else labels.is_dir())
+
+
 def _is_half(folders: Folders) -> bool:
     """Whether images lie where a layout has them, and no label maps."""
     return "images" in (folders.images.name, folders.images.parent.name) and folders.images.is_dir()
@@ -334,23 +386,19 @@ def find_splits(data_dir: Path) -> list[str]:
     names = split_folders(data_dir)
     inner = split_folders(data_dir / "images") if "images" in names else []
     candidates = dict.fromkeys([*inner, *names])
-    return [
-        name
-        for name in candidates
-        if any(images.is_dir() and labels.is_dir() for images, labels in _layouts(data_dir, name))
-    ]
+    return [name for name in candidates if any(map(_is_whole, _layouts(data_dir, name)))]
 
 
 def may_hold_maps(folder: Path) -> bool:
     """Whether a folder of labels does not hold text files in place of label maps, as YOLO's and VOC's do."""
     with os.scandir(folder) as entries:
         suffixes = {Path(entry.name).suffix.lower() for _, entry in zip(range(MOST_LOOKED_AT), entries, strict=False)}
-    return suffixes.isdisjoint(OBJECT_SUFFIXES) or LABEL_SUFFIX in suffixes
+    return suffixes.isdisjoint(OBJECT_SUFFIXES) or not suffixes.isdisjoint(SUFFIXES)
 
 
 def label_file(image: str) -> str:
     """The label map of an image, both below their folders."""
-    return os.path.splitext(image)[0] + LABEL_SUFFIX  # noqa: PTH122 (a million)
+    return stem_of(image) + LABEL_SUFFIX
 
 
 def _layouts(data_dir: Path, split: str) -> Iterator[Folders]:

@@ -1,7 +1,9 @@
-"""Label maps: PNG files in which every pixel says its class.
+"""Label maps: PNG, TIFF or BMP files in which every pixel says its class.
 
 Decided here: gray and palette files hold class numbers, of 1 to 16 bits; in files with colors, and in palette files
-whose palette and not whose numbers fit it, each pixel is looked up in the table of the classes' colors. 255 is
+whose palette and not whose numbers fit it, each pixel is looked up in the table of the classes' colors; a palette that
+the table knows in part is refused. Classes of a color table that are for pixels to ignore are ignored, and
+count in files of numbers, since the number is the line of the table. 255 is
 `IGNORE`, except in sets of two classes whose files hold nothing but 0 and 255 (see `survey`). A file that cannot
 be decoded is an unreadable image; labels that no class has are an error that names the file.
 
@@ -12,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -31,12 +34,25 @@ IGNORE = 255
 MOST_CLASSES = 255
 # What Pillow multiplies gray values of fewer than 8 bits by.
 _SCALED = {2: 85, 4: 17}
-_GRAY = 0
+_GRAY, _RGB = 0, 2
+_BITS_TAG = 258
+FORMATS = ("PNG", "TIFF", "BMP")
+# Compressions of TIFF that change values.
+_LOSSY = ("jpeg", "tiff_jpeg", "webp")
+TABLES = "classes.json, class_dict.csv or labelmap.txt"
 JPEG_START = b"\xff\xd8\xff"
 HIGHEST = 65535
 # Values that no class has, in one file: more of them are the traces of compression or smoothing.
 MOST_STRANGE = 8
 MOST_SHOWN = 8
+
+
+class Reads(Protocol):
+    """What reads label maps."""
+
+    def read(self, data: bytes, name: str) -> np.ndarray:
+        """The labels in a file's bytes, as `LabelReader.read` gives them."""
+        ...
 
 
 class WrongSize(WrongLabels):
@@ -51,6 +67,7 @@ class LabelReader:
         total: number of classes K, at most 255.
         reduce_zero_label: 0 in a file is to be ignored, and every other label is one less than the file says.
         colors: of the classes, RGB, for files with colors; `reduce_zero_label` does not apply to these.
+        void: further numbers, as files have them, and their colors, which are to be ignored.
         ignore: a value in the files that is to be ignored, in addition to 255.
         is_binary: the files hold 0 and 255 for the classes 0 and 1.
 
@@ -61,6 +78,7 @@ class LabelReader:
     total: int
     reduce_zero_label: bool = False
     colors: tuple[tuple[int, int, int], ...] | None = None
+    void: tuple[tuple[int, tuple[int, int, int]], ...] = ()
     ignore: int | None = None
     is_binary: bool = False
 
@@ -78,20 +96,20 @@ class LabelReader:
         """The labels in a file's bytes; `name` is what errors call it.
 
         Raises:
-            UnreadableImage: not a PNG file, truncated, or damaged.
+            UnreadableImage: not a PNG, TIFF or BMP file, truncated, or damaged.
             WrongLabels: a label that no class has, colors without a table, or another format's lossy values.
         """
         if data[:3] == JPEG_START:
             raise WrongLabels(f"{name} is a JPEG file, which changes class numbers; expected PNG, so export it again")
-        return decode_image(data, lambda image: self._labels(image, data, name), name, ("PNG",))
+        return decode_image(data, lambda image: self._labels(image, data, name), name, FORMATS)
 
     def values(self, data: bytes, name: str) -> list[int] | None:
         """The different values in a file of numbers, as stored, ascending; None for a file with colors.
 
         Raises:
-            UnreadableImage: not a PNG file, truncated, or damaged.
+            UnreadableImage: not a PNG, TIFF or BMP file, truncated, or damaged.
         """
-        return decode_image(data, lambda image: _values(image, data), name, ("PNG",))
+        return decode_image(data, lambda image: _values(image, data), name, FORMATS)
 
     def labels(self, data: bytes, name: str) -> list[int]:
         """The labels 0 … K−1 in a file, ascending; empty if it cannot be read, which reading it reports."""
@@ -112,24 +130,50 @@ class LabelReader:
         return int(self._table[value])
 
     def _labels(self, image: Image.Image, data: bytes, name: str) -> np.ndarray:
+        _check_exact(image, data, name)
+        scale = _gray_scale(image, data)
         image = upright(image)
         if image.mode in ("RGB", "RGBA"):
             return self._by_color(_opaque(image, name), name)
-        if image.mode == "P" and self._is_colored(image):
+        if image.mode == "P" and self._is_colored(image, name):
             return self._by_color(np.asarray(image.convert("RGB")), name)
         if not _holds_numbers(image):
             raise WrongLabels(f"{name} has mode {image.mode}; expected a gray or palette PNG of class numbers")
-        return self._by_number(_numbers(image, data), name)
+        return self._by_number(_numbers(image, scale), name)
 
-    def _is_colored(self, image: Image.Image) -> bool:
-        """Whether the palette of a file, and not its numbers, agrees with the classes' colors."""
+    def _is_colored(self, image: Image.Image, name: str) -> bool:
+        """Whether the palette of a file, and not its numbers, agrees with the classes' colors.
+
+        Raises:
+            WrongLabels: some of its colors are those of other classes, and others of none.
+        """
         palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
         used = [index for _, index in image.getcolors(256) or [] if isinstance(index, int) and index < len(palette)]
         if self.colors is None or not used:
             return False
         colors = {index: tuple(palette[index].tolist()) for index in used}
-        agrees = all(index == IGNORE or self.colors[index : index + 1] == (color,) for index, color in colors.items())
-        return not agrees and set(colors.values()) <= set(self.colors)
+        known = self._by_file_number
+        if all(index == IGNORE or known[index : index + 1] == [color] for index, color in colors.items()):
+            return False
+        if set(colors.values()) <= set(known):
+            return True
+        moved = next((index for index, color in colors.items() if color in known and known.index(color) != index), None)
+        if moved is not None and any(len(set(color)) > 1 for color in colors.values()):
+            other = next(color for color in colors.values() if color not in known)
+            raise WrongLabels(
+                f"{name} has a palette in which {moved} has the color of class number {known.index(colors[moved])}, "
+                f"{color_text(colors[moved])}, and no class has the color {color_text(other)}; expected the colors of "
+                f"{TABLES}, or none of them: correct one of the two"
+            )
+        return False
+
+    @cached_property
+    def _by_file_number(self) -> list[tuple[int, int, int]]:
+        """The colors in the order of the numbers in files, which count what is to be ignored too."""
+        colors = list(self.colors or ())
+        for number, color in self.void:
+            colors.insert(number, color)
+        return colors
 
     def _by_number(self, values_HW: np.ndarray, name: str) -> np.ndarray:
         if self.ignore is not None and self.ignore > IGNORE:
@@ -173,21 +217,27 @@ class LabelReader:
         if self.colors is None:
             raise WrongLabels(_no_table(pixels_HWC, name))
         packed_HW = _packed(pixels_HWC)
-        places = np.searchsorted(self._sorted_colors, packed_HW).clip(max=self.total - 1)
+        places = np.searchsorted(self._sorted_colors, packed_HW).clip(max=len(self._sorted_colors) - 1)
         is_strange = self._sorted_colors[places] != packed_HW
         if is_strange.any():
             row, column = (int(found[0]) for found in np.nonzero(is_strange))
-            red, green, blue = pixels_HWC[row, column].tolist()
+            same = int((packed_HW == packed_HW[row, column]).sum())
+            others = len(np.unique(packed_HW[is_strange])) - 1
             raise WrongLabels(
-                f"{name} has the color {red},{green},{blue} at {column},{row}, which no class has; add it to "
-                "classes.json or correct the file (colors must not be blended at edges)"
+                f"{name} has the color {color_text(pixels_HWC[row, column].tolist())} at {column},{row}, which no "
+                f"class has ({same} of {packed_HW.size} pixels{f', and {others} more such colors' * bool(others)}); "
+                f"add it to the color table ({TABLES}), by the name void if it is to be ignored, or correct "
+                "the file (colors must not be blended at edges)"
             )
-        return self._color_order[places].astype(np.uint8)
+        labels = self._color_order[places]
+        return np.where(labels < self.total, labels, IGNORE).astype(np.uint8)
 
     @cached_property
     def _table(self) -> np.ndarray:
         """From what a file says to the label."""
         table = np.arange(256, dtype=np.int16) - self.reduce_zero_label
+        void = [number for number, _ in self.void]
+        table = np.where(np.isin(table, void), IGNORE, table - np.searchsorted(void, table))
         table[IGNORE] = 1 if self.is_binary else IGNORE
         if self.ignore is not None and self.ignore <= IGNORE:
             table[self.ignore] = IGNORE
@@ -202,17 +252,22 @@ class LabelReader:
 
     @cached_property
     def _color_order(self) -> np.ndarray:
-        return np.argsort(_packed(np.array(self.colors)))
+        return np.argsort(_packed(self._all_colors))
 
     @cached_property
     def _sorted_colors(self) -> np.ndarray:
-        return _packed(np.array(self.colors))[self._color_order]
+        return _packed(self._all_colors)[self._color_order]
+
+    @cached_property
+    def _all_colors(self) -> np.ndarray:
+        """The colors of the classes, then those to be ignored, (N, 3)."""
+        return np.array([*(self.colors or ()), *(color for _, color in self.void)])
 
 
 def read_labeled(
     data: bytes,
     label_data: bytes,
-    reader: LabelReader,
+    reader: Reads,
     name: str,
     label_name: str,
     *,
@@ -276,17 +331,36 @@ def _holds_numbers(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "P") or image.mode.startswith("I")
 
 
-def _numbers(image: Image.Image, data: bytes) -> np.ndarray:
-    """The numbers of a gray or palette file as they are stored (H, W)."""
+def _numbers(image: Image.Image, scale: int) -> np.ndarray:
+    """The numbers of a gray or palette file as stored (H, W); `scale` is what gray values were multiplied by."""
     values_HW = np.asarray(image)
     if image.mode == "L":
-        values_HW = values_HW // _gray_scale(data)
+        values_HW = values_HW // scale
     return values_HW.astype(np.uint8) if values_HW.dtype == bool else values_HW
 
 
 def _values(image: Image.Image, data: bytes) -> list[int] | None:
+    scale = _gray_scale(image, data)
     image.load()
-    return np.unique(_numbers(image, data)).tolist() if _holds_numbers(image) else None
+    return np.unique(_numbers(image, scale)).tolist() if _holds_numbers(image) else None
+
+
+def _check_exact(image: Image.Image, data: bytes, name: str) -> None:
+    """Refuse files that do not keep what was written, or whose values Pillow does not give as they are.
+
+    Raises:
+        WrongLabels: lossy compression, several pages, or colors of 16 bits.
+    """
+    if image.format == "TIFF" and image.info.get("compression") in _LOSSY:
+        raise WrongLabels(
+            f"{name} is a TIFF file compressed as {image.info['compression']}, which changes class numbers; export it "
+            "again without loss (LZW or deflate)"
+        )
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise WrongLabels(f"{name} has {pages} pages; expected one label map per file, so save each page on its own")
+    if image.format == "PNG" and (data[24], data[25]) == (16, _RGB):
+        raise WrongLabels(f"{name} holds colors of 16 bits; expected 8 bits, as in the color table, so export it again")
 
 
 def _opaque(image: Image.Image, name: str) -> np.ndarray:
@@ -299,19 +373,28 @@ def _opaque(image: Image.Image, name: str) -> np.ndarray:
 def _no_table(pixels_HWC: np.ndarray, name: str) -> str:
     """What to say of a file with colors where the classes have none."""
     colors = np.unique(pixels_HWC.reshape(-1, 3), axis=0).tolist()
-    few = "; ".join(",".join(map(str, color)) for color in colors[:4]) + ("; …" if len(colors) > 4 else "")
+    few = "; ".join(map(color_text, colors[:4])) + ("; …" if len(colors) > 4 else "")
     is_gray = all(red == green == blue for red, green, blue in colors)
     gray = "Its three channels are equal: keep one of them, or" if is_gray else "Or"
     return (
         f"{name} holds colors, not class numbers ({few}); give each class its color in classes.json, as in "
-        f'[{{"name": "sky", "color": [70, 130, 180]}}]. {gray} save it as a gray or palette PNG of class numbers'
+        '[{"name": "sky", "color": [70, 130, 180]}], in class_dict.csv as name,r,g,b or in labelmap.txt as '
+        f"name:r,g,b::. {gray} save it as a gray or palette PNG of class numbers"
     )
 
 
-def _gray_scale(data: bytes) -> int:
-    """What the gray values of a PNG file were multiplied by when it was opened."""
-    depth, color_type = data[24], data[25]
-    return _SCALED.get(depth, 1) if color_type == _GRAY else 1
+def _gray_scale(image: Image.Image, data: bytes) -> int:
+    """What the gray values of a file were multiplied by when it was opened."""
+    if image.format == "TIFF":
+        return _SCALED.get(image.tag_v2.get(_BITS_TAG, (8,))[0], 1)  # pyright: ignore[reportAttributeAccessIssue]
+    if image.format != "PNG" or data[25] != _GRAY:
+        return 1
+    return _SCALED.get(data[24], 1)
+
+
+def color_text(color: Sequence[int]) -> str:
+    """Red, green and blue for a message."""
+    return ",".join(map(str, color))
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Data sets in LMDB databases, and what identifies a data set."""
+"""Data sets in LMDB databases and tar shards, and what identifies a data set."""

@@ -70,6 +70,8 @@ def fingerprint(source: Any) -> Fingerprint:
         label = labels(index) if labels else 0
         digest = blake2b(f"{name}\0{size}".encode(errors="surrogateescape"), digest_size=8).digest()
         ordered.update(digest + label.to_bytes(4, "little"))
+        if getattr(source, "is_multi_label", False):
+            ordered.update(repr(source.labels(index)).encode())
         counts[label] += 1
         sums[label] = (sums[label] + int.from_bytes(digest, "little")) % _WRAP
     groups = {name: (count, f"{total:016x}") for name, count, total in zip(names, counts, sums, strict=True)}
@@ -146,10 +148,12 @@ def _size(path: str) -> int:
 
 
 def _packed_sizes(source: Any) -> list[str] | None:
-    """The sizes in the index of a database; None for folders."""
+    """The sizes in the index of a database or of shards; None for folders."""
     if isinstance(source, Subset):
         whole = _packed_sizes(source.source)
         return None if whole is None else [whole[index] for index in source.indices.tolist()]
+    if hasattr(source, "packed_sizes"):
+        return source.packed_sizes()
     path = getattr(source, "path", None)
     if not isinstance(path, str):
         return None

@@ -143,8 +143,8 @@ class _Packer:
                 f"{self.database.root} holds images {'with' if header.has_masks else 'without'} label maps, "
                 "but the folder to pack differs in this; give a new or an empty folder"
             )
-        is_same = (header.classes, header.colors) == (self.listing.classes, self.listing.colors)
-        return header.is_complete and is_same
+        there, wanted = ((one.classes, one.colors, one.void) for one in (header, self.listing))
+        return header.is_complete and there == wanted
 
     def _known(self) -> dict[bytes, Record]:
         """The images that are in the database already; later notes count."""
@@ -185,6 +185,7 @@ class _Packer:
             classes=self.listing.classes,
             counts=self.listing.counts,
             colors=self.listing.colors,
+            void=self.listing.void,
             total_bytes=sum(record.size for record in records.values()),
         )
         index = _note(NAMES, RECORDS, records)

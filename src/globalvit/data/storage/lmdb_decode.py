@@ -13,7 +13,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from globalvit.data.common.images import MOST_PIXELS, read_image
+from globalvit.data.common.images import MOST_PIXELS, RGB, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +24,19 @@ FRAMES = (0xC0, 0xC1, 0xC2)
 HARMLESS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, 0xE0, *range(0xE2, 0xF0)})
 
 
-def decode(data: bytes, name: str, *, is_direct: bool = True) -> Image.Image:
-    """Decode an image to upright RGB, the same whichever way it goes.
+def decode(data: bytes, name: str, channels: int = RGB, *, is_direct: bool = True) -> Image.Image:
+    """Decode an image as `read_image` does, the same whichever way it goes.
 
     Args:
         data: the file's bytes.
         name: what error messages call the image.
+        channels: as `read_image` takes them.
         is_direct: whether simplejpeg may be used where it is installed.
 
     Raises:
-        UnreadableImage, OversizedImage: as `read_image` does.
+        UnreadableImage, OversizedImage, WrongChannels: as `read_image` does.
     """
-    if is_direct and has_direct() and is_ordinary_jpeg(data):
+    if is_direct and channels <= RGB and has_direct() and is_ordinary_jpeg(data):
         from simplejpeg import decode_jpeg
 
         try:
@@ -43,7 +44,7 @@ def decode(data: bytes, name: str, *, is_direct: bool = True) -> Image.Image:
         except ValueError:
             # Damaged, or odd in a way that Pillow may forgive: it decides, and words the error.
             return read_image(data, name)
-    return read_image(data, name)
+    return read_image(data, name, channels)
 
 
 @cache

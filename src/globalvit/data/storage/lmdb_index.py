@@ -35,6 +35,7 @@ HEADER, NAMES, RECORDS, DONE = b"/globalvit", b"/names", b"/records", b"/done/"
 FORM, MASK_FORM = 1, 2
 _RECORD = struct.Struct("<QQ16s")
 _COLOR = re.compile("#[0-9a-f]{6}")
+_VOID = re.compile(r"\d{1,3}#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,7 @@ class Header:
         classes: names of the class folders, sorted by code point; of label maps, the names of their class file.
         counts: images in each of them.
         colors: of the classes, as `#rrggbb`, where label maps have a class file that gives some.
+        void: further numbers in label maps that are to be ignored and their colors, as `12#rrggbb`.
         total_bytes: of all images.
         checksum: how `Record.checksum` was made.
     """
@@ -60,6 +62,7 @@ class Header:
     classes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
     colors: tuple[str, ...] = ()
+    void: tuple[str, ...] = ()
     total_bytes: int = 0
     checksum: str = "blake2b-128"
 
@@ -129,6 +132,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "classes": lambda values: _are(values, lambda name: _is_text(name) and name) and len(set(values)) == len(values),
     "counts": lambda values: _are(values, _is_number),
     "colors": lambda values: _are(values, lambda color: _is_text(color) and _COLOR.fullmatch(color)),
+    "void": lambda values: _are(values, lambda one: _is_text(one) and _VOID.fullmatch(one)),
     "total_bytes": _is_number,
     "checksum": _is_text,
 }

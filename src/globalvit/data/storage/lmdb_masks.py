@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class LmdbMasks:
         self.classes, self.palette = table.names, palette_of(table)
         self._keys = keys
         self.reader = reader
+
+    # Of the images.
+    channels = 3
 
     @property
     def is_binary(self) -> bool:
@@ -81,7 +84,16 @@ class LmdbMasks:
         name, label_name = self.name(index), self.label_name(index)
         data = file_data(self.path, self.key(index), name)
         label_data = self.label_data(index)
-        return read_labeled(data, label_data, self.reader, name, label_name, frame=lambda: self.frame, decode=decode)
+        read = partial(decode, channels=self.channels)
+        return read_labeled(
+            data,
+            label_data,
+            self.reader,
+            name,
+            label_name,
+            frame=lambda: self.frame,
+            decode=read,
+        )
 
     @cached_property
     def frame(self) -> Frame:
@@ -164,5 +176,14 @@ def _packed_table(header: Header) -> ClassTable | None:
     """The class file that was packed, if there was one."""
     if not header.classes:
         return None
-    colors = [bytes.fromhex(color[1:]) for color in header.colors]
-    return ClassTable(header.classes, tuple((red, green, blue) for red, green, blue in colors) or None)
+    void = [one.split("#") for one in header.void]
+    return ClassTable(
+        header.classes,
+        tuple(_color(color[1:]) for color in header.colors) or None,
+        tuple((int(number), _color(color)) for number, color in void),
+    )
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue

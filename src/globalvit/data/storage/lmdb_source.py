@@ -47,6 +47,9 @@ class LmdbImages:
         self.path = located(root)
         self._keys, self._labels, self.order = keys, labels[order], order
 
+    # Of the images.
+    channels = 3
+
     def __len__(self) -> int:
         return len(self.order)
 
@@ -73,7 +76,7 @@ class LmdbImages:
 
     def read(self, index: int) -> Image.Image:
         """Image `index` as RGB; raises what `data` and `read_image` raise."""
-        return decode(self.data(index), self.name(index), is_direct=self.is_direct)
+        return decode(self.data(index), self.name(index), self.channels, is_direct=self.is_direct)
 
 
 def file_data(path: str, key: bytes, name: str) -> bytes:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from globalvit.data.classification.dataset import ImageFolder
+from globalvit.data.classification.dataset import FolderFormat, ImageFolder
+from globalvit.data.classification.tables import table_files
 from globalvit.data.common.folders import is_database, is_image_folder, listed, split_folders
 from globalvit.data.common.splits import ROLES, role_of
 from globalvit.data.segmentation import dataset as mask_folder
@@ -33,12 +34,18 @@ def find_splits(src: Path, asked: Sequence[str] | None = None) -> list[str]:
 
     Raises:
         FileNotFoundError, NotADirectoryError: the folder or the split does not exist.
-        ValueError: it is a database, or it is unclear whether it holds splits or classes.
+        ValueError: it is a database or has its labels in a table, or it is unclear whether it holds splits or classes.
     """
     folders = split_folders(src)
     if is_database(src) or any(is_database(src / name) for name in folders):
         raise ValueError(f"{src} holds LMDB databases; give the folder of images")
     labeled = mask_folder.find_splits(src)
+    tables = [] if labeled or FolderFormat().matches(src) else list(table_files(src).values())
+    if tables:
+        raise ValueError(
+            f"{src} has its labels in the table {tables[0].relative_to(src).as_posix()}; LMDB databases are built of "
+            "class folders or label maps; train on this folder as it is"
+        )
     there = labeled or folders
     missing = [name for name in asked or () if name not in there]
     if missing:
@@ -88,7 +95,7 @@ class Listing:
 
     Attributes:
         form: of the database.
-        colors: none.
+        colors, void: none.
         classes: names of the class folders, sorted by code point.
         counts: images in each of them.
         keys: of all images, by class and sorted within it.
@@ -99,6 +106,7 @@ class Listing:
 
     form = FORM
     colors: tuple[str, ...] = ()
+    void: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -129,7 +137,7 @@ class MaskFiles:
 
     Attributes:
         form: of the database.
-        classes, colors: those of the class file, colors as `#rrggbb`; none where there are none.
+        classes, colors, void: those of the class file, as `lmdb_index.Header` has them; none where there are none.
         counts: none.
         keys: of each image, followed by that of its labels.
 
@@ -149,6 +157,7 @@ class MaskFiles:
         table = read_class_file(file) if file else None
         self.classes = table.names if table else ()
         self.colors = hex_colors(table)
+        self.void = tuple(f"{number}#{bytes(color).hex()}" for number, color in table.void) if table else ()
         images, labels = self.folders
         pairs = (
             (
