@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 import globalvit as gv
 
@@ -82,3 +83,11 @@ def test_heads_are_listed_where_they_are_asked_for():
 def test_unknown_arguments_are_answered_with_the_right_name(given, text):
     with pytest.raises(TypeError, match=text):
         gv.create_model("gcvit_xxtiny", **given)
+
+
+@pytest.mark.parametrize("head", ["", "_segformer", "_retinanet"])
+def test_predict_takes_the_dtype_of_the_model(head):
+    model = gv.create_model(f"gcvit_xxtiny{head}", num_classes=3, image_size=64).bfloat16()
+    (answer,) = model.predict(Image.new("RGB", (64, 64), (200, 30, 90)))
+    assert answer
+    assert next(model.parameters()).dtype == torch.bfloat16

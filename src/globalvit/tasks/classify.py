@@ -110,7 +110,7 @@ class Classifier(Task):
         with self.predicting() as model:
             for positions, images_BCHW in batches(images, self.preprocessing, batch_size):
                 views = self.flip if flip is None else flip
-                logits_BK = model._logits(images_BCHW.to(self.device), flip=views).float()
+                logits_BK = model._logits(self.place(images_BCHW), flip=views).float()
                 self.check_outputs(logits_BK.shape[1])
                 scores, labels = self.probabilities(logits_BK).topk(min(top_k, logits_BK.shape[1]))
                 rows = zip(positions, labels.tolist(), scores.tolist(), strict=True)

@@ -232,7 +232,7 @@ class Detector(Task):
         parts: dict[int, list[tuple[View, Detections]]] = {}
         threshold = float(thresholds_K.min())
         for _, tensors, views in of_one_padded_size(seen, batch_size):
-            maps = self(stack([tensor.to(self.device) for tensor in tensors]))
+            maps = self(stack([self.place(tensor) for tensor in tensors]))
             shapes = [(tensor.shape[1], tensor.shape[2]) for tensor in tensors]
             rows, masks_BThw = self.find(maps, limits_of(shapes, self.device), threshold, most=most)
             for one, shape, view in zip(rows.split(masks_BThw), shapes, views, strict=True):

@@ -169,7 +169,7 @@ class Segmenter(Task):
         with self.predicting() as model:
             for positions, images_BCHW in groups(_noting(sized(images, self.preprocessing), sizes), batch_size):
                 wanted = [sizes[position] for position in positions]
-                masks = model._masks(images_BCHW.to(self.device), wanted)
+                masks = model._masks(self.place(images_BCHW), wanted)
                 answers.update((position, self._answer(mask)) for position, mask in zip(positions, masks, strict=True))
         return [answers[position] for position in sorted(answers)]
 

@@ -81,6 +81,11 @@ class Task(nn.Module):
         """Return the device of the parameters."""
         return next(self.parameters()).device
 
+    def place(self, images: Tensor) -> Tensor:
+        """Return images on the device and in the dtype of the parameters."""
+        parameter = next(self.parameters())
+        return images.to(parameter.device, parameter.dtype, non_blocking=True)
+
     def train(self, mode: bool = True) -> Self:
         """Set training mode, in which batch norms may be frozen, or evaluation mode."""
         super().train(mode)
