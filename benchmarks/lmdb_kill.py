@@ -91,7 +91,9 @@ def content(root: Path) -> dict[str, bytes]:
 
 def images_in(root: Path) -> int:
     """How many images a database holds by now."""
-    return len(content(root)) if (root / "data.mdb").exists() else 0
+    file = root / "data.mdb"
+    # A build may be killed when its file is still empty, which the library cannot read.
+    return len(content(root)) if file.exists() and file.stat().st_size else 0
 
 
 def check(src: Path, dst: Path) -> int:

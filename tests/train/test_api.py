@@ -129,7 +129,9 @@ def test_scores_of_detectors_are_drawn_by_class():
     metric.update([found], [known | {"image_id": 1, "size": (8, 8)}])
     measured = Result("detect", "gcvit_xxtiny_retinanet", metric, {})
     assert [row["name"] for row in measured.rows] == ["circle", "square"]
-    assert measured.confusion_matrix is None
+    assert measured.confusion_matrix == [[1, 0, 0], [0, 0, 0], [0, 0, 0]], (
+        "the last row and column are the background's"
+    )
     assert measured.plot().width > 600
 
 

@@ -54,5 +54,7 @@ def warn_of_chance(metrics: Sequence[Mapping[str, Any]], top1: float, val: Any, 
 def _counts(source: Any) -> Counter[int]:
     if len(source) > MOST_COUNTED:
         return Counter()
+    if getattr(source, "is_multi_label", False):
+        return Counter(label for index in range(len(source)) for label in source.labels(index))
     label = source.label
     return Counter(label(index) for index in range(len(source)))

@@ -70,7 +70,7 @@ class Engine:
         # Without a GPU, Accelerate trains on one process only unless asked to use the CPU. A process alone waits
         # for nobody.
         limit = {"timeout": timedelta(seconds=config.dist_timeout)} if _world_size() > 1 else {}
-        if _world_size() > 1 and not dist.is_initialized():
+        if _world_size() > 1 and "RANK" in os.environ and not dist.is_initialized():
             _join(kind, **limit)
         PartialState(cpu=kind == "cpu", **limit)
         self.precision: Precision
