@@ -23,7 +23,8 @@ class StopAfterTwo:
 for words in json.load(sys.stdin):
     print("$", *words, flush=True)
     if words[0] == "stopped":
-        settings = dict(word.split("=") for word in words[1:])
+        pairs = (word.split("=") for word in words[1:])
+        settings = {name: int(value) if value.isdigit() else value for name, value in pairs}
         run = gv.train(**settings, SETTINGS, callbacks=[StopAfterTwo()])
         assert run.last.name == "step-2", run.last
     else:
@@ -95,7 +96,7 @@ def test_a_new_family_classifies_in_every_command(run, tmp_path):
 def test_a_new_head_segments_on_networks_old_and_new(run, tmp_path):
     run(
         "data shapes shapes --train 8 --val 4 --size 64",
-        "stopped model=toynet_small_merge data_dir=./shapes",
+        "stopped model=toynet_small_merge data_dir=./shapes short_side=64 long_side=96",
         "train --resume runs/run",
         f"predict --checkpoint runs/run shapes/images/val --output labels {CPU}",
         "export --checkpoint runs/run --output toynet.onnx",
@@ -115,7 +116,7 @@ def test_a_new_format_is_found_and_detected_in_by_a_new_family(run, tmp_path):
         (tmp_path / f"boxes/{split}.objects").write_text("\n".join(lines))
     printed = run(
         "data check --data-dir boxes",
-        "stopped model=toynet_small_retinanet data_dir=boxes",
+        "stopped model=toynet_small_retinanet data_dir=boxes short_side=64 long_side=96",
         "train --resume runs/run",
         f"predict --checkpoint runs/run boxes/images {CPU}",
     )
