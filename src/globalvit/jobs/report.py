@@ -83,6 +83,8 @@ def _confusion(result: "Result") -> Iterator[str]:
     from globalvit.train.plots import confusion_figure, to_image
 
     names, matrix = [_short(name) for name in result.matrix_names], result.confusion_matrix
+    if matrix is None:
+        return
     text = "Confusion matrix: rows are the true classes, columns the predicted ones"
     yield f"<h2>Confusion matrix</h2><p>{text}.</p>"
     yield _image(to_image(confusion_figure(matrix, names)), text, "PNG", "plot")
@@ -103,7 +105,7 @@ def _confusion(result: "Result") -> Iterator[str]:
 
 
 def _classes(result: "Result") -> str:
-    judged = JUDGED[result.kind]
+    judged = "ap" if "ap" in result.rows[0] else JUDGED[result.kind]
     rows = sorted(result.rows, key=lambda row: (row[judged] is None, row[judged] or 0))
     keys = ["name", *(key for key in rows[0] if key not in ("name", "label"))]
     cells = [[_cell(row[key], 3 if key == "score_threshold" else 1) for key in keys] for row in rows]

@@ -180,15 +180,17 @@ class Result:
         return self.metric.curves() if self.kind == "detect" else None  # pyright: ignore[reportAttributeAccessIssue]
 
     @cached_property
-    def confusion_matrix(self) -> list[list[int]]:
+    def confusion_matrix(self) -> list[list[int]] | None:
         """Return counts of images, pixels or boxes by true class (rows) and predicted class (columns).
+
+        None if images have several labels, which are not confused with each other.
 
         In detection, the last row and column are the background: false and missed boxes, at IoU 0.5 and each class's
         best score threshold.
         """
         if self.kind == "detect":
             return self.metric.confusion_matrix(LEAST_SCORE)  # pyright: ignore[reportAttributeAccessIssue]
-        return self.metric.report()["confusion_matrix"]
+        return self.metric.report().get("confusion_matrix")
 
     @property
     def matrix_names(self) -> list[str]:
@@ -413,7 +415,8 @@ def write(folder: Path, result: Result, checkpoint: Path | None) -> None:
     origin = {"model": result.model, "checkpoint": checkpoint and str(checkpoint)}
     files.write_json(folder / "summary.json", result.scores | origin | {"skipped": result.skipped})
     files.write_csv(folder / "per_class.csv", list(rows[0]), [row.values() for row in rows])
-    _write_matrix(folder, result.matrix_names, result.confusion_matrix)
+    if result.confusion_matrix is not None:
+        _write_matrix(folder, result.matrix_names, result.confusion_matrix)
     if result.kind == "detect":
         from globalvit.metrics.coco_ap import CocoAP
 
