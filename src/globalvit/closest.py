@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-# The answer to whoever asks for sharding (FSDP).
+# The message for requests for sharded training (FSDP).
 USE_DDP = "use torchrun (DDP), which is enough up to 204 M parameters"
 
 # What other tools of this field, and other parts of this one, call a setting → its name here.

@@ -54,7 +54,7 @@ class Visit:
             is_ranked = isinstance(task, Classifier) and not task.spec.multi_label
             options: dict[str, Any] = {"top_k": TOP} if is_ranked else {}
             if isinstance(task, Detector):
-                # The page has a slider of its own for scores.
+                # The page filters by score with its slider.
                 options = {"score_threshold": SCORE_THRESHOLD}
             self.prediction = task.predict(self.image, **options)[0]
         return task

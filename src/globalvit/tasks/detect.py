@@ -186,7 +186,7 @@ class Detector(Task):
                 `score_thresholds`, or 0.05 if there is none.
             max_detections: objects of an image at most, 1 to 1000; None takes the detector's own limit, 100.
             tile: side in pixels of square tiles that each image is cut into, for objects that are small in it; each
-                goes through `preprocessing` as an image of its own. None looks at images as a whole.
+                goes through `preprocessing` as a separate image. None predicts whole images.
             overlap: fraction of a tile that it shares with the next, 0 to 0.9; objects should fit into it.
             flip: whether to look at the mirror image, too, and merge the boxes; None takes the detector's own `flip`.
 

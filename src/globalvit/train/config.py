@@ -228,7 +228,7 @@ def _lay_over(below: Layer, above: Layer, origin: str) -> Layer:
     if "lr" in above and "global_batch" not in above:
         values["global_batch"] = None
     if BATCH_SETTINGS & above.keys() and "small_set" not in above:
-        # Whoever names a batch wants that one.
+        # An explicit batch size is kept.
         values["small_set"] = False
     if "epochs" in above and "steps" not in above and below.get("steps"):
         # Whoever names epochs wants no run that is counted in steps.

@@ -52,7 +52,7 @@ def is_multi(rows: Sequence[Row], path: Path) -> bool:
     # Names of classes may have commas, such as those of ImageNet.
     if separator in (None, ","):
         return False
-    # A part that other cells have too is a label of its own, not a piece of a name.
+    # A part that also occurs in other cells is a separate label, not part of a name.
     counts = Counter(part for cell in cells for part in _parts(cell, separator))
     joined = [cell for cell in cells if separator in cell]
     shared = [cell for cell in joined if all(counts[part] > 1 for part in _parts(cell, separator))]

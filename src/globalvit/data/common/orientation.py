@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -197,3 +198,24 @@ def warn_of_frames(source: Any) -> None:
     for kind, text, _ in questions(sights, source.annotated_by):
         if kind == "mixed frames" or not source.votes:
             logger.warning("%s", text if len(chosen) == len(source) else f"{text} ({len(chosen)} images looked at)")
+
+
+class FramedLabels:
+    """The rule of a split's label maps, found from all of its images; for classes with `sight` and a length."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def sight(self, index: int) -> Sight | None:
+        """What image `index` shows of the labels' frame; None where EXIF does not turn it."""
+        raise NotImplementedError
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What the labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
+        return rule_of(self.votes)
+
+    @cached_property
+    def votes(self) -> Counter[Frame]:
+        """How many images show each frame of the labels, as `votes_of` counts them."""
+        return votes_of(map(self.sight, range(len(self))))

@@ -11,9 +11,8 @@ image, as `data.common.orientation` has it.
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +24,7 @@ from globalvit.data.built_in.shapes import SegmentShapes
 from globalvit.data.common.folders import SHAPES, is_built_in, is_database, is_image_folder, listed, split_folders
 from globalvit.data.common.images import read_image
 from globalvit.data.common.names import Names
-from globalvit.data.common.orientation import Frame, Sight, rule_of, votes_of
+from globalvit.data.common.orientation import FramedLabels, Sight
 from globalvit.data.common.splits import NoSplitError, choose_split, flag_of
 from globalvit.data.common.walk import search
 from globalvit.data.segmentation.class_table import ClassTable, palette_of, reader_of, resolve_classes
@@ -99,7 +98,7 @@ class Folders(NamedTuple):
     labels: Path
 
 
-class MaskPairs:
+class MaskPairs(FramedLabels):
     """Images of a folder, each with a label map.
 
     Args:
@@ -132,16 +131,6 @@ class MaskPairs:
     def label_name(self, index: int) -> str:
         """The path of the label map of image `index`."""
         return str(self.folders.labels / self._label_names[index])
-
-    @cached_property
-    def frame(self) -> Frame:
-        """What the split's labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        return rule_of(self.votes)
-
-    @cached_property
-    def votes(self) -> Counter[Frame]:
-        """How many images show each frame of the labels, as `orientation.votes_of` counts them."""
-        return votes_of(map(self.sight, range(len(self))))
 
     @property
     def annotated_by(self) -> str:

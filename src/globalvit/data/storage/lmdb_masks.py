@@ -1,9 +1,8 @@
 """Images and their label maps out of an LMDB database, in place of folders of them."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from globalvit.data.common.images import UnreadableImage
-from globalvit.data.common.orientation import Frame, Sight, rule_of, votes_of
+from globalvit.data.common.orientation import FramedLabels, Sight
 from globalvit.data.segmentation.class_table import ClassTable, palette_of, reader_of, resolve_classes
 from globalvit.data.segmentation.label_images import LabelReader, read_labeled, sight_of_pair
 from globalvit.data.segmentation.survey import look_over, settle_reader, warn_unlearned
@@ -21,7 +20,7 @@ from globalvit.data.storage.lmdb_index import Header, Keys, read_header, read_ke
 from globalvit.data.storage.lmdb_source import file_data
 
 
-class LmdbMasks:
+class LmdbMasks(FramedLabels):
     """Images of a database with a label for each pixel; every process opens it at its first read.
 
     Args:
@@ -94,16 +93,6 @@ class LmdbMasks:
             frame=lambda: self.frame,
             decode=read,
         )
-
-    @cached_property
-    def frame(self) -> Frame:
-        """What the labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        return rule_of(self.votes)
-
-    @cached_property
-    def votes(self) -> Counter[Frame]:
-        """How many images show each frame of the labels, as `orientation.votes_of` counts them."""
-        return votes_of(map(self.sight, range(len(self))))
 
     @property
     def annotated_by(self) -> str:

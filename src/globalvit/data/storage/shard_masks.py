@@ -1,9 +1,7 @@
 """Images with label maps out of tar shards, in place of folders of them: KEY.jpg with KEY.png, or with KEY.mask.png."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from PIL import Image
 
 from globalvit.data.common.images import UnreadableImage
 from globalvit.data.common.names import Names
-from globalvit.data.common.orientation import Frame, Sight, rule_of, votes_of
+from globalvit.data.common.orientation import FramedLabels, Sight
 from globalvit.data.segmentation.class_table import ClassTable, palette_of, reader_of, resolve_classes
 from globalvit.data.segmentation.label_images import LabelReader, read_labeled, sight_of_pair
 from globalvit.data.segmentation.survey import look_over, settle_reader, warn_unlearned
@@ -26,7 +24,7 @@ MASK, PNG = "mask.png", "png"
 MASKS = (MASK, "seg.png", PNG)
 
 
-class ShardMasks:
+class ShardMasks(FramedLabels):
     """Images and label maps of tar shards as a `MaskSource`.
 
     Args:
@@ -83,16 +81,6 @@ class ShardMasks:
         places = self.images.place(index), self.maps.place(index)
         image, labels = self.images.data(index), self.maps.data(index)
         return read_labeled(image, labels, self.reader, *places, frame=lambda: self.frame, decode=decode)
-
-    @cached_property
-    def frame(self) -> Frame:
-        """What the labels are for where EXIF turns an image: its stored pixels, or the upright ones."""
-        return rule_of(self.votes)
-
-    @cached_property
-    def votes(self) -> Counter[Frame]:
-        """How many images show each frame of the labels, as `orientation.votes_of` counts them."""
-        return votes_of(map(self.sight, range(len(self))))
 
     @property
     def annotated_by(self) -> str:

@@ -150,7 +150,7 @@ def images_of(shard: Shard) -> dict[str, list[int]]:
 
 
 def _images(shard: Shard) -> list[int]:
-    """Numbers of the members that are images, each with a label of its own if its sample has one."""
+    """Return the numbers of the members that are images, with the label of the same sample if it has one."""
     found = images_of(shard)
     for key, note in shard.notes.items():
         members = found.get(key, [])
